@@ -1,0 +1,56 @@
+// What a CPU backend needs: storage types, a dtype switch, a parallel loop, and run-time choice of instruction set.
+#pragma once
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "dtype.h"
+#include "math.h"
+
+// A function marked LADA_CLONES is compiled for AVX-512, AVX2 and plain x86-64; the loader picks one. Everything it
+// calls must be LADA_HD (always inlined), or it would run the plain version.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
+    !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#define LADA_CLONES __attribute__((noinline, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define LADA_CLONES __attribute__((noinline))
+#endif
+
+namespace lada::cpu {
+
+template <class T>
+LADA_HD arithmetic_t<T> widen(T value) {
+  return static_cast<arithmetic_t<T>>(value);
+}
+
+// Calls f(Tag<T>{}) with the storage type of `dtype`.
+template <class F>
+void dispatch(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return f(Tag<double>{});
+    case DType::kFloat32:
+      return f(Tag<float>{});
+    case DType::kFloat16:
+      return f(Tag<c10::Half>{});
+    case DType::kBFloat16:
+      return f(Tag<c10::BFloat16>{});
+  }
+}
+
+// body(begin, end) over [0, count) in contiguous parts, at most `threads` of them and none shorter than `grain`.
+template <class Body>
+void parallel_for(int64_t count, int64_t grain, int threads, const Body& body) {
+  const int64_t wanted = (count + grain - 1) / std::max<int64_t>(grain, 1);
+  const int64_t parts = std::min<int64_t>(threads, wanted);
+  if (parts <= 1) {
+    if (count > 0) body(int64_t{0}, count);
+    return;
+  }
+#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static, 1)
+  for (int64_t part = 0; part < parts; ++part) body(part * count / parts, (part + 1) * count / parts);
+}
+
+}  // namespace lada::cpu

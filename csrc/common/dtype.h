@@ -1,0 +1,30 @@
+// Storage types and the type arithmetic is done in: float64 for float64, float32 for all others.
+#pragma once
+
+namespace lada {
+
+enum class DType { kFloat64, kFloat32, kFloat16, kBFloat16 };
+
+template <class T>
+struct Tag {
+  using type = T;
+};
+
+template <class T>
+struct Arithmetic {
+  using type = float;
+};
+template <>
+struct Arithmetic<double> {
+  using type = double;
+};
+template <class T>
+using arithmetic_t = typename Arithmetic<T>::type;
+
+// Calls f(Tag<A>{}) with the arithmetic type of `dtype`.
+template <class F>
+void dispatch_arithmetic(DType dtype, F&& f) {
+  dtype == DType::kFloat64 ? f(Tag<double>{}) : f(Tag<float>{});
+}
+
+}  // namespace lada

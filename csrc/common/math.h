@@ -1,0 +1,58 @@
+// The words every formula.h is written in: functions that g++ and nvcc's device compiler both take, so that a
+// formula is written once for all backends.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define LADA_HD __host__ __device__ __forceinline__
+#else
+#define LADA_HD inline __attribute__((always_inline))
+#endif
+
+namespace lada {
+
+template <class T>
+LADA_HD T infinity() {
+  return static_cast<T>(INFINITY);
+}
+
+template <class T>
+LADA_HD T not_a_number() {
+  return static_cast<T>(NAN);
+}
+
+template <class T>
+LADA_HD T clamp(T value, T low, T high) {
+  return value < low ? low : (value > high ? high : value);  // NaN passes through
+}
+
+// c0 + c1 x + c2 x^2 + ...
+template <class T>
+LADA_HD T horner(T, T c0) {
+  return c0;
+}
+
+template <class T, class... Rest>
+LADA_HD T horner(T x, T c0, Rest... rest) {
+  return c0 + x * horner(x, rest...);
+}
+
+// sin(pi v / 2), relatively exact as v -> 0. On the device sinpi needs no slow argument reduction.
+LADA_HD float sin_half_pi(float v) {
+#if defined(__CUDA_ARCH__)
+  return sinpif(0.5f * v);
+#else
+  return std::sin(1.57079632679489662f * v);
+#endif
+}
+
+LADA_HD double sin_half_pi(double v) {
+#if defined(__CUDA_ARCH__)
+  return sinpi(0.5 * v);
+#else
+  return std::sin(1.57079632679489662 * v);
+#endif
+}
+
+}  // namespace lada

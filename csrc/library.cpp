@@ -1,0 +1,40 @@
+// Every op of lada_ext on one page: its schema and its tags. All are functional; a backward pass is an op of its own.
+// The meaning of each op is its entry in lada_ext/reference.py.
+#include <torch/library.h>
+
+TORCH_LIBRARY(lada_ext, m) {
+  const std::vector<at::Tag> pure = {at::Tag::pt2_compliant_tag};
+  // atomicAdd in the image gradient on CUDA, unless torch.use_deterministic_algorithms(True)
+  const std::vector<at::Tag> atomic = {at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_bitwise};
+
+  m.def("entropy(Tensor logits, float base=2.0) -> Tensor", pure);
+  m.def("entropy_backward(Tensor grad, Tensor logits, float base) -> Tensor", pure);
+  m.def("variation_ratio(Tensor logits) -> Tensor", pure);
+  m.def("variation_ratio_backward(Tensor grad, Tensor logits) -> Tensor", pure);
+
+  m.def(
+      "pair_score(Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
+      pure);
+  m.def(
+      "pair_score_backward(Tensor grad, Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma, str score, "
+      "bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      pure);
+
+  m.def("beta_logit_grad(Tensor x, Tensor tau) -> Tensor", pure);
+  m.def("beta_sample(Tensor tau, SymInt n, Tensor key, Tensor? index=None) -> Tensor", pure);
+  m.def("beta_sample_backward(Tensor grad, Tensor tau, Tensor key, Tensor? index) -> Tensor", pure);
+  m.def("beta_mix(Tensor a, Tensor b, Tensor tau, SymInt n, Tensor key, Tensor? index=None) -> (Tensor, Tensor)", pure);
+  m.def(
+      "beta_mix_backward(Tensor grad_mixed, Tensor grad_lam, Tensor a, Tensor b, Tensor tau, Tensor key, Tensor? index, "
+      "bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      pure);
+
+  m.def(
+      "affine_sample(Tensor image, Tensor theta, SymInt[2] size, str mode=\"bilinear\", str padding_mode=\"zeros\", "
+      "bool align_corners=False) -> Tensor",
+      pure);
+  m.def(
+      "affine_sample_backward(Tensor grad, Tensor image, Tensor theta, str mode, str padding_mode, bool align_corners, "
+      "bool[2] needed) -> (Tensor, Tensor)",
+      atomic);
+}

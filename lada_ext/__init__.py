@@ -1,0 +1,28 @@
+"""Fused torch ops of look-ahead data acquisition (LADA): scores of a pool, Beta mixing, spatial sampling.
+
+Every function here is differentiable, runs on CPU and CUDA, traces under torch.compile and is also reachable as
+``torch.ops.lada_ext.<name>``. ``lada_ext.reference`` says in plain torch what each of them computes.
+"""
+
+from lada_ext import reference
+from lada_ext._library import build_info
+from lada_ext.affine_sample import affine_sample
+from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_sample
+from lada_ext.keys import make_key
+from lada_ext.pair_score import pair_score
+from lada_ext.scores import entropy, variation_ratio
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "affine_sample",
+    "beta_logit_grad",
+    "beta_mix",
+    "beta_sample",
+    "build_info",
+    "entropy",
+    "make_key",
+    "pair_score",
+    "reference",
+    "variation_ratio",
+]

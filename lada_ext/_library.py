@@ -1,0 +1,40 @@
+"""Loads the compiled library once, and holds what every family page shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+try:
+    from lada_ext import _C
+except ImportError as error:
+    raise ImportError(
+        f"lada_ext's compiled ops cannot be loaded ({error}).\n"
+        "Build them in the environment that has torch, from the folder of the project:\n"
+        "    pip install --no-build-isolation .\n"
+        "and again after changing torch. Run Python from another folder than the checkout, or install with -e."
+    ) from error
+
+
+def build_info() -> dict[str, Any]:
+    """How the extension was compiled: torch, compiler, CUDA version (None: CPU only) and its GPU architectures."""
+    return dict(_C.build_info())
+
+
+def score_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """float64 for float64, float32 for every other storage type."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def forbid_double_backward(op: str) -> None:
+    """Makes differentiating the backward op `op` an error instead of a silently missing gradient."""
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        del ctx, inputs, output
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        del ctx, grads
+        raise RuntimeError(f"{op}: second derivatives are not supported; lada_ext.reference has them")
+
+    torch.library.register_autograd(op, backward, setup_context=setup_context)

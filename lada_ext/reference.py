@@ -1,0 +1,149 @@
+"""What every op of lada_ext is, in plain torch: the specification that tests and benchmarks compare with.
+
+Any floating dtype, any device, differentiable; clear before fast. Use float64 to compare.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+def entropy(logits: Tensor, base: float = 2.0) -> Tensor:
+    """-sum_c p_c log p_c, where a class of probability zero adds zero."""
+    log_p = logits.log_softmax(-1)
+    p = log_p.exp()
+    return -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1) / math.log(base)
+
+
+def variation_ratio(logits: Tensor) -> Tensor:
+    """1 - max_c p_c."""
+    return 1 - logits.softmax(-1).max(-1).values
+
+
+def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
+    """Eq. 13: f_acq(a) + f_acq(b) + gamma * mean_n f_acq(mixed_n)."""
+    f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]
+    return f_acq(logits_a) + f_acq(logits_b) + gamma * f_acq(mixed).mean(-1)
+
+
+def philox(key: Tensor, counter: list[Tensor]) -> list[Tensor]:
+    """Philox4x32-10: four int64 tensors holding 32 random bits each."""
+    mask = 0xFFFFFFFF
+    k0, k1 = key[0] & mask, (key[0] >> 32) & mask
+    c0, c1, c2, c3 = counter
+    for _ in range(10):
+        product0, product1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1 = ((product1 >> 32) & mask) ^ c1 ^ k0, product1 & mask
+        c2, c3 = ((product0 >> 32) & mask) ^ c3 ^ k1, product0 & mask
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return [c0, c1, c2, c3]
+
+
+def beta_uniforms(key: Tensor, index: Tensor, n: int, bits: int = 64) -> tuple[Tensor, Tensor]:
+    """-log U and cos 2 pi V, (P, n) in float64, for pair `index` and sample 0..n-1. float32 ops use 32 of the bits."""
+    mask = 0xFFFFFFFF
+    sample = torch.arange(n, device=key.device).expand(len(index), n)
+    pair = index[:, None].expand_as(sample)
+    stream = (key[1] & mask).expand_as(sample)
+    words = philox(key, [sample, pair & mask, (pair >> 32) & mask, stream])
+
+    def real(high: Tensor, low: Tensor) -> Tensor:
+        return (high.double() + 0.5) / 2**32 if bits == 32 else (high.double() + (low.double() + 0.5) / 2**32) / 2**32
+
+    u, one_minus_u = real(words[0], words[1]), real(words[0] ^ mask, words[1] ^ mask)
+    minus_log_u = torch.where(u < 0.5, -u.log(), -torch.log1p(-one_minus_u))
+    sign = 1.0 - 2.0 * (words[2] >> 31)
+    cosine = torch.sin(math.pi * real(words[2] & (mask >> 1), words[3]))
+    return minus_log_u, sign * cosine
+
+
+def beta_logit(tau: Tensor, minus_log_u: Tensor, cosine: Tensor) -> Tensor:
+    """x = 2 asinh(sqrt(U^(-1/tau) - 1) cos 2 pi V), the logit of a draw from Beta(tau, tau) (Bailey, 1994)."""
+    z = minus_log_u / tau
+    moderate = 2 * torch.asinh(z.clamp(max=60).expm1().sqrt() * cosine)
+    extreme = (z + 2 * torch.log(2 * cosine.abs())) * cosine.sign()
+    return torch.where(z < 60, moderate, extreme)
+
+
+def beta_sample(tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, bits: int = 64) -> Tensor:
+    """lam = sigmoid(x) for `n` draws of each pair, with the implicit gradient to tau."""
+    index = torch.arange(len(tau), device=tau.device) if index is None else index
+    tau = tau[:, None]
+    x = beta_logit(tau.detach(), *beta_uniforms(key, index, n, bits))
+    x = x + (tau - tau.detach()) * beta_logit_grad(x, tau.detach().expand_as(x)).to(tau.dtype)
+    return x.sigmoid()
+
+
+def beta_mix(
+    a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, bits: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Eq. 10: lam a + (1 - lam) b."""
+    lam = beta_sample(tau, n, key, index, bits)
+    weight = lam.reshape(*lam.shape, *[1] * (a.dim() - 1)).to(a.dtype)
+    return weight * a[:, None] + (1 - weight) * b[:, None], lam
+
+
+def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
+    """dx/dtau at a fixed value of the CDF, by quadrature in float64.
+
+    With c = psi(tau + 1/2) - psi(tau) and f(s) = (cosh(x/2) / cosh(s/2))^(2 tau) (c - 2 log cosh(s/2)), it is
+    -int_0^x f = int_x^inf f for x > 0. The first is used below the zero of f and the second above it: f has one sign
+    there, so nothing cancels.
+    """
+    x, tau = x.double()[..., None], tau.double()[..., None]
+    size, c = x.abs(), _digamma_half_step(tau)
+
+    def f(s: Tensor) -> Tensor:
+        return torch.exp(2 * tau * (_log_cosh(size / 2) - _log_cosh(s / 2))) * (c - 2 * _log_cosh(s / 2))
+
+    zero = c + 2 * torch.log1p(torch.sqrt(-torch.expm1(-c)))  # 2 arccosh(exp(c / 2))
+    nodes, weights = _gauss_legendre(64, x)
+    bend, end = size.clamp(max=20), torch.minimum(size, zero)
+    below = torch.zeros_like(x)
+    for low, high in ((torch.zeros_like(x), torch.minimum(bend, end)), (torch.minimum(bend, end), end)):
+        below = below - ((high - low) * weights * f(low + (high - low) * nodes)).sum(-1, keepdim=True)
+    v = torch.arange(-5.0, 5.0, 1 / 32, dtype=torch.float64, device=x.device)
+    scale = 1 / (tau * torch.tanh(size / 2)).clamp(min=1e-300)
+    step = torch.exp(v - torch.exp(-v))
+    above = (f(size + scale * step) * scale * step * (1 + torch.exp(-v)) / 32).sum(-1, keepdim=True)
+    return (x.sign() * torch.where(size <= zero, below, above)).squeeze(-1)
+
+
+def _digamma_half_step(tau: Tensor) -> Tensor:
+    """psi(tau + 1/2) - psi(tau)."""
+    series = (1 + (1 - 1 / (8 * tau**2)) / (4 * tau)) / (2 * tau)
+    return torch.where(tau > 500, series, torch.digamma(tau + 0.5) - torch.digamma(tau))
+
+
+def _log_cosh(y: Tensor) -> Tensor:
+    small = torch.log1p(2 * torch.sinh(y.clamp(max=1) / 2) ** 2)
+    return torch.where(y < 1, small, y + torch.log1p(torch.exp(-2 * y)) - math.log(2))
+
+
+def _gauss_legendre(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on (0, 1), from the eigenvectors of the Jacobi matrix (Golub and Welsch)."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    off_diagonal = k / torch.sqrt(4 * k**2 - 1)
+    nodes, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    return ((nodes + 1) / 2).to(like.device), (vectors[0] ** 2).to(like.device)
+
+
+def affine_sample(
+    image: Tensor,
+    theta: Tensor,
+    size: tuple[int, int] | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    """F.grid_sample of F.affine_grid; with (B, K, 2, 3) each image is repeated for its K maps."""
+    height, width = image.shape[-2:] if size is None else size
+    repeats = theta.shape[1] if theta.dim() == 4 else 1
+    images = image.repeat_interleave(repeats, 0)
+    grid = F.affine_grid(theta.reshape(-1, 2, 3).to(image.dtype), [*images.shape[:2], height, width], align_corners)
+    out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
+    return out.reshape(*theta.shape[:-2], image.shape[1], height, width)
