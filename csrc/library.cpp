@@ -12,9 +12,8 @@ TORCH_LIBRARY(lada_ext, m) {
   m.def("variation_ratio(Tensor logits) -> Tensor", pure);
   m.def("variation_ratio_backward(Tensor grad, Tensor logits) -> Tensor", pure);
 
-  m.def(
-      "pair_score(Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
-      pure);
+  m.def("pair_score(Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
+        pure);
   m.def(
       "pair_score_backward(Tensor grad, Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma, str score, "
       "bool[3] needed) -> (Tensor, Tensor, Tensor)",
@@ -25,7 +24,8 @@ TORCH_LIBRARY(lada_ext, m) {
   m.def("beta_sample_backward(Tensor grad, Tensor tau, Tensor key, Tensor? index) -> Tensor", pure);
   m.def("beta_mix(Tensor a, Tensor b, Tensor tau, SymInt n, Tensor key, Tensor? index=None) -> (Tensor, Tensor)", pure);
   m.def(
-      "beta_mix_backward(Tensor grad_mixed, Tensor grad_lam, Tensor a, Tensor b, Tensor tau, Tensor key, Tensor? index, "
+      "beta_mix_backward(Tensor grad_mixed, Tensor grad_lam, Tensor a, Tensor b, Tensor tau, Tensor key, Tensor? "
+      "index, "
       "bool[3] needed) -> (Tensor, Tensor, Tensor)",
       pure);
 

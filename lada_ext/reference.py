@@ -142,8 +142,11 @@ def affine_sample(
 ) -> Tensor:
     """F.grid_sample of F.affine_grid; with (B, K, 2, 3) each image is repeated for its K maps."""
     height, width = image.shape[-2:] if size is None else size
+    shape = (*theta.shape[:-2], image.shape[1], height, width)
+    if math.prod(shape) == 0:
+        return image.new_zeros(shape)  # torch refuses empty grids
     repeats = theta.shape[1] if theta.dim() == 4 else 1
     images = image.repeat_interleave(repeats, 0)
     grid = F.affine_grid(theta.reshape(-1, 2, 3).to(image.dtype), [*images.shape[:2], height, width], align_corners)
     out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
-    return out.reshape(*theta.shape[:-2], image.shape[1], height, width)
+    return out.reshape(shape)

@@ -15,8 +15,8 @@ Interpolation interpolation_named(std::string_view mode, const char* op) {
 Padding padding_named(std::string_view padding_mode, const char* op) {
   if (padding_mode == "zeros") return Padding::kZeros;
   if (padding_mode == "border") return Padding::kBorder;
-  TORCH_CHECK_VALUE(padding_mode == "reflection", op,
-                    ": padding_mode must be 'zeros', 'border' or 'reflection', got '", padding_mode, "'");
+  TORCH_CHECK_VALUE(padding_mode == "reflection", op, ": padding_mode must be 'zeros', 'border' or 'reflection', got '",
+                    padding_mode, "'");
   return Padding::kReflection;
 }
 
@@ -40,13 +40,14 @@ std::vector<int64_t> out_shape(const at::Tensor& image, const at::Tensor& theta,
   return {image.size(0), image.size(1), height, width};
 }
 
-at::Tensor affine_sample(const at::Tensor& image, const at::Tensor& theta, at::IntArrayRef size,
-                         std::string_view mode, std::string_view padding_mode, bool align_corners) {
+at::Tensor affine_sample(const at::Tensor& image, const at::Tensor& theta, at::IntArrayRef size, std::string_view mode,
+                         std::string_view padding_mode, bool align_corners) {
   constexpr const char* op = "affine_sample";
   check_inputs(image, theta, op);
   TORCH_CHECK_VALUE(size.size() == 2 && size[0] >= 0 && size[1] >= 0, op, ": size must be (height, width), got ", size);
-  const AffineGeometry geometry = {image.size(2), image.size(3), size[0], size[1], interpolation_named(mode, op),
-                                   padding_named(padding_mode, op), align_corners};
+  const AffineGeometry geometry = {
+      image.size(2), image.size(3), size[0], size[1], interpolation_named(mode, op), padding_named(padding_mode, op),
+      align_corners};
   const at::Tensor in = image.contiguous(), transforms = arithmetic(theta, arithmetic_type(image));
   at::Tensor out = at::empty(out_shape(image, theta, size[0], size[1]), image.options());
   run(image, LADA_BACKENDS(affine_sample),
@@ -63,9 +64,13 @@ std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad
   check_inputs(image, theta, op);
   TORCH_CHECK_VALUE(grad.dim() >= 2, op, ": grad must have the shape of the output, got ", grad.sizes());
   check_shape(grad, op, "grad", out_shape(image, theta, grad.size(-2), grad.size(-1)));
-  const AffineGeometry geometry = {image.size(2),    image.size(3),
-                                   grad.size(-2),    grad.size(-1),
-                                   interpolation_named(mode, op), padding_named(padding_mode, op), align_corners};
+  const AffineGeometry geometry = {image.size(2),
+                                   image.size(3),
+                                   grad.size(-2),
+                                   grad.size(-1),
+                                   interpolation_named(mode, op),
+                                   padding_named(padding_mode, op),
+                                   align_corners};
   const at::ScalarType type = arithmetic_type(image);
   const at::Tensor in = image.contiguous(), transforms = arithmetic(theta, type);
   const at::Tensor g = grad.to(image.scalar_type()).contiguous();

@@ -1,8 +1,7 @@
 // CPU loops of affine_sample. An image with all its transforms belongs to one thread, so gradients need no atomics and
 // are bitwise repeatable.
-#include "affine_sample.h"
-
 #include "../common/cpu.h"
+#include "affine_sample.h"
 
 namespace lada::cpu {
 namespace {
@@ -56,12 +55,15 @@ void sample_image_backward(const AffineSampleBackward& k, int64_t image) {
       });
       grad_x *= s.x.slope;
       grad_y *= s.y.slope;
-      const A terms[6] = {grad_x * s.grid_x, grad_x * s.grid_y, grad_x,
-                          grad_y * s.grid_x, grad_y * s.grid_y, grad_y};
+      const A terms[6] = {grad_x * s.grid_x, grad_x * s.grid_y, grad_x, grad_y * s.grid_x, grad_y * s.grid_y, grad_y};
       for (int i = 0; i < 6; ++i) sums[i] += terms[i];
     }
     if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.grad_theta) + t * 6);
   }
+}
+
+int64_t cost_of_image(const AffineGeometry& g, int64_t transforms, int64_t channels) {
+  return transforms * g.out_height * g.out_width * (channels + 4);
 }
 
 }  // namespace
@@ -69,18 +71,20 @@ void sample_image_backward(const AffineSampleBackward& k, int64_t image) {
 void affine_sample(const AffineSample& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.images, 1, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) sample_image<T>(k, image);
-    });
+    parallel_for(k.images, cost_of_image(k.geometry, k.transforms, k.channels), threads,
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t image = begin; image < end; ++image) sample_image<T>(k, image);
+                 });
   });
 }
 
 void affine_sample_backward(const AffineSampleBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.images, 1, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) sample_image_backward<T>(k, image);
-    });
+    parallel_for(k.images, cost_of_image(k.geometry, k.transforms, k.channels), threads,
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t image = begin; image < end; ++image) sample_image_backward<T>(k, image);
+                 });
   });
 }
 

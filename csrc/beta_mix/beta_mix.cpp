@@ -1,7 +1,6 @@
 // beta_sample, beta_mix and beta_logit_grad for tensors: checks, allocation, registration.
 #include "beta_mix.h"
 
-
 #include "../common/tensor.h"
 
 namespace lada {
@@ -71,8 +70,8 @@ at::Tensor beta_sample(const at::Tensor& tau, int64_t n, const at::Tensor& key,
 at::Tensor beta_sample_backward(const at::Tensor& grad, const at::Tensor& tau, const at::Tensor& key,
                                 const std::optional<at::Tensor>& index) {
   constexpr const char* op = "beta_sample_backward";
-  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.size(0) == tau.size(0), op, ": grad must have shape (P, n) with P = ",
-                    tau.size(0), ", got ", grad.sizes());
+  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.size(0) == tau.size(0), op,
+                    ": grad must have shape (P, n) with P = ", tau.size(0), ", got ", grad.sizes());
   const Source source = source_of(tau, grad.size(1), key, index, arithmetic_type(tau), op);
   const at::Tensor grad_lam = arithmetic(grad, arithmetic_type(tau));
   at::Tensor grad_tau = at::empty(tau.sizes(), source.tau.options());
@@ -114,12 +113,9 @@ std::tuple<at::Tensor, at::Tensor> beta_mix(const at::Tensor& a, const at::Tenso
   return {mixed, lam};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(const at::Tensor& grad_mixed,
-                                                                 const at::Tensor& grad_lam, const at::Tensor& a,
-                                                                 const at::Tensor& b, const at::Tensor& tau,
-                                                                 const at::Tensor& key,
-                                                                 const std::optional<at::Tensor>& index,
-                                                                 std::array<bool, 3> needed) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(
+    const at::Tensor& grad_mixed, const at::Tensor& grad_lam, const at::Tensor& a, const at::Tensor& b,
+    const at::Tensor& tau, const at::Tensor& key, const std::optional<at::Tensor>& index, std::array<bool, 3> needed) {
   constexpr const char* op = "beta_mix_backward";
   check_features(a, b, tau, op);
   TORCH_CHECK_VALUE(grad_lam.dim() == 2, op, ": grad_lam must have shape (P, n), got ", grad_lam.sizes());

@@ -1,17 +1,15 @@
 // CPU loops of the Beta ops. A pair belongs to one thread, so results do not depend on the number of threads. The
 // backward pass draws lam again from the key instead of keeping it.
-#include "beta_mix.h"
-
 #include <vector>
 
 #include "../common/cpu.h"
+#include "beta_mix.h"
 #include "formula.h"
 
 namespace lada::cpu {
 namespace {
 
-constexpr int64_t kDrawsPerTask = 256;
-constexpr int64_t kElementsPerTask = 1 << 14;
+constexpr int64_t kCostOfDraw = 64;  // about six transcendental functions
 
 template <class A>
 BetaDraw<A> draw_of(const BetaSource& source, int64_t pair, int64_t n) {
@@ -94,11 +92,10 @@ void mix_pair_backward(const BetaMixBackward& k, int64_t pair) {
     weights.slope.push_back(slope);
     grad_log_tau += slope * grad_lam[n];
   }
-  grad_log_tau += mix_rows_backward(static_cast<const T*>(k.grad_mixed) + pair * samples * k.features,
-                                    static_cast<const T*>(k.a) + pair * k.features,
-                                    static_cast<const T*>(k.b) + pair * k.features, weights,
-                                    row_or_null<T>(k.grad_a, pair, k.features),
-                                    row_or_null<T>(k.grad_b, pair, k.features), k.features);
+  grad_log_tau += mix_rows_backward(
+      static_cast<const T*>(k.grad_mixed) + pair * samples * k.features, static_cast<const T*>(k.a) + pair * k.features,
+      static_cast<const T*>(k.b) + pair * k.features, weights, row_or_null<T>(k.grad_a, pair, k.features),
+      row_or_null<T>(k.grad_b, pair, k.features), k.features);
   if (k.grad_tau) static_cast<A*>(k.grad_tau)[pair] = grad_log_tau / clamp_tau(tau);
 }
 
@@ -108,7 +105,7 @@ void beta_logit_gradient(const BetaLogitGradient& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const A *x = static_cast<const A*>(k.x), *tau = static_cast<const A*>(k.tau);
-    parallel_for(k.count, kDrawsPerTask, threads, [&](int64_t begin, int64_t end) {
+    parallel_for(k.count, kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) static_cast<A*>(k.out)[i] = lada::beta_logit_gradient(x[i], tau[i]);
     });
   });
@@ -118,7 +115,7 @@ void beta_sample(const BetaSample& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const int64_t samples = k.source.samples;
-    parallel_for(k.source.pairs * samples, kDrawsPerTask, threads, [&](int64_t begin, int64_t end) {
+    parallel_for(k.source.pairs * samples, kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         static_cast<A*>(k.lam)[i] = draw_of<A>(k.source, i / samples, i % samples).lam;
     });
@@ -129,7 +126,7 @@ void beta_sample_backward(const BetaSampleBackward& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const int64_t samples = k.source.samples;
-    parallel_for(k.source.pairs, kDrawsPerTask / samples + 1, threads, [&](int64_t begin, int64_t end) {
+    parallel_for(k.source.pairs, samples * kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
       for (int64_t pair = begin; pair < end; ++pair) {
         const A tau = static_cast<const A*>(k.source.tau)[pair];
         A sum = 0;
@@ -145,7 +142,7 @@ void beta_sample_backward(const BetaSampleBackward& k, int threads) {
 void beta_mix(const BetaMix& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.source.pairs, kElementsPerTask / (k.source.samples * k.features + 1) + 1, threads,
+    parallel_for(k.source.pairs, k.source.samples * (k.features + kCostOfDraw), threads,
                  [&](int64_t begin, int64_t end) {
                    for (int64_t pair = begin; pair < end; ++pair) mix_pair<T>(k, pair);
                  });
@@ -155,7 +152,7 @@ void beta_mix(const BetaMix& k, int threads) {
 void beta_mix_backward(const BetaMixBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.source.pairs, kElementsPerTask / (k.source.samples * k.features + 1) + 1, threads,
+    parallel_for(k.source.pairs, k.source.samples * (k.features + kCostOfDraw), threads,
                  [&](int64_t begin, int64_t end) {
                    for (int64_t pair = begin; pair < end; ++pair) mix_pair_backward<T>(k, pair);
                  });

@@ -93,8 +93,9 @@ __global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k) {
   }
 }
 
-// One block a pair; each g[n, d] is read once and enters three sums over n. Since dlam / dlog tau = slope_n depends on n
-// alone,  grad_log_tau = sum_d (a_d - b_d) sum_n slope_n g_nd + sum_n slope_n grad_lam_n  needs one register a thread.
+// One block a pair; each g[n, d] is read once and enters three sums over n. Since dlam / dlog tau = slope_n depends on
+// n alone,  grad_log_tau = sum_d (a_d - b_d) sum_n slope_n g_nd + sum_n slope_n grad_lam_n  needs one register a
+// thread.
 template <class T, int kThreads>
 __global__ void __launch_bounds__(kThreads) beta_mix_backward_kernel(BetaMixBackward k) {
   using A = arithmetic_t<T>;
@@ -115,8 +116,8 @@ __global__ void __launch_bounds__(kThreads) beta_mix_backward_kernel(BetaMixBack
           draw_weights<A>(k.source, pair, first, count, {lam, mu, slope});
           __syncthreads();
           if (tile == 0 && threadIdx.x < count)
-            grad_log_tau += slope[threadIdx.x] *
-                            static_cast<const A*>(k.grad_lam)[pair * samples + first + threadIdx.x];
+            grad_log_tau +=
+                slope[threadIdx.x] * static_cast<const A*>(k.grad_lam)[pair * samples + first + threadIdx.x];
         }
         if (d < k.features) {
           const T* g = static_cast<const T*>(k.grad_mixed) + (pair * samples + first) * k.features + d;

@@ -40,11 +40,12 @@ void dispatch(DType dtype, F&& f) {
   }
 }
 
-// body(begin, end) over [0, count) in contiguous parts, at most `threads` of them and none shorter than `grain`.
+// body(begin, end) over [0, count) in contiguous parts, at most `threads` of them. `cost` is what one item costs, in
+// elements read or written; parts too small to pay for a thread are not split off.
 template <class Body>
-void parallel_for(int64_t count, int64_t grain, int threads, const Body& body) {
-  const int64_t wanted = (count + grain - 1) / std::max<int64_t>(grain, 1);
-  const int64_t parts = std::min<int64_t>(threads, wanted);
+void parallel_for(int64_t count, int64_t cost, int threads, const Body& body) {
+  constexpr int64_t kCostOfThread = 1 << 14;
+  const int64_t parts = std::min<int64_t>(threads, count * std::min(cost, kCostOfThread) / kCostOfThread);
   if (parts <= 1) {
     if (count > 0) body(int64_t{0}, count);
     return;

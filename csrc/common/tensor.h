@@ -77,9 +77,7 @@ inline at::ScalarType arithmetic_type(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-inline at::Tensor arithmetic(const at::Tensor& tensor, at::ScalarType type) {
-  return tensor.to(type).contiguous();
-}
+inline at::Tensor arithmetic(const at::Tensor& tensor, at::ScalarType type) { return tensor.to(type).contiguous(); }
 
 // What a backward op returns for an input that needs no gradient: schemas have no optional results.
 inline at::Tensor no_gradient(const at::Tensor& like) { return at::empty({0}, like.options()); }

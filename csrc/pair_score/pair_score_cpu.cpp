@@ -1,12 +1,9 @@
 // CPU loop of the pair score: the rows of a pair are scored one after another and summed in a register.
-#include "pair_score.h"
-
 #include "../common/cpu.h"
+#include "pair_score.h"
 
 namespace lada::cpu {
 namespace {
-
-constexpr int64_t kElementsPerTask = 1 << 14;
 
 template <class T>
 LADA_HD arithmetic_t<T> row_score(const void* rows, int64_t row, const PairScores& k) {
@@ -35,7 +32,7 @@ void pair_scores(const PairScores& k, int threads) {
   const int64_t elements_per_pair = (k.samples + 2) * k.classes;
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.pairs, kElementsPerTask / elements_per_pair + 1, threads,
+    parallel_for(k.pairs, elements_per_pair, threads,
                  [&](int64_t begin, int64_t end) { score_pairs<T>(k, begin, end); });
   });
 }

@@ -2,7 +2,8 @@
 //
 // With m = max z, d_j = z_j - m and the sums below,  p_j = exp(d_j) / (1 + rest)  and
 //   entropy (nats)   H = -sum_j p_j log p_j = log(1 + rest) - weighted / (1 + rest)      dH/dz_j = -p_j (d_j - mean_d)
-//   variation ratio  V = 1 - max_j p_j      = rest / (1 + rest)                          dV/dz_j = p_max (p_j - [j is max])
+//   variation ratio  V = 1 - max_j p_j      = rest / (1 + rest)                          dV/dz_j = p_max (p_j - [j is
+//   max])
 // Both keep their relative accuracy when the row is almost certain. A logit of -inf is probability zero; a row that
 // is all -inf, or holds NaN or +inf, gives NaN.
 #pragma once
@@ -15,8 +16,8 @@ enum class Score { kEntropy, kVariationRatio };
 template <class A>
 struct RowStats {
   A max = -infinity<A>();
-  A rest = 0;            // sum of exp(d_j) over all j but the first maximum
-  A weighted = 0;        // sum of exp(d_j) d_j
+  A rest = 0;           // sum of exp(d_j) over all j but the first maximum
+  A weighted = 0;       // sum of exp(d_j) d_j
   int64_t argmax = -1;  // first index of the maximum
 };
 

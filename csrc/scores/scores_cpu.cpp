@@ -5,8 +5,6 @@
 namespace lada::cpu {
 namespace {
 
-constexpr int64_t kElementsPerTask = 1 << 14;
-
 template <class T>
 LADA_CLONES void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
@@ -39,15 +37,14 @@ LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, 
 void row_scores(const RowScores& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.rows, kElementsPerTask / k.classes + 1, threads,
-                 [&](int64_t begin, int64_t end) { score_rows<T>(k, begin, end); });
+    parallel_for(k.rows, k.classes, threads, [&](int64_t begin, int64_t end) { score_rows<T>(k, begin, end); });
   });
 }
 
 void row_scores_backward(const RowScoresBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.rows, kElementsPerTask / k.classes + 1, threads,
+    parallel_for(k.rows, k.classes, threads,
                  [&](int64_t begin, int64_t end) { score_rows_backward<T>(k, begin, end); });
   });
 }

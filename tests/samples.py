@@ -1,0 +1,181 @@
+"""The named inputs of every op: odd sizes, one row, one class, strides of all kinds, empty, infinite, NaN, huge, tiny.
+
+A family's table maps a name to a function (generator) -> arguments in float64 on the CPU. `cast` moves them to a dtype
+and device without losing their strides. The same tables feed the tests on the CPU, on CUDA and in the host emulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Make = Callable[[torch.Generator], dict[str, Any]]
+INF, NAN = float("inf"), float("nan")
+
+
+def generator(name: str) -> torch.Generator:
+    """A fixed stream for each sample name."""
+    return torch.Generator().manual_seed(int.from_bytes(name.encode()[:7].ljust(7), "big"))
+
+
+def cast(arguments: dict[str, Any], dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Floating tensors to `dtype`, all tensors to `device`, with their strides; the rest as it is."""
+
+    def one(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        base = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+        base = base.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+        return base.as_strided(value.shape, value.stride(), value.storage_offset())
+
+    return {name: one(value) for name, value in arguments.items()}
+
+
+def normal(*shape: int, scale: float = 1.0) -> Make:
+    return lambda g: {"logits": scale * torch.randn(*shape, generator=g, dtype=torch.float64)}
+
+
+def with_values(*values: float) -> Make:
+    """Ordinary rows, with one that holds the given values at its start."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        logits = torch.randn(5, 7, generator=g, dtype=torch.float64)
+        logits[2, : len(values)] = torch.tensor(values)
+        return {"logits": logits}
+
+    return make
+
+
+def strided(view: Callable[[Tensor], Tensor], *shape: int) -> Make:
+    return lambda g: {"logits": view(torch.randn(*shape, generator=g, dtype=torch.float64))}
+
+
+LOGITS: dict[str, Make] = {
+    "odd": normal(7, 10),
+    "one_row": normal(1, 5),
+    "one_class": normal(4, 1),
+    "vector": normal(10),
+    "leading_axes": normal(2, 3, 33),
+    "many_rows": normal(1027, 3),
+    "wide": normal(3, 1025),
+    "transposed": strided(lambda t: t.t(), 10, 7),
+    "sliced": strided(lambda t: t[1:, 3:33:3], 7, 40),
+    "expanded": strided(lambda t: t.expand(6, 10), 1, 10),
+    "offset": strided(lambda t: t.flatten()[1:61].view(6, 10), 7, 10),
+    "empty_rows": normal(0, 10),
+    "huge": normal(5, 7, scale=1e4),
+    "tiny": normal(5, 7, scale=1e-4),
+    "certain": with_values(40.0, -40.0, 0.0),
+    "minus_infinity": with_values(-INF, 1.0, -INF, 2.0),
+    "all_minus_infinity": with_values(*[-INF] * 7),
+    "one_possible_class": with_values(*[-INF] * 6),
+    "nan": with_values(0.5, NAN),
+    "plus_infinity": with_values(0.5, INF),
+}
+
+
+def pair(p: int, n: int, c: int, scale: float = 2.0) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        a, b, mixed = (scale * torch.randn(*s, generator=g, dtype=torch.float64) for s in [(p, c), (p, c), (p, n, c)])
+        return {"logits_a": a, "logits_b": b, "mixed": mixed}
+
+    return make
+
+
+def pair_strided(g: torch.Generator) -> dict[str, Any]:
+    stored = torch.randn(10, 5, 8, generator=g, dtype=torch.float64)
+    return {"logits_a": stored[:, 0].t(), "logits_b": stored[:, 1].t(), "mixed": stored[:, 2:].permute(2, 1, 0)}
+
+
+def pair_invalid(g: torch.Generator) -> dict[str, Any]:
+    arguments = pair(4, 2, 5)(g)
+    arguments["mixed"][1, 0, 2] = -INF
+    arguments["mixed"][2, 1, 0] = NAN
+    return arguments
+
+
+PAIRS: dict[str, Make] = {
+    "odd": pair(7, 5, 10),
+    "one_pair": pair(1, 1, 3),
+    "one_class": pair(3, 2, 1),
+    "wide": pair(2, 3, 1025),
+    "many_pairs": pair(517, 2, 4),
+    "empty": pair(0, 3, 4),
+    "huge": pair(3, 2, 5, scale=1e4),
+    "strided": pair_strided,
+    "invalid_rows": pair_invalid,
+}
+
+
+def mix(shape: tuple[int, ...], n: int, tau: float | None = None, view: Callable[[Tensor], Tensor] | None = None) -> Make:
+    """Pairs of features of `shape`, tau spread over 1e-3..1e2 unless given, ids that are not 0, 1, 2, ..."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        a, b = (torch.randn(*shape, generator=g, dtype=torch.float64) for _ in "ab")
+        if view is not None:
+            a, b = view(a), view(b)
+        pairs = a.shape[0]
+        spread = 10 ** (5 * torch.rand(pairs, generator=g, dtype=torch.float64) - 3)
+        # representable in every storage type, so that all of them draw from the same distribution
+        taus = torch.full_like(spread, tau) if tau is not None else spread.bfloat16().double()
+        index = torch.randint(-(2**62), 2**62, (pairs,), generator=g)
+        return {"a": a, "b": b, "tau": taus, "n": n, "key": torch.tensor([123456789, 5]), "index": index}
+
+    return make
+
+
+MIXES: dict[str, Make] = {
+    "odd": mix((7, 13), 5),
+    "images": mix((3, 2, 5, 4), 3),
+    "one_pair": mix((1, 1), 1),
+    "scalars": mix((6,), 2),
+    "many_samples": mix((3, 4), 70),
+    "many_pairs": mix((519, 3), 2),
+    "wide": mix((2, 5000), 3),
+    "no_samples": mix((3, 4), 0),
+    "no_pairs": mix((0, 4), 3),
+    "no_features": mix((3, 0), 2),
+    "small_tau": mix((5, 6), 4, tau=2**-13),
+    "large_tau": mix((5, 6), 4, tau=2.0**15),
+    "transposed": mix((9, 4), 3, view=lambda t: t.t()),
+    "channels_last": mix((2, 5, 4, 3), 2, view=lambda t: t.permute(0, 3, 1, 2)),
+    "expanded": mix((1, 6), 2, view=lambda t: t.expand(4, 6)),
+}
+
+
+def affine(
+    image: tuple[int, ...], transforms: int | None = None, size: tuple[int, int] | None = None, spread: float = 0.4
+) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        leading = (image[0],) if transforms is None else (image[0], transforms)
+        identity = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
+        theta = identity + spread * torch.randn(*leading, 2, 3, generator=g, dtype=torch.float64)
+        pixels = torch.randn(*image, generator=g, dtype=torch.float64)
+        return {"image": pixels, "theta": theta.float().double(), "size": size or tuple(image[-2:])}
+
+    return make
+
+
+def affine_strided(g: torch.Generator) -> dict[str, Any]:
+    arguments = affine((3, 5, 4, 2))(g)
+    return {**arguments, "image": arguments["image"].permute(0, 3, 1, 2), "size": (5, 4)}
+
+
+AFFINES: dict[str, Make] = {
+    "odd": affine((3, 2, 5, 7)),
+    "many_channels": affine((2, 17, 6, 6)),
+    "one_pixel": affine((2, 3, 1, 1)),
+    "one_row": affine((2, 1, 1, 6)),
+    "larger_output": affine((2, 2, 4, 5), size=(9, 11)),
+    "smaller_output": affine((2, 2, 9, 8), size=(3, 2)),
+    "one_pixel_output": affine((2, 2, 5, 5), size=(1, 1)),
+    "several_transforms": affine((3, 2, 6, 5), transforms=4),
+    "far_outside": affine((4, 1, 6, 6), spread=30.0),
+    "no_images": affine((0, 2, 4, 4)),
+    "no_channels": affine((2, 0, 4, 4)),
+    "no_transforms": affine((2, 1, 4, 4), transforms=0),
+    "channels_last": affine_strided,
+}

@@ -1,0 +1,178 @@
+"""Every op under every promise of the dispatcher: opcheck, gradcheck, torch.compile, checkpointing, large tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from samples import AFFINES, LOGITS, MIXES, PAIRS, Make, cast, generator
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import lada_ext
+
+ops = torch.ops.lada_ext
+
+
+def grad_like(*outs: Tensor) -> list[Tensor]:
+    return [torch.randn(out.shape, generator=generator("grad"), dtype=out.dtype) for out in outs]
+
+
+# op -> (samples, arguments of the op, arguments of its backward op from the arguments and the outputs)
+OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]] = {
+    "entropy": (LOGITS, lambda logits: (logits, 2.0), lambda a, out: (*grad_like(out), *a)),
+    "variation_ratio": (LOGITS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
+    "pair_score": (
+        PAIRS,
+        lambda logits_a, logits_b, mixed: (logits_a, logits_b, mixed, 0.5, "entropy"),
+        lambda a, out: (*grad_like(out), *a, [True, False, True]),
+    ),
+    "beta_sample": (
+        MIXES,
+        lambda a, b, tau, n, key, index: (tau, n, key, index),
+        lambda a, out: (*grad_like(out), a[0], *a[2:]),
+    ),
+    "beta_mix": (
+        MIXES,
+        lambda a, b, tau, n, key, index: (a, b, tau, n, key, index),
+        lambda a, out: (*grad_like(*out), *a[:3], *a[4:], [True, False, True]),
+    ),
+    "affine_sample": (
+        AFFINES,
+        lambda image, theta, size: (image, theta, list(size), "bilinear", "reflection", False),
+        lambda a, out: (*grad_like(out), *a[:2], *a[3:], [True, True]),
+    ),
+}
+# opcheck takes NaN for a difference between eager and traced results
+NAN_RESULTS = {"all_minus_infinity", "nan", "plus_infinity", "invalid_rows"}
+CASES = [(op, name) for op, (samples, _, _) in OPS.items() for name in samples if name not in NAN_RESULTS]
+
+
+def arguments_of(op: str, name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple[Any, ...]:
+    samples, order, _ = OPS[op]
+    return order(**cast(samples[name](generator(name)), dtype, device))
+
+
+def with_gradients(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    floating = lambda v: isinstance(v, Tensor) and v.is_floating_point()  # noqa: E731
+    return tuple(v.detach().requires_grad_() if floating(v) else v for v in arguments)
+
+
+@pytest.mark.parametrize(("op", "name"), CASES)
+def test_opcheck(op: str, name: str, device: str) -> None:
+    torch.library.opcheck(getattr(ops, op), with_gradients(arguments_of(op, name, torch.float32, device)))
+
+
+@pytest.mark.parametrize(("op", "name"), CASES)
+def test_opcheck_of_backward(op: str, name: str) -> None:
+    arguments = arguments_of(op, name, torch.float32)
+    backward_arguments = OPS[op][2](arguments, getattr(ops, op)(*arguments))
+    torch.library.opcheck(getattr(ops, f"{op}_backward"), backward_arguments)
+
+
+def test_opcheck_of_beta_logit_grad() -> None:
+    torch.library.opcheck(ops.beta_logit_grad, (torch.randn(3, 4), torch.rand(3, 4) + 0.1))
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        ("entropy", "odd"),
+        ("entropy", "leading_axes"),
+        ("variation_ratio", "odd"),
+        ("pair_score", "odd"),
+        ("pair_score", "strided"),
+        ("affine_sample", "odd"),
+        ("affine_sample", "several_transforms"),
+    ],
+)
+def test_gradcheck(op: str, name: str, device: str) -> None:
+    assert torch.autograd.gradcheck(getattr(ops, op), with_gradients(arguments_of(op, name, device=device)))
+
+
+def test_gradcheck_of_beta_mix_in_the_features(device: str) -> None:
+    """In tau, finite differences at a fixed key give the pathwise gradient, not the implicit one."""
+    a, b, *rest = arguments_of("beta_mix", "odd", device=device)
+    mix = lambda a, b: ops.beta_mix(a, b, *rest)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(mix, with_gradients((a, b)))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_compile_traces_through(op: str, device: str) -> None:
+    name = "odd"
+    function = getattr(ops, op)
+
+    def step(*arguments: Any) -> Tensor:
+        out = function(*arguments)
+        first = out[0] if isinstance(out, tuple) else out
+        return (first * 2).sum()
+
+    eager, compiled = (with_gradients(arguments_of(op, name, torch.float32, device)) for _ in range(2))
+    expected = step(*eager)
+    actual = torch.compile(step, fullgraph=True, backend="aot_eager")(*compiled)
+    expected.backward()
+    actual.backward()
+    torch.testing.assert_close(actual, expected)
+    for got, want in zip(compiled, eager, strict=True):
+        if isinstance(got, Tensor) and got.requires_grad:
+            torch.testing.assert_close(got.grad, want.grad)
+
+
+def test_compile_with_inductor_and_a_changing_batch() -> None:
+    @torch.compile(fullgraph=True, dynamic=True)
+    def policy_loss(h: Tensor, raw: Tensor, weight: Tensor, key: Tensor) -> Tensor:
+        a, b = h.chunk(2)
+        mixed, _ = lada_ext.beta_mix(a, b, raw.sigmoid(), 3, key)
+        return -lada_ext.entropy(mixed @ weight).mean()
+
+    g = generator("inductor")
+    for pairs in (4, 6):
+        h, weight = torch.randn(2 * pairs, 5, generator=g), torch.randn(5, 3, generator=g)
+        raw = torch.randn(pairs, generator=g, requires_grad=True)
+        loss = policy_loss(h, raw, weight, lada_ext.make_key(pairs))
+        loss.backward()
+        again = raw.detach().requires_grad_()
+        mixed, _ = lada_ext.beta_mix(*h.chunk(2), again.sigmoid(), 3, lada_ext.make_key(pairs))
+        (-lada_ext.entropy(mixed @ weight).mean()).backward()
+        torch.testing.assert_close(raw.grad, again.grad)
+
+
+def test_checkpointing_draws_the_same_numbers() -> None:
+    a, b, tau, n, key, index = with_gradients(arguments_of("beta_mix", "odd", torch.float32))
+    loss = checkpoint(lambda *t: ops.beta_mix(*t, n, key, index)[0].square().sum(), a, b, tau, use_reentrant=False)
+    loss.backward()
+    again = with_gradients((a, b, tau))
+    ops.beta_mix(*again, n, key, index)[0].square().sum().backward()
+    for got, want in zip((a, b, tau), again, strict=True):
+        assert torch.equal(got.grad, want.grad)
+
+
+def test_public_functions_leave_no_op_untested() -> None:
+    registered = {schema.name.removeprefix("lada_ext::") for schema in torch._C._jit_get_all_schemas()
+                  if schema.name.startswith("lada_ext::")}  # fmt: skip
+    assert registered == {*OPS, *(f"{op}_backward" for op in OPS), "beta_logit_grad"}
+
+
+def free_gigabytes() -> float:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(free_gigabytes() < 14, reason="needs 14 GiB of free memory")
+def test_more_than_two_to_the_31_elements() -> None:
+    """The last rows are right where a 32-bit offset would have wrapped."""
+    features, n = 2**29 + 5, 4
+    a, b = (torch.full((1, features), v, dtype=torch.bfloat16) for v in (1.0, 3.0))
+    mixed, lam = lada_ext.beta_mix(a, b, torch.ones(1), n, lada_ext.make_key(0))
+    assert mixed.numel() > 2**31
+    expected = (lam * 1.0 + (1 - lam) * 3.0).bfloat16()
+    assert torch.equal(mixed[0, :, -1], expected[0])
+    assert torch.equal(mixed[0, :, 0], expected[0])
+    del a, b
+    rows = mixed.flatten()[: mixed.numel() // 5 * 5].view(-1, 5)
+    assert rows.numel() > 2**31
+    scores = lada_ext.entropy(rows)
+    torch.testing.assert_close(scores[-2:], lada_ext.reference.entropy(rows[-2:].double()).float())
