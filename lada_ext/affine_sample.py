@@ -39,9 +39,7 @@ def affine_sample(
         ValueError: a shape or an option is wrong.
     """
     height_width = list(image.shape[-2:] if size is None else size)
-    return torch.ops.lada_ext.affine_sample(  # type: ignore[no-any-return]
-        image, theta, height_width, mode, padding_mode, align_corners
-    )
+    return torch.ops.lada_ext.affine_sample(image, theta, height_width, mode, padding_mode, align_corners)
 
 
 @torch.library.register_fake("lada_ext::affine_sample")

@@ -33,7 +33,7 @@ def beta_sample(tau: Tensor, n: int, key: Tensor, index: Tensor | None = None) -
         ValueError: a shape is wrong, or on the CPU a tau is not positive (the first is named). On CUDA such a tau gives
             NaN for its pair alone; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
-    return torch.ops.lada_ext.beta_sample(tau, n, key, index)  # type: ignore[no-any-return]
+    return torch.ops.lada_ext.beta_sample(tau, n, key, index)
 
 
 def beta_mix(
@@ -69,14 +69,14 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
         tau: concentrations, positive; same shape and dtype.
 
     Returns:
-        Like `x`; odd in x, exactly 0 at x = 0, finite for every finite x and tau. Relative error at most 1e-6 in float32
-        and 1e-10 in float64. Not differentiable.
+        Like `x`; odd in x, exactly 0 at x = 0, finite for every finite x and tau. Relative error at most 1e-6 in
+        float32 and 1e-10 in float64. Not differentiable.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: the shapes differ, or on the CPU a tau is not positive.
     """
-    return torch.ops.lada_ext.beta_logit_grad(x, tau)  # type: ignore[no-any-return]
+    return torch.ops.lada_ext.beta_logit_grad(x, tau)
 
 
 def _tau_of_pairs(tau: Tensor | float, a: Tensor) -> Tensor:
@@ -106,9 +106,7 @@ def _(grad: Tensor, tau: Tensor, key: Tensor, index: Tensor | None) -> Tensor:
 
 
 @torch.library.register_fake("lada_ext::beta_mix")
-def _(
-    a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _(a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
     del b, key, index
     mixed = a.new_empty((a.shape[0], n, *a.shape[1:]))
     return mixed, tau.new_empty((a.shape[0], n), dtype=score_dtype(a))

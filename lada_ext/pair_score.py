@@ -28,7 +28,7 @@ def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float =
         TypeError: the dtypes are not floating or differ.
         ValueError: the shapes do not fit, or `score` is unknown.
     """
-    return torch.ops.lada_ext.pair_score(logits_a, logits_b, mixed, gamma, score)  # type: ignore[no-any-return]
+    return torch.ops.lada_ext.pair_score(logits_a, logits_b, mixed, gamma, score)
 
 
 @torch.library.register_fake("lada_ext::pair_score")

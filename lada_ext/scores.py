@@ -25,7 +25,7 @@ def entropy(logits: Tensor, base: float = 2.0) -> Tensor:
         TypeError: `logits` is not of a floating dtype.
         ValueError: `logits` has no class axis, or `base` is not a base of a logarithm.
     """
-    return torch.ops.lada_ext.entropy(logits, base)  # type: ignore[no-any-return]
+    return torch.ops.lada_ext.entropy(logits, base)
 
 
 def variation_ratio(logits: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def variation_ratio(logits: Tensor) -> Tensor:
     Arguments, result and errors are those of `entropy`, without a unit. The gradient at a tie is that of the first of
     the tied classes.
     """
-    return torch.ops.lada_ext.variation_ratio(logits)  # type: ignore[no-any-return]
+    return torch.ops.lada_ext.variation_ratio(logits)
 
 
 @torch.library.register_fake("lada_ext::entropy")
@@ -78,7 +78,7 @@ def _save_variation_ratio(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> No
 
 def _variation_ratio_backward(ctx: Any, grad: Tensor) -> Tensor:
     (logits,) = ctx.saved_tensors
-    return torch.ops.lada_ext.variation_ratio_backward(grad, logits)  # type: ignore[no-any-return]
+    return torch.ops.lada_ext.variation_ratio_backward(grad, logits)
 
 
 torch.library.register_autograd("lada_ext::entropy", _entropy_backward, setup_context=_save_entropy)

@@ -110,7 +110,9 @@ PAIRS: dict[str, Make] = {
 }
 
 
-def mix(shape: tuple[int, ...], n: int, tau: float | None = None, view: Callable[[Tensor], Tensor] | None = None) -> Make:
+def mix(
+    shape: tuple[int, ...], n: int, tau: float | None = None, view: Callable[[Tensor], Tensor] | None = None
+) -> Make:
     """Pairs of features of `shape`, tau spread over 1e-3..1e2 unless given, ids that are not 0, 1, 2, ..."""
 
     def make(g: torch.Generator) -> dict[str, Any]:

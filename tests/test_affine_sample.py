@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from conftest import assert_close
 from samples import AFFINES, cast, generator
+from tolerance import assert_close
 from torch import Tensor
 
 import lada_ext

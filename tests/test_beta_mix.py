@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import assert_close
 from samples import MIXES, cast, generator
+from tolerance import assert_close
 from torch import Tensor
 
 import lada_ext

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import assert_close
 from samples import LOGITS, PAIRS, cast, generator
+from tolerance import assert_close
 from torch import Tensor
 
 import lada_ext

@@ -1,0 +1,246 @@
+"""The command `lada`: one function a command, each a few lines over the package. Exit codes: 0 done, 1 failed, 2 bad
+arguments or files, which are told in one line before anything is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from lada_al.errors import UsageError, one_line
+
+# torch and matplotlib take seconds to import; commands import what they need, so that --help and typos answer at once.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+console = Console(highlight=False)
+
+SECONDS_BETWEEN_REPORTS = 10.0
+
+# Options that are not given are None: the defaults are those of Config, or of the run that is resumed.
+Out = Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)]
+Dataset = Annotated[str | None, typer.Option(help="mnist5k (default, built in), fashion, svhn, cifar10 or cifar100.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the data set: NAME/train.parquet or torchvision's files.")]
+Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch the data set into --data.")]
+Model = Annotated[str | None, typer.Option(help="small (default) or resnet18.")]
+Rounds = Annotated[int | None, typer.Option(help="Rounds of buying after the initial set; default 10.")]
+Query = Annotated[int | None, typer.Option(help="Labels bought a round; default 10, for cifar100 100.")]
+Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default 20, for cifar100 1000.")]
+Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
+Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out.")]
+
+
+@app.command()
+def run(
+    out: Out,
+    method: Annotated[str | None, typer.Option(help="See `lada methods`; default lada-ent-mix.")] = None,
+    dataset: Dataset = None,
+    data: Data = None,
+    download: Download = False,
+    model: Model = None,
+    rounds: Rounds = None,
+    query: Query = None,
+    initial: Initial = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; default 1.")] = None,
+    preset: Preset = None,
+    device: Device = None,
+    settings: Settings = None,
+    resume: Resume = False,
+) -> None:
+    """Run one active-learning experiment, from its initial labels to a report."""
+    from lada_al.events import Trained
+    from lada_al.report import page
+    from lada_al.run import experiment
+    from lada_al.run.config import Config
+    from lada_al.run.progress import RunProgress
+
+    given = _given(
+        settings,
+        method=method,
+        seed=seed,
+        dataset=dataset,
+        data=data,
+        model=model,
+        rounds=rounds,
+        query=query,
+        initial=initial,
+        preset=preset,
+        device=device,
+    )
+    config = Config(**{**experiment.settings_begun(out, resume), **given})
+    experiment.check(config, out, resume=resume, download=download)
+    reported = 0.0
+    with RunProgress(console, config.rounds) as progress:
+        for event in experiment.run_experiment(config, out, resume=resume, meter=progress):
+            progress.show(event)
+            if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                page.write(out)
+                reported = time.monotonic()
+    console.print(f"report: {page.write(out)}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    methods: Annotated[str, typer.Option(help="Names separated by commas; see `lada methods`.", show_default=False)],
+    out: Out,
+    seeds: Annotated[str, typer.Option(help="Numbers separated by commas.")] = "1,2,3",
+    dataset: Dataset = None,
+    data: Data = None,
+    download: Download = False,
+    model: Model = None,
+    rounds: Rounds = None,
+    query: Query = None,
+    initial: Initial = None,
+    preset: Preset = None,
+    device: Device = None,
+    settings: Settings = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
+    resume: Resume = False,
+) -> None:
+    """Run methods x seeds and report them side by side."""
+    from lada_al.report import page
+    from lada_al.run import compare as comparison
+    from lada_al.run.progress import CompareProgress
+
+    given = _given(
+        settings,
+        dataset=dataset,
+        data=data,
+        model=model,
+        rounds=rounds,
+        query=query,
+        initial=initial,
+        preset=preset,
+        device=device,
+    )
+    workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
+    names, numbers = _names(methods), _numbers("--seeds", seeds)
+    todo = comparison.make_jobs(names, numbers, given, out, workers=workers, resume=resume)
+    comparison.check(todo, resume=resume, download=download)
+    reported, rounds_reported = 0.0, 0
+    with CompareProgress(console, todo) as progress:
+        for ended in comparison.carry_out(todo, workers):
+            rounds_done = progress.show(ended)
+            if rounds_done > rounds_reported and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                page.write(out)
+                reported, rounds_reported = time.monotonic(), rounds_done
+    path = page.write(out)
+    console.print(_table_of(out))
+    console.print(f"report: {path}", soft_wrap=True)
+
+
+@app.command()
+def methods(as_json: Annotated[bool, typer.Option("--json", help="As a JSON list.")] = False) -> None:
+    """List every method: acquisition functions, pipelines, look-ahead."""
+    from lada_al.methods import all_methods
+
+    if as_json:
+        rows = [
+            {
+                "name": m.name,
+                "acquisition": m.acquisition.name,
+                "augmentation": m.augmentation.name if m.augmentation else None,
+                "look_ahead": m.look_ahead,
+                "learn": m.learn,
+                "summary": m.summary,
+            }
+            for m in all_methods().values()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("method", "what it does", box=None)
+    for m in all_methods().values():
+        table.add_row(m.name, m.summary)
+    console.print(table)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder, or one above several.")]) -> None:
+    """Write report.html and report.csv over all runs in or below a folder."""
+    from lada_al.report import page
+
+    console.print(f"report: {page.write(folder)}", soft_wrap=True)
+
+
+@app.command()
+def doctor(params: Annotated[bool, typer.Option("--params", help="Sizes of the auxiliary networks.")] = False) -> None:
+    """Say what was built and what runs here, and check every op against its definition."""
+    from lada_al import doctor as checks
+
+    if params:
+        table = Table("network", "input", "parameters", box=None)
+        for name, size, count in checks.parameter_counts():
+            table.add_row(name, size, f"{count:,}")
+        console.print(table)
+        return
+    for name, value in checks.facts().items():
+        console.print(f"{name:<20} {value}", soft_wrap=True)
+    table = Table("op", "device", "largest error", "", box=None)
+    results = checks.self_test()
+    for result in results:
+        table.add_row(result.op, result.device, f"{result.error:.1e}", "ok" if result.ok else "WRONG")
+    console.print(table)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of `lada` and of `python -m lada_al`."""
+    try:
+        app(prog_name="lada")
+    except (UsageError, ValidationError) as error:
+        text = one_line(error) if isinstance(error, ValidationError) else str(error)
+        print(f"lada: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _given(settings: list[str] | None, **options: Any) -> dict[str, Any]:
+    """The options that were given, and --set over them."""
+    from lada_al.run.config import parse_settings
+
+    values = {name: value for name, value in options.items() if value is not None}
+    if "data" in values:
+        values["data"] = str(values["data"])
+    return {**values, **parse_settings(settings or [])}
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"--methods takes different names separated by commas, got '{text}'")
+    return names
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UsageError(f"{option} takes different whole numbers separated by commas, got '{text}'")
+    return numbers
+
+
+def _table_of(out: Path) -> Table:
+    from lada_al.report import read, tables
+
+    table = Table("method", "seeds", "labels", "accuracy [%]", "AUBC [%]", "s a round", "x random", box=None)
+    for row in tables.rows(read.find_runs(out)):
+        table.add_row(
+            row.method,
+            str(row.seeds),
+            str(row.labels),
+            f"{100 * row.accuracy:.2f} ± {100 * row.accuracy_deviation:.2f}",
+            f"{100 * row.aubc:.2f} ± {100 * row.aubc_deviation:.2f}",
+            f"{row.seconds:.2f}",
+            f"{row.ratio_to_random:.2f}",
+        )
+    return table

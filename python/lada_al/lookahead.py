@@ -1,0 +1,215 @@
+"""The heart of the paper: scores of real and virtual instances together, and the policy that makes the latter.
+
+f_integ = f_acq o f_aug (Section 3.1) is written as that composition. The classifier is frozen here: gradients reach the
+policy alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lada_ext
+from lada_al.acquire import Acquisition, top
+from lada_al.augment import Augmentation
+from lada_al.events import Bought
+from lada_al.keys import Keys
+from lada_al.models import SplitModel, frozen
+from lada_al.pool import Oracle, Pool
+from lada_al.run.config import Config
+from lada_al.timing import Clock, Meter
+from lada_al.view import View
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the steps of one acquisition share."""
+
+    number: int
+    config: Config
+    keys: Keys
+    f_acq: Acquisition
+    f_aug: Augmentation | None
+    meter: Meter
+    clock: Clock
+
+
+def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:
+    """Chooses and buys `config.query` instances (Algorithm 1, lines 2 to 7)."""
+    ids = pool.candidates(now.config.candidates, now.keys.generator("candidates", now.number))
+    view = View(net, draw_layer(now), image=pool.pixels(ids), ids=ids)
+    choose = look_ahead if now.config.chosen.look_ahead else choose_by_score
+    with frozen(net), torch.no_grad():
+        choice = choose(view, now)
+        entropy = lada_ext.entropy(view[choice.positions].logits)
+    bought = ids[choice.positions.cpu()]
+    return Bought(
+        round=now.number,
+        ids=bought.tolist(),
+        labels=oracle(bought).tolist(),
+        scores=_listed(choice.scores),
+        entropy=_listed(entropy),
+        k=view.k,
+        tau=_listed(choice.tau),
+        virtual_entropy=_listed(choice.virtual_entropy),
+        candidates=choice.statistics,
+        seconds=now.clock.seconds,
+    )
+
+
+def draw_layer(now: Round) -> int:
+    """The random layer k (line 3); 0 for augmentations that act on images."""
+    if now.f_aug is None or not now.f_aug.uses_hidden:
+        return 0
+    layers, generator = now.config.layers, now.keys.generator("layer", now.number)
+    return layers[int(torch.randint(len(layers), (), generator=generator))]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Positions in the candidates' view, in the order of Bought.ids, and what they were chosen for."""
+
+    positions: Tensor
+    scores: Tensor | None = None
+    tau: Tensor | None = None
+    virtual_entropy: Tensor | None = None
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
+def choose_by_score(view: View, now: Round) -> Choice:
+    """Acquisition alone; what was chosen is put in random order, so that a pipeline's pairs are random."""
+    with now.clock("score"):
+        if now.f_acq.score is not None:
+            view.computed(now.config.scoring_batch)
+        positions = now.f_acq.pick(view, now.config.query, now.keys.generator("pick", now.number))
+        if now.f_aug is not None:
+            shuffle = torch.randperm(len(positions), generator=now.keys.generator("virtual pairs", now.number))
+            positions = positions[shuffle.to(positions.device)]
+        if now.f_acq.score is None:
+            return Choice(positions)
+        scores = now.f_acq.score(view[positions])
+        return Choice(positions, scores=scores, statistics=_statistics(entropy=lada_ext.entropy(view.logits)))
+
+
+def look_ahead(view: View, now: Round) -> Choice:
+    """The best units, pairs or images, by Eq. 5 or 13, under a policy that is learned first if the method says so."""
+    f_aug = now.f_aug
+    assert f_aug is not None
+    with now.clock("features"):
+        view.computed(now.config.scoring_batch)
+    units = len(view) // f_aug.arity
+    members = torch.arange(f_aug.arity * units).view(f_aug.arity, units)
+    views = [view[positions] for positions in members]
+    with now.keys.scope("policy weights", now.number):
+        policy = f_aug.policy(*views, learn=now.config.chosen.learn)
+    with now.clock("policy"):
+        tau = learn_policy(policy, views, now) if now.config.chosen.learn else None
+    with now.clock("score"):
+        tau = policy(*views) if tau is None else tau
+        scores, virtual_entropy = unit_scores(views, tau, now)
+        best = top(scores, now.config.query // f_aug.arity).cpu()
+    return Choice(
+        positions=members[:, best].t().flatten(),
+        scores=scores[best].repeat_interleave(f_aug.arity),
+        tau=tau[best],
+        virtual_entropy=virtual_entropy[best],
+        statistics=_statistics(entropy=lada_ext.entropy(view.logits), virtual_entropy=virtual_entropy, tau=tau),
+    )
+
+
+def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round) -> Tensor:
+    """f_acq(f_aug(x; tau); f_theta), Eq. 3 and 6: (P, N) or (B,) scores of virtual instances."""
+    assert now.f_aug is not None
+    assert now.f_acq.score is not None
+    return now.f_acq.score(now.f_aug(*views, tau=tau, key=key, samples=now.config.samples))
+
+
+@torch.enable_grad()
+def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | None:
+    """Maximises the mean of f_integ over the policy's parameters (Eq. 4, 7, 11).
+
+    Returns:
+        tau of the epoch of least loss, recorded before each step, if the configuration asks for it; else None: tau* is
+        then what the learned policy says (Eq. 12).
+    """
+    config, device = now.config, views[0].hidden.device
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr, fused=True)
+    least_loss, recorded = float("inf"), None
+    for epoch in now.meter.track("policy", range(config.policy_epochs)):
+        order = torch.randperm(len(views[0]), generator=now.keys.generator("policy batches", now.number, epoch))
+        key = now.keys.key("policy samples", now.number, epoch, device)
+        losses, taus = [], []
+        for batch in order.split(config.policy_batch):
+            part = [view[batch] for view in views]
+            tau = policy(*part)
+            loss = -f_integ(part, tau, key, now).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach() * len(batch))
+            taus.append(tau.detach())
+        mean_loss = float(torch.stack(losses).sum()) / len(order)
+        if config.tau_star == "best epoch" and mean_loss < least_loss:
+            least_loss, recorded = mean_loss, torch.cat(taus)[order.argsort().to(device)]
+    return recorded
+
+
+def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Tensor]:
+    """Eq. 5 or 13 for each unit, and the mean entropy of its virtual instances in bits; both (P,)."""
+    config, f_acq, f_aug = now.config, now.f_acq, now.f_aug
+    assert f_aug is not None
+    assert f_acq.score is not None
+    key = now.keys.key("score samples", now.number, device=tau.device)
+    scores, entropies = [], []
+    batch = max(1, config.scoring_batch // config.samples)
+    for part in now.meter.track("score", torch.arange(len(tau)).split(batch)):
+        real = [view[part] for view in views]
+        virtual = f_aug(*real, tau=tau[part], key=key, samples=config.samples)
+        if f_acq.fused and f_aug.arity == 2:
+            a, b = real
+            score = lada_ext.pair_score(a.logits, b.logits, virtual.logits, config.look_ahead_weight, f_acq.fused)
+        else:
+            score = composed_score(f_acq, real, virtual, config.look_ahead_weight)
+        scores.append(score)
+        entropies.append(_mean_of_draws(lada_ext.entropy(virtual.logits)))
+    return torch.cat(scores), torch.cat(entropies)
+
+
+def composed_score(f_acq: Acquisition, real: list[View], virtual: View, gamma: float) -> Tensor:
+    """Eq. 2, 5 and 13 for any acquisition function: sum over the real instances + gamma * mean over the virtual."""
+    assert f_acq.score is not None
+    plain = torch.stack([f_acq.score(view) for view in real]).sum(0)
+    return plain + gamma * _mean_of_draws(f_acq.score(virtual))
+
+
+def virtual_view(net: SplitModel, pool: Pool, f_aug: Augmentation, bought: Bought, key: Tensor) -> View:
+    """X_M (line 9): one virtual instance of each bought unit, with its label, for training."""
+    ids = torch.tensor(bought.ids).view(-1, f_aug.arity).unbind(1)
+    views = [View(net, bought.k, image=pool.pixels(i), ids=i, target=pool.targets(i)) for i in ids]
+    if bought.tau is None or f_aug.trained is not None:
+        tau = f_aug.policy(*views, learn=False)(*views)
+    else:
+        tau = torch.tensor(bought.tau, device=pool.device)
+    return f_aug(*views, tau=tau, key=key)
+
+
+def _mean_of_draws(scores: Tensor) -> Tensor:
+    """(P, N) to (P,); (B,) stays."""
+    return scores.flatten(1).mean(1) if scores.dim() > 1 else scores
+
+
+def _statistics(**values: Tensor) -> dict[str, float]:
+    summary = {}
+    for name, value in values.items():
+        summary[f"{name} mean"] = float(value.mean())
+        summary[f"{name} deviation"] = float(value.std(correction=0))
+        summary[f"{name} least"] = float(value.min())
+        summary[f"{name} greatest"] = float(value.max())
+    return summary
+
+
+def _listed(values: Tensor | None) -> list[Any] | None:
+    return None if values is None else values.tolist()

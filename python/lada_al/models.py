@@ -1,0 +1,114 @@
+"""Networks that can be cut: f^{0:k} maps images to the features h^k, f^{k:K} maps those to logits, for any k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+class SplitModel(nn.Module):
+    """A classifier as a chain of stages; cutting at k runs the first k stages or the rest.
+
+    `version` counts the weight updates of `train.fit`, so that features computed before one are not used after it.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.version = 0
+
+    @property
+    def depth(self) -> int:
+        """K: the number of stages."""
+        return len(self.stages)
+
+    def features(self, image: Tensor, k: int) -> Tensor:
+        """h^k(x) = f^{0:k}(x), Eq. 8."""
+        return self._run(image, 0, k)
+
+    def head(self, hidden: Tensor, k: int) -> Tensor:
+        """Logits f^{k:K}(h)."""
+        return self._run(hidden, k, self.depth)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._run(image, 0, self.depth)
+
+    def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
+        for stage in self.stages[start:stop]:
+            h = stage(h)
+        return h
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients to the weights inside the block; both are put back after it.
+
+    Without weight gradients, a backward pass through the network computes only the gradient to its input.
+    """
+    modes = {module: module.training for module in net.modules()}
+    needs = {parameter: parameter.requires_grad for parameter in net.parameters()}
+    net.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, need in needs.items():
+            parameter.requires_grad_(need)
+
+
+def small(channels: int, size: tuple[int, int], classes: int) -> SplitModel:
+    """A convolutional net that trains in seconds on a CPU. Its maps at k = 1 and k = 2 have half the image's size."""
+    height, width = size[0] // 4, size[1] // 4
+    return SplitModel(
+        [
+            nn.Sequential(_conv3x3(channels, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2)),
+            nn.Sequential(_conv3x3(8, 32), nn.BatchNorm2d(32), nn.ReLU()),
+            nn.Sequential(nn.AvgPool2d(2), nn.Flatten()),
+            nn.Linear(32 * height * width, classes),
+        ]
+    )
+
+
+def resnet18(channels: int, size: tuple[int, int], classes: int) -> SplitModel:
+    """ResNet-18 for small images: 3x3 stem, no max-pool. k = 1 is after the stem, k = 2 after the first layer."""
+    del size
+    return SplitModel(
+        [
+            nn.Sequential(_conv3x3(channels, 64), nn.BatchNorm2d(64), nn.ReLU()),
+            nn.Sequential(_Residual(64, 64), _Residual(64, 64)),
+            nn.Sequential(_Residual(64, 128, stride=2), _Residual(128, 128)),
+            nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256)),
+            nn.Sequential(_Residual(256, 512, stride=2), _Residual(512, 512), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            nn.Linear(512, classes),
+        ]
+    )
+
+
+MODELS: dict[str, Callable[[int, tuple[int, int], int], SplitModel]] = {"small": small, "resnet18": resnet18}
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions beside an identity, or a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            _conv3x3(inputs, outputs, stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            _conv3x3(outputs, outputs),
+            nn.BatchNorm2d(outputs),
+        )
+        self.side: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.main(x) + self.side(x)).relu()

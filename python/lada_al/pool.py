@@ -1,0 +1,75 @@
+"""The pool: uint8 images with stable ids, of which some are labelled; and the oracle, who answers ids with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lada_al.data import Dataset
+
+# Given ids (B,) int64 of instances that were bought, returns their labels (B,) int64.
+Oracle = Callable[[Tensor], Tensor]
+
+
+def simulated_oracle(dataset: Dataset) -> Oracle:
+    """An oracle that knows the labels of a benchmark data set."""
+    return lambda ids: dataset.train_labels[ids.cpu()]
+
+
+class Pool:
+    """All instances of a data set's training part. An id is a row of it, for ever.
+
+    Images stay uint8 on `device`; `pixels` normalises what is asked for. Labels enter through `add` alone.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        self.classes = len(dataset.classes)
+        self.device = device
+        self.images = dataset.train_images.to(device)
+        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
+        self.random_crop = dataset.random_crop
+        self.labelled = torch.empty(0, dtype=torch.int64)
+        self.labels = torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, ids: Tensor) -> Tensor:
+        """Normalised float32 images, (B, channels, H, W)."""
+        return self.normalised(self.images[ids.to(self.device)])
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images to float32 with the data set's channel means and deviations taken out."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    def unlabelled(self) -> Tensor:
+        """Ids not yet bought, ascending."""
+        free = torch.ones(len(self), dtype=torch.bool)
+        free[self.labelled] = False
+        return free.nonzero().squeeze(1)
+
+    def candidates(self, count: int, generator: torch.Generator) -> Tensor:
+        """At most `count` unlabelled ids in random order: the X_U of one round."""
+        free = self.unlabelled()
+        return free[torch.randperm(len(free), generator=generator)[:count]]
+
+    def add(self, ids: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
+        """Enters bought labels."""
+        new_ids, new_labels = torch.as_tensor(ids).cpu(), torch.as_tensor(labels).cpu()
+        if len(new_ids) != len(new_labels):
+            raise ValueError(f"Pool.add: {len(new_ids)} ids but {len(new_labels)} labels")
+        together = torch.cat([self.labelled, new_ids])
+        if len(together.unique()) != len(together):
+            raise ValueError("Pool.add: an id is bought twice")
+        if len(new_ids) and not (int(new_ids.min()) >= 0 and int(new_ids.max()) < len(self)):
+            raise ValueError(f"Pool.add: ids must lie in 0..{len(self) - 1}")
+        self.labelled, self.labels = together, torch.cat([self.labels, new_labels])
+
+    def targets(self, ids: Tensor) -> Tensor:
+        """One-hot labels of bought ids, (B, C) float32."""
+        place = torch.full((len(self),), -1)
+        place[self.labelled] = torch.arange(len(self.labelled))
+        labels = self.labels[place[ids.cpu()]]
+        return torch.nn.functional.one_hot(labels, self.classes).float().to(self.device)

@@ -1,0 +1,172 @@
+"""Figures of the report as SVG text, each from runs alone, fit for a paper: labelled axes, intervals, quiet colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy import stats
+
+from lada_al.report.read import Run, by_method
+
+# Okabe and Ito's colours, told apart also by colour-blind readers.
+COLOURS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00"]
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "lada",
+}
+PHASES = ["features", "policy", "score", "train", "evaluate"]
+PHASE_COLOURS = ["#56B4E9", "#D55E00", "#E69F00", "#BBBBBB", "#666666"]
+
+
+def learning_curves(runs: list[Run]) -> str:
+    """Test accuracy against labels: mean over seeds with a 95% t interval."""
+
+    def draw(axes: Axes) -> None:
+        for name, group, colour in _coloured(runs):
+            labels, values = _aligned([(run.labelled, run.accuracies) for run in group])
+            _curve(axes, labels, values * 100, name, colour)
+        axes.set(xlabel="labelled images", ylabel="test accuracy [%]")
+        means = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+        margin = 0.15 * np.ptp(means) + 1  # wide intervals of few seeds may leave the frame
+        axes.set_ylim(means.min() - margin, min(means.max() + margin, 100))
+        axes.legend(loc="lower right")
+
+    return _svg(draw, 7.2, 4.2)
+
+
+def seconds_per_phase(runs: list[Run]) -> str:
+    """Mean seconds of a round, by phase."""
+    groups = by_method(runs)
+
+    def draw(axes: Axes) -> None:
+        left = np.zeros(len(groups))
+        for phase, colour in zip(PHASES, PHASE_COLOURS, strict=True):
+            widths = np.array([np.mean([run.seconds().get(phase, 0.0) for run in group]) for group in groups.values()])
+            if widths.any():
+                axes.barh(range(len(groups)), widths, left=left, color=colour, label=phase, height=0.6)
+            left = left + widths
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds a round")
+        axes.grid(axis="y", visible=False)
+        if left.any():
+            axes.legend(ncols=len(PHASES), loc="lower center", bbox_to_anchor=(0.45, 1.0))
+
+    return _svg(draw, 7.2, 1.1 + 0.32 * len(groups))
+
+
+def real_and_virtual_entropy(runs: list[Run]) -> str | None:
+    """Predictive entropy of what was bought (solid) and of the virtual instances looked ahead to (dotted), by round."""
+    looking_ahead = [run for run in runs if any(event.virtual_entropy for event in run.bought)]
+    if not looking_ahead:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for name, group, colour in _coloured(runs):
+            real = [_per_round(run, lambda event: event.entropy) for run in group]
+            _line(axes, *_aligned(real), name, colour)
+            virtual = [_per_round(run, lambda event: event.virtual_entropy) for run in group if run in looking_ahead]
+            if virtual:
+                _line(axes, *_aligned(virtual), f"{name}, virtual", colour, style=":")
+        axes.set(xlabel="round", ylabel="mean entropy [bits]")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _svg(draw, 9.2, 3.6)
+
+
+def concentrations(runs: list[Run]) -> str | None:
+    """tau of the learned Mixup policies over all candidate pairs: mean, and from least to greatest."""
+    learned = [run for run in runs if run.config.chosen.learn and _is_concentration(run)]
+    if not learned:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for name, group, colour in _coloured(runs):
+            for run in (run for run in group if run in learned):
+                events = [event for event in run.bought if "tau mean" in event.candidates]
+                rounds = [event.round for event in events]
+                mean, least, greatest = (
+                    [event.candidates[f"tau {what}"] for event in events] for what in ("mean", "least", "greatest")
+                )
+                label = name if run is group[0] else None
+                axes.plot(rounds, mean, color=colour, label=label, marker="o", markersize=2.5, linewidth=1)
+                axes.fill_between(rounds, least, greatest, color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlabel="round", ylabel="tau of the candidate pairs")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _svg(draw, 8.4, 3.0)
+
+
+def _is_concentration(run: Run) -> bool:
+    taus = next((event.tau for event in run.bought if event.tau), None)
+    return taus is not None and not isinstance(taus[0], list)
+
+
+def _coloured(runs: list[Run]) -> list[tuple[str, list[Run], str]]:
+    groups = by_method(runs)
+    return [(name, group, COLOURS[i % len(COLOURS)]) for i, (name, group) in enumerate(groups.items())]
+
+
+def _per_round(run: Run, values: Callable[..., list[float] | None]) -> tuple[list[int], list[float]]:
+    events = [event for event in run.bought if values(event)]
+    return [event.round for event in events], [float(np.mean(values(event) or [])) for event in events]
+
+
+def _aligned(curves: Sequence[tuple[list[int], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """x, (n,), and y, (curves, n), where a curve that is not there yet is NaN."""
+    xs = sorted({x for curve_xs, _ in curves for x in curve_xs})
+    ys = np.full((len(curves), len(xs)), np.nan)
+    for row, (curve_xs, curve_ys) in enumerate(curves):
+        ys[row, [xs.index(x) for x in curve_xs]] = curve_ys
+    return np.array(xs), ys
+
+
+def _line(axes: Axes, xs: np.ndarray, ys: np.ndarray, label: str, colour: str, style: str = "-") -> None:
+    """The mean over the rows of `ys`."""
+    if len(xs):
+        axes.plot(xs, np.nanmean(ys, 0), style, color=colour, label=label, marker="o", markersize=2.5)
+
+
+def _curve(axes: Axes, xs: np.ndarray, ys: np.ndarray, label: str, colour: str) -> None:
+    """The mean over the rows of `ys`, with its interval."""
+    _line(axes, xs, ys, label, colour)
+    axes.fill_between(xs, *interval(ys), color=colour, alpha=0.12, linewidth=0)
+
+
+def interval(ys: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Student's t interval of the mean over rows, column by column; NaN where there are not two values."""
+    count = (~np.isnan(ys)).sum(0)
+    enough = count > 1
+    low, high = np.full(ys.shape[1], np.nan), np.full(ys.shape[1], np.nan)
+    columns = ys[:, enough]
+    mean = np.nanmean(columns, 0) if columns.size else np.empty(0)
+    half = stats.t.ppf((1 + level) / 2, count[enough] - 1) * stats.sem(columns, axis=0, nan_policy="omit")
+    low[enough], high[enough] = mean - half, mean + half
+    return low, high
+
+
+def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]

@@ -1,0 +1,37 @@
+"""checkpoint.pt: the learner after a round, with the journal line of that round. A cache: without it, rounds are
+trained again from the purchases in the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lada_al.events import Trained, from_json, to_json
+from lada_al.run.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    trained: Trained
+    learner: dict[str, Any]
+
+
+def save(path: Path, trained: Trained, learner: dict[str, Any]) -> None:
+    payload = {"trained": json.dumps(to_json(trained)), "learner": learner}
+    write_atomically(path, lambda file: torch.save(payload, file))
+
+
+def load(path: Path, device: torch.device) -> Checkpoint | None:
+    """The checkpoint, or None if there is none that can be read."""
+    try:
+        payload = torch.load(path, map_location=device, weights_only=True)
+        trained = from_json(json.loads(payload["trained"]))
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
+        return None
+    return Checkpoint(trained, payload["learner"]) if isinstance(trained, Trained) else None

@@ -1,0 +1,93 @@
+"""Many runs side by side: methods x seeds, each in a folder and a process of its own, several at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lada_al.events import Trained
+from lada_al.run import experiment, journal
+from lada_al.run.config import Config
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and the folder it goes to."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.method}, seed {self.config.seed}"
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds trained so far, the initial one included."""
+        events = journal.read(self.folder / experiment.JOURNAL)
+        return sum(isinstance(event, Trained) for event in events)
+
+
+def make_jobs(
+    methods: list[str], seeds: list[int], settings: dict[str, Any], out: Path, *, workers: int, resume: bool
+) -> list[Job]:
+    """Every method with every seed; all methods of a seed come before the next seed, so that curves grow together."""
+    jobs = []
+    for seed in seeds:
+        for name in methods:
+            folder = out / name / f"seed-{seed}"
+            shared = {"threads": threads_for(workers), **experiment.settings_begun(folder, resume)}
+            jobs.append(Job(Config(**{**shared, **settings, "method": name, "seed": seed}), folder))
+    return jobs
+
+
+def check(jobs: list[Job], *, resume: bool, download: bool) -> None:
+    """Refuses all of it if one run cannot be carried out, before anything is written."""
+    for job in jobs:
+        experiment.check(job.config, job.folder, resume=resume, download=download)
+
+
+def carry_out(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
+    """Runs the jobs, `workers` at a time, and yields the jobs that ended, about once a second; possibly none.
+
+    A run that was begun before is gone on with.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        running = {executor.submit(_carry_out_one, job): job for job in jobs}
+        try:
+            while running:
+                ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                jobs_ended = [running.pop(future) for future in ended]
+                for future in ended:
+                    future.result()
+                yield jobs_ended
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _carry_out_one(job: Job) -> None:
+    for _ in experiment.run_experiment(job.config, job.folder, resume=True):
+        pass
+
+
+def default_workers(device: str) -> int:
+    """One run a CPU core; one in all where a GPU does the work."""
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return 1 if on_gpu else cores()
+
+
+def threads_for(workers: int) -> int:
+    """CPU threads of each run when `workers` of them share the machine."""
+    return max(1, cores() // workers)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))

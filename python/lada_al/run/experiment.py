@@ -1,0 +1,199 @@
+"""One run in one folder: config.json, about.json, rounds.jsonl, checkpoint.pt, acquired/*.png. Killed, it goes on.
+
+`run_experiment` yields each event of the loop after it is on disk. The order of writes makes that safe: a purchase is
+in the journal before it is trained on; a checkpoint is on disk before the journal says that its round is trained, and
+carries that line, so a crash between the two loses nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import lada_ext
+from lada_al import data, models
+from lada_al.data import Dataset
+from lada_al.errors import UsageError
+from lada_al.events import Bought, Event, Trained
+from lada_al.keys import Keys
+from lada_al.loop import HeldOut, active_learning, balanced_choice
+from lada_al.pool import Pool, simulated_oracle
+from lada_al.run import checkpoint
+from lada_al.run.config import Config
+from lada_al.run.files import write_atomically
+from lada_al.run.journal import Journal
+from lada_al.timing import Meter
+from lada_al.train import Learner
+
+CONFIG, ABOUT, JOURNAL = "config.json", "about.json", "rounds.jsonl"
+CHECKPOINT, ACQUIRED = "checkpoint.pt", "acquired"
+# What a resumed run may have otherwise than its first part.
+MAY_CHANGE = {"rounds", "data", "device"}
+
+
+def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Meter | None = None) -> Iterator[Event]:
+    """Carries out `config` in the folder `out`, yielding each event once it is on disk.
+
+    Raises:
+        UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
+    """
+    dataset = check(config, out, resume=resume)
+    device = _device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.backends.cudnn.deterministic = True
+    keys = Keys(config.seed)
+    learner = _learner(config, dataset, keys, device)
+    pool = Pool(dataset, device)
+    test = HeldOut(pool.normalised(dataset.test_images.to(device)), dataset.test_labels.to(device))
+    generator = keys.generator("initial set", 0)
+    first_ids = balanced_choice(dataset.train_labels, len(dataset.classes), config.initial, generator)
+
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(out / CONFIG, config.model_dump_json(indent=2))
+    _write_text(out / ABOUT, json.dumps(_about(dataset, device), indent=2))
+    (out / ACQUIRED).mkdir(exist_ok=True)
+    with Journal(out / JOURNAL) as journal:
+        start = _restore(journal, learner, pool, out, device)
+        known = {event.round: event for event in journal.events if isinstance(event, Bought)}
+        trained = {event.round for event in journal.events if isinstance(event, Trained)}
+        yield from list(journal.events)
+        loop = active_learning(
+            learner, pool, simulated_oracle(dataset), test, config, keys, first_ids,
+            start=start, known=known, meter=meter,
+        )  # fmt: skip
+        for event in loop:
+            if isinstance(event, Bought):
+                _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
+            else:
+                checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
+            if isinstance(event, Trained) and event.round in trained:
+                continue  # trained again, because its checkpoint was lost
+            journal.append(event)
+            yield event
+
+
+def check(config: Config, out: Path, *, resume: bool, download: bool = False) -> Dataset:
+    """Refuses, before anything is written, whatever would stop the run later; returns the data set.
+
+    Raises:
+        UsageError: naming the argument, what was expected and what came.
+    """
+    _check_folder(config, out, resume)
+    _device(config.device)
+    dataset = load_data(config, download)
+    channels, height, width = dataset.shape
+    depth = models.MODELS[config.model](channels, (height, width), len(dataset.classes)).depth
+    config.check_fits(len(dataset.train_images), len(dataset.classes), depth)
+    return dataset
+
+
+def _check_folder(config: Config, out: Path, resume: bool) -> None:
+    """Refuses a folder that holds something else than a part of this run."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out} is not a folder")
+    if not out.exists() or all(path.name.startswith(".") for path in out.iterdir()):
+        return  # a hidden file may be left of a first write that was cut short
+    if not resume:
+        raise UsageError(f"--out: {out} is not empty; add --resume to go on with the run in it")
+    if not (out / CONFIG).exists():
+        raise UsageError(f"--resume: {out} holds no {CONFIG}, so it is not the folder of a run")
+    before, now = read_config(out).model_dump(), config.model_dump()
+    different = [name for name in now if now[name] != before[name] and name not in MAY_CHANGE]
+    if different:
+        changes = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in different)
+        raise UsageError(f"--resume: {out} was begun with other settings: {changes}")
+
+
+def settings_begun(out: Path, resume: bool) -> dict[str, Any]:
+    """The settings of the run that is to be resumed in a folder; none if there is none."""
+    return read_config(out).model_dump() if resume and (out / CONFIG).exists() else {}
+
+
+def read_config(out: Path) -> Config:
+    """The configuration of the run in a folder."""
+    try:
+        return Config.model_validate_json((out / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{out / CONFIG} is not the configuration of a run: {error}") from error
+
+
+def load_data(config: Config, download: bool = False) -> Dataset:
+    """The data set that the configuration names."""
+    return _load_data(config.dataset, config.data, download, config.official_statistics)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(name: str, folder: str | None, download: bool, official_statistics: bool) -> Dataset:
+    return data.load(name, None if folder is None else Path(folder), download, official_statistics)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _learner(config: Config, dataset: Dataset, keys: Keys, device: torch.device) -> Learner:
+    channels, height, width = dataset.shape
+    with keys.scope("network weights", 0):
+        net = models.MODELS[config.model](channels, (height, width), len(dataset.classes))
+        augmentation = config.chosen.augmentation
+        f_aug = augmentation.make(config, dataset.shape) if augmentation is not None else None
+    net.to(device)
+    if f_aug is not None and f_aug.trained is not None:
+        f_aug.trained.to(device)
+    return Learner(net, f_aug, config)
+
+
+def _restore(journal: Journal, learner: Learner, pool: Pool, out: Path, device: torch.device) -> int:
+    """Brings learner, pool and journal to where the checkpoint is; returns the round to go on with."""
+    saved = checkpoint.load(out / CHECKPOINT, device)
+    if saved is None:
+        return 0
+    learner.load_state_dict(saved.learner)
+    done = saved.trained.round
+    if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
+        journal.append(saved.trained)
+    for event in journal.events:
+        if isinstance(event, Bought) and event.round <= done:
+            pool.add(event.ids, event.labels)
+    return done + 1
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
+
+
+def _about(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """What a reader of the folder may want to know and the configuration does not say."""
+    return {
+        "classes": dataset.classes,
+        "pool": len(dataset.train_images),
+        "test": len(dataset.test_images),
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "lada_ext": lada_ext.__version__,
+    }
+
+
+def _save_images(path: Path, dataset: Dataset, bought: Bought) -> None:
+    """The bought images side by side, lossless."""
+    strip = torch.cat(list(dataset.train_images[torch.tensor(bought.ids)]), dim=2).permute(1, 2, 0).numpy()
+    image = Image.fromarray(np.ascontiguousarray(strip.squeeze(2) if strip.shape[2] == 1 else strip))
+    write_atomically(path, lambda file: image.save(file, format="PNG"))

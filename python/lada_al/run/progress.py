@@ -1,0 +1,83 @@
+"""Progress on the terminal: rounds done, the phase at hand, time left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lada_al.events import Event, Trained
+from lada_al.run.compare import Job
+
+T = TypeVar("T")
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+class RunProgress:
+    """Two bars, rounds and the steps of a phase, and a line for each round. It is the meter of the loop."""
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        self._bars = _bars(console)
+        self._rounds = self._bars.add_task("rounds", total=rounds + 1)
+        self._phase = self._bars.add_task("", total=None)
+
+    def __enter__(self) -> RunProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def track(self, phase: str, steps: Sequence[T]) -> Iterable[T]:
+        self._bars.reset(self._phase, description=phase, total=len(steps))
+        for step in steps:
+            yield step
+            self._bars.advance(self._phase)
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Trained):
+            self._bars.update(self._rounds, completed=event.round + 1)
+            self._bars.console.print(
+                f"round {event.round:3d}: {event.labelled} labels, accuracy {100 * event.accuracy:.2f}%"
+            )
+
+
+class CompareProgress:
+    """A bar over the rounds of all runs, and a line for each run that ended."""
+
+    def __init__(self, console: Console, jobs: list[Job]) -> None:
+        self._bars, self._jobs = _bars(console), jobs
+        self._rounds = self._bars.add_task("rounds of all runs", total=sum(job.config.rounds + 1 for job in jobs))
+
+    def __enter__(self) -> CompareProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def show(self, ended: list[Job]) -> int:
+        """Returns the number of rounds done by all runs."""
+        done = sum(job.rounds_done for job in self._jobs)
+        self._bars.update(self._rounds, completed=done)
+        for job in ended:
+            self._bars.console.print(f"finished: {job.name}")
+        return done

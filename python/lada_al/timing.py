@@ -1,0 +1,47 @@
+"""Seconds of each phase of a round, and progress that people see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Clock:
+    """Adds up seconds by phase; waits for the GPU before it reads the time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = _now()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + _now() - start
+
+
+class Meter(Protocol):
+    """Shows how far the phase at hand has come."""
+
+    def track(self, phase: str, steps: Sequence[T]) -> Iterable[T]: ...
+
+
+class NoMeter:
+    """Shows nothing."""
+
+    def track(self, phase: str, steps: Sequence[T]) -> Iterable[T]:
+        del phase
+        return steps
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

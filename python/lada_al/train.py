@@ -1,0 +1,118 @@
+"""Training of the classifier with Eq. 14, and its accuracy."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from lada_al.augment import Augmentation
+from lada_al.events import Bought
+from lada_al.keys import Keys
+from lada_al.lookahead import virtual_view
+from lada_al.models import SplitModel, frozen
+from lada_al.pool import Pool
+from lada_al.run.config import Config
+from lada_al.timing import Meter
+from lada_al.view import View
+
+
+class Learner:
+    """f_theta, what is trained along with it, and the optimiser: all that a checkpoint must hold."""
+
+    def __init__(self, net: SplitModel, f_aug: Augmentation | None, config: Config) -> None:
+        self.net, self.f_aug, self.config = net, f_aug, config
+        companion = f_aug.trained if f_aug is not None else None
+        self.modules = nn.ModuleList([net] if companion is None else [net, companion])
+        self._initial = copy.deepcopy(net.state_dict())
+        self.optimizer = self._new_optimizer()
+
+    def fit(self, pool: Pool, bought: Bought, keys: Keys, meter: Meter) -> float:
+        """Trains on all labelled instances and on virtual ones of the last purchase (Algorithm 1, lines 8 to 11).
+
+        Returns:
+            The mean loss of the last epoch.
+        """
+        if self.config.restart_weights:
+            self.net.load_state_dict(self._initial)
+        if not self.config.keep_optimizer:
+            self.optimizer = self._new_optimizer()
+        self.modules.train()
+        with keys.scope("training batches", bought.round):
+            for epoch in meter.track("train", range(self.config.epochs)):
+                loss = self._epoch(pool, bought, keys, epoch)
+        self.net.version += 1
+        return float(loss)
+
+    def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int) -> Tensor:
+        """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
+        config, total = self.config, torch.zeros((), device=pool.device)
+        has_virtual = self.f_aug is not None and bought.round > 0
+        key = keys.key("virtual samples", bought.round, epoch, pool.device)
+        batches = pool.labelled[torch.randperm(len(pool.labelled))].split(config.batch)
+        for step, ids in enumerate(batches):
+            self.optimizer.zero_grad()
+            loss = self._labelled_loss(pool, ids)
+            total += loss.detach() * len(ids)
+            if has_virtual and step == 0 and config.virtual_loss == "summed":
+                loss = loss + self._virtual_loss(pool, bought, key)
+            loss.backward()
+            self.optimizer.step()
+        if has_virtual and config.virtual_loss == "own step":
+            if not config.stale_gradient:
+                self.optimizer.zero_grad()
+            self._virtual_loss(pool, bought, key).backward()
+            self.optimizer.step()
+        return total / len(pool.labelled)
+
+    def _labelled_loss(self, pool: Pool, ids: Tensor) -> Tensor:
+        images = pool.images[ids.to(pool.device)]
+        if pool.random_crop:
+            images = crop_and_flip(images)
+        return cross_entropy(View(self.net, 0, image=pool.normalised(images), target=pool.targets(ids)))
+
+    def _virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
+        assert self.f_aug is not None
+        return cross_entropy(virtual_view(self.net, pool, self.f_aug, bought, key))
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.net.version += 1
+
+
+def cross_entropy(view: View) -> Tensor:
+    """Mean cross entropy of a view's logits with its label distributions: both terms of Eq. 14."""
+    assert view.target is not None
+    return F.cross_entropy(view.logits.flatten(0, -2), view.target.flatten(0, -2))
+
+
+def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
+    """Each image cropped at random from its zero-padded self, and mirrored with probability 1/2."""
+    batch, _, height, width = images.shape
+    device = images.device
+    padded = F.pad(images, [padding] * 4)
+    top, left = torch.randint(2 * padding + 1, (2, batch, 1), device=device)
+    rows = top + torch.arange(height, device=device)
+    columns = left + torch.arange(width, device=device)
+    mirrored = torch.rand(batch, 1, device=device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    instance = torch.arange(batch, device=device)[:, None, None]
+    return padded[instance, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def accuracy(net: SplitModel, images: Tensor, labels: Tensor, batch: int) -> float:
+    """Fraction of normalised images that are classified right."""
+    with frozen(net):
+        right = [net(x).argmax(1) == y for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
+    return int(torch.cat(right).sum()) / len(labels)

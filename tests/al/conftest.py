@@ -1,0 +1,32 @@
+"""What every test of the loop runs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lada_al import Config, data
+from lada_al.data import Dataset
+from tiny import TINY_SETTINGS, write_parquet
+
+# At this size one thread is faster than two, and the same arithmetic everywhere.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_parquet(folder / "train.parquet", 90, seed=1)
+    write_parquet(folder / "test.parquet", 30, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Dataset:
+    return data.load("fashion", tiny_folder)
+
+
+@pytest.fixture
+def tiny_config(tiny_folder: Path) -> Config:
+    return Config(**TINY_SETTINGS, data=str(tiny_folder))

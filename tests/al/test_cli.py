@@ -1,0 +1,165 @@
+"""The command `lada` as a user calls it: exit codes, one-line errors, what it prints and what it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lada_al import all_methods
+from tiny import TINY_SETTINGS
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [
+    "--dataset=fashion", "--rounds=1", "--query=4", "--initial=6", "--device=cpu",
+    *(f"--set={name}={TINY_SETTINGS[name]}" for name in ("candidates", "samples", "policy_epochs", "epochs", "threads")),
+]  # fmt: skip
+
+
+def lada(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lada_al", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_run_resume_and_report(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = lada("run", "--out", out, "--data", tiny_folder, "--method", "lada-ent-mix", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"round +1: 10 labels, accuracy \d+\.\d+%", done.stdout)
+    assert f"report: {out / 'report.html'}" in done.stdout
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "config.json", "about.json", "rounds.jsonl", "checkpoint.pt", "acquired", "report.html", "report.csv",
+    }  # fmt: skip
+
+    again = lada("run", "--out", out)
+    assert again.returncode == 2
+    assert again.stderr.strip() == f"lada: --out: {out} is not empty; add --resume to go on with the run in it"
+    more = lada("run", "--out", out, "--resume", "--rounds", 2)  # all else is as it was begun
+    assert more.returncode == 0, more.stderr
+    assert "14 labels" in more.stdout
+    other = lada("run", "--out", out, "--resume", "--seed", 5)
+    assert other.returncode == 2
+    assert "begun with other settings: seed was 1 and is 5" in other.stderr
+
+    (out / "report.html").unlink()
+    assert lada("report", out).returncode == 0
+    assert (out / "report.html").exists()
+
+
+def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    arguments = ["compare", "--out", out, "--data", tiny_folder, "--methods", "random,lada-var-stn", "--seeds", "1,2"]
+    done = lada(*arguments, *OPTIONS, "--jobs", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished: ") == 4
+    assert re.search(r"lada-var-stn +2 +10 ", done.stdout)
+    assert (out / "report.html").exists()
+    assert len(list(out.glob("*/seed-*/rounds.jsonl"))) == 4
+    before = {path: path.read_bytes() for path in out.glob("*/seed-*/rounds.jsonl")}
+    assert lada(*arguments, *OPTIONS, "--jobs", 1).returncode == 2
+    resumed = lada(*arguments, "--jobs", 1, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "lada-foo"], "unknown method 'lada-foo'; choose one of entropy, random"),
+        (["--dataset", "imagenet"], "unknown data set 'imagenet'; choose one of mnist5k, fashion"),
+        (["--dataset", "cifar10"], "data set 'cifar10' needs --data DIR"),
+        (["--dataset", "cifar10", "--data", "/nowhere"], "--data: there is no folder /nowhere"),
+        (["--query", "5"], "lada-ent-mix buys pairs, so query must be even, got 5"),
+        (["--initial", "9"], "initial must give each of the 10 classes a label, got 9"),
+        (["--rounds", "1000"], "labels, but the pool of mnist5k has 4000 images"),
+        (["--query", "9000"], "candidates must be at least query (9000), got 2000"),
+        (["--set", "epochs"], "--set takes NAME=VALUE, got 'epochs'"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'; there are batch, candidates"),
+        (["--set", "epochs=few"], "epochs: Input should be a valid integer"),
+        (["--preset", "mine"], "preset: Input should be 'clean', 'paper' or 'official'"),
+        (["--device", "toaster"], "device 'toaster' cannot be used"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_write_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = lada("run", "--out", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("lada: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "random,random"], "--methods takes different names separated by commas"),
+        (["--methods", "random,nonsense"], "unknown method 'nonsense'"),
+        (["--methods", "random", "--seeds", "1,x"], "--seeds takes different whole numbers separated by commas"),
+        (["--methods", "random", "--seeds", "1,-2"], "seed: Input should be greater than or equal to 0"),
+    ],
+)
+def test_bad_comparisons_write_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = lada("compare", "--out", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_options_and_missing_reports() -> None:
+    assert lada("run", "--colour", "red").returncode == 2
+    assert lada("report", "/nowhere").returncode == 2
+
+
+def test_a_failure_inside_a_run_exits_with_1(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = lada("run", "--out", out, "--data", tiny_folder, "--method", "random", *OPTIONS)
+    assert done.returncode == 0
+    (out / "rounds.jsonl").unlink()
+    (out / "rounds.jsonl").mkdir()
+    assert lada("run", "--out", out, "--resume").returncode == 1
+
+
+def test_methods() -> None:
+    table = lada("methods")
+    assert table.returncode == 0
+    for name in all_methods():
+        assert name in table.stdout
+    rows = json.loads(lada("methods", "--json").stdout)
+    assert [row["name"] for row in rows] == list(all_methods())
+    row = next(row for row in rows if row["name"] == "lada-ent-mix")
+    assert row["look_ahead"]
+    assert row["learn"]
+    assert (row["acquisition"], row["augmentation"]) == ("entropy", "mix")
+
+
+def test_doctor() -> None:
+    done = lada("doctor")
+    assert done.returncode == 0, done.stdout
+    for op in ("entropy", "variation_ratio", "pair_score", "beta_sample", "beta_mix", "affine_sample"):
+        assert re.search(rf"{op} +cpu +\S+ +ok", done.stdout)
+    assert "built for torch" in done.stdout
+    sizes = lada("doctor", "--params").stdout
+    assert "77,246" in sizes
+    assert "5,520" in sizes
+
+
+def test_help_answers_without_torch() -> None:
+    done = lada("--help")
+    assert done.returncode == 0
+    for command in ("run", "compare", "methods", "report", "doctor"):
+        assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)
+    code = "import sys, lada_al.cli; assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_command_and_method_is_in_the_docs() -> None:
+    docs = "".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+    for command in ("run", "compare", "methods", "report", "doctor"):
+        assert f"lada {command}" in docs
+    for name in all_methods():
+        assert f"`{name}`" in docs, name

@@ -1,0 +1,167 @@
+"""Data sets by name, and what is said about files that are not as they should be."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lada_al import data
+from lada_al.data import Dataset
+from lada_al.errors import UsageError
+from PIL import Image
+from tiny import CLASSES, write_parquet
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(mode: str = "L", size: tuple[int, int] = (20, 20)) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write(path: Path, images: list[bytes | None], labels: list[int | None]) -> None:
+    column = pa.array([{"bytes": data, "path": None} for data in images], IMAGE)
+    pq.write_table(pa.table({"image": column, "label": pa.array(labels, pa.int64())}), path)
+
+
+def test_mnist5k() -> None:
+    dataset = data.load("mnist5k")
+    assert dataset.shape == (1, 28, 28)
+    assert dataset.train_labels.bincount().tolist() == [400] * 10
+    assert dataset.test_labels.bincount().tolist() == [100] * 10
+    train = {bytes(image.numpy().tobytes()) for image in dataset.train_images}
+    assert not any(bytes(image.numpy().tobytes()) in train for image in dataset.test_images)
+    assert dataset.mean[0] == pytest.approx(0.13, abs=0.01)
+    assert dataset.std[0] == pytest.approx(0.31, abs=0.01)
+
+
+def test_parquet(tiny: Dataset) -> None:
+    assert tiny.classes == CLASSES
+    assert tiny.shape == (1, 20, 20)
+    assert (len(tiny.train_images), len(tiny.test_images)) == (90, 30)
+    pixels = tiny.train_images.double() / 255
+    assert tiny.mean == pytest.approx([pixels.mean().item()])
+    assert tiny.std == pytest.approx([pixels.std(correction=0).item()])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cifar10", (3, 32, 32)), ("cifar100", (3, 32, 32)), ("fashion", (1, 28, 28))]
+)
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real image files that lie beside the project")
+def test_real_files(name: str, shape: tuple[int, int, int]) -> None:
+    dataset = data.load(name, SHARED)
+    assert dataset.shape == shape
+    assert len(dataset.train_images) == 20_000
+    assert len(dataset.classes) == (100 if name == "cifar100" else 10)
+    assert dataset.random_crop == name.startswith("cifar")
+    published = {"cifar10": (0.4918, 0.2467), "cifar100": (0.5082, 0.2673), "fashion": (0.2860, 0.3535)}[name]
+    assert (dataset.mean[0], dataset.std[0]) == pytest.approx(published, abs=1e-4)
+
+
+def test_official_statistics(tiny_folder: Path) -> None:
+    assert data.load("fashion", tiny_folder, official_statistics=True).mean == [0.1307]
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape)
+    with gzip.open(path.with_suffix(".gz"), "wb") as file:
+        file.write(header + array.tobytes())
+    path.write_bytes(header + array.tobytes())
+
+
+def test_torchvision_files(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    images = {
+        part: random.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in (("train", 20), ("t10k", 10))
+    }
+    for part, pixels in images.items():
+        write_idx(raw / f"{part}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(len(pixels)) % 10).astype(np.uint8))
+    dataset = data.load("fashion", tmp_path)
+    assert torch.equal(dataset.train_images[:, 0], torch.from_numpy(images["train"]))
+    assert dataset.test_labels.tolist() == list(range(10))
+    assert dataset.classes[9] == "Ankle boot"
+
+
+class TestErrors:
+    def test_unknown_name_and_missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="unknown data set 'imagenet'; choose one of mnist5k, fashion, svhn"):
+            data.load("imagenet")
+        with pytest.raises(UsageError, match="data set 'cifar10' needs --data DIR"):
+            data.load("cifar10")
+        with pytest.raises(UsageError, match="there is no folder"):
+            data.load("cifar10", tmp_path / "nowhere")
+        for name in ("fashion", "cifar10", "cifar100", "svhn"):
+            with pytest.raises(UsageError, match=f"does not hold '{name}'.*add --download"):
+                data.load(name, tmp_path)
+
+    def test_missing_test_part(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "train.parquet", 3, seed=0)
+        with pytest.raises(UsageError, match=r"test\.parquet does not exist"):
+            data.load("fashion", tmp_path)
+
+    def test_not_a_parquet_file(self, tmp_path: Path) -> None:
+        (tmp_path / "train.parquet").write_text("nonsense")
+        with pytest.raises(UsageError, match=r"train\.parquet is not a readable Parquet file"):
+            data.load("fashion", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"img": [1], "label": [1]}, "expected columns image.*got img: int64, label: int64"),
+            ({"image": [b"x"], "label": [1]}, "expected columns image.*got image: binary"),
+            ({"image": [{"bytes": b"x"}], "label": ["cat"]}, "got label: string"),
+        ],
+    )
+    def test_wrong_schema(self, columns: dict[str, list[object]], message: str, tmp_path: Path) -> None:
+        pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+        with pytest.raises(UsageError, match=message):
+            data.load("fashion", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "message"),
+        [
+            ([png(), b"not an image"], [0, 1], "row 1: cannot decode the image"),
+            ([png(), png()[:50]], [0, 1], "row 1: cannot decode the image"),
+            ([png(), None], [0, 1], "row 1: image has no bytes"),
+            ([png(), png(size=(20, 21))], [0, 1], r"row 1: image has shape \(1, 21, 20\), row 0 has \(1, 20, 20\)"),
+            ([png(), png("RGB")], [0, 1], r"row 1: image has shape \(3, 20, 20\), row 0 has \(1, 20, 20\)"),
+            ([png(), png()], [0, None], "row 1: label is null"),
+            ([png(), png()], [0, -3], "row 1: label -3 is negative"),
+            ([], [], "has no rows"),
+        ],
+    )
+    def test_corrupt_rows_are_named(
+        self, images: list[bytes | None], labels: list[int | None], message: str, tmp_path: Path
+    ) -> None:
+        write(tmp_path / "train.parquet", images, labels)
+        write(tmp_path / "test.parquet", [png()], [0])
+        with pytest.raises(UsageError, match=message):
+            data.load("fashion", tmp_path)
+
+    def test_parts_that_do_not_fit(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", [png()], [0])
+        write(tmp_path / "test.parquet", [png(size=(24, 24))], [0])
+        with pytest.raises(UsageError, match=r"images of test\.parquet have shape \(1, 24, 24\)"):
+            data.load("fashion", tmp_path)
+        write_parquet(tmp_path / "train.parquet", 3, seed=0, classes=["a", "b", "c"])
+        write(tmp_path / "test.parquet", [png()], [7])
+        with pytest.raises(UsageError, match="label 7 is beyond the 3 class names"):
+            data.load("fashion", tmp_path)
+
+
+def test_images_of_other_modes_become_rgb(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png("RGBA"), png("P")], [0, 1])
+    write(tmp_path / "test.parquet", [png("RGB")], [0])
+    assert data.load("fashion", tmp_path).shape == (3, 20, 20)

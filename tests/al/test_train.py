@@ -1,0 +1,129 @@
+"""Training: Eq. 14 on a toy, the official code's switches, crops and flips, accuracy."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from lada_al import Bought, Config, augment, lookahead, models, train
+from lada_al.data import Dataset
+from lada_al.keys import Keys
+from lada_al.pool import Pool
+from lada_al.timing import NoMeter
+from torch.nn import functional as F  # noqa: N812
+
+IDS = [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def learner_of(config: Config, f_aug: str | None) -> train.Learner:
+    with Keys(5).scope("network weights", 0):
+        net = models.small(1, (20, 20), 3)
+        augmentation = augment.load(f_aug).make(config, (1, 20, 20)) if f_aug else None
+    return train.Learner(net, augmentation, config)
+
+
+def pool_of(tiny: Dataset) -> Pool:
+    pool = Pool(tiny, torch.device("cpu"))
+    pool.add(IDS, tiny.train_labels[IDS])
+    return pool
+
+
+def bought_of(tiny: Dataset, **fields: Any) -> Bought:
+    return Bought(**{"round": 1, "ids": [4, 5, 6, 7], "labels": tiny.train_labels[[4, 5, 6, 7]].tolist(), **fields})
+
+
+@pytest.mark.parametrize("f_aug", augment.names())
+def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
+    """One step on the whole labelled set descends the sum of both mean cross entropies."""
+    config = tiny_config.model_copy(update={"epochs": 1, "batch": 100, "lr": 1e-2})
+    learner, pool = learner_of(config, f_aug), pool_of(tiny)
+    bought = bought_of(tiny, k=1, tau=[0.5, 2.0]) if f_aug == "mix" else bought_of(tiny)
+
+    expected = learner_of(config, f_aug)
+    images, labels = pool.pixels(torch.tensor(IDS)), tiny.train_labels[IDS]
+    key = Keys(1).key("virtual samples", 1, 0)
+    virtual = lookahead.virtual_view(expected.net, pool, expected.f_aug, bought, key)
+    logits, target = virtual.logits.flatten(0, -2), virtual.target.flatten(0, -2)
+    real_loss = F.cross_entropy(expected.net(images), labels)
+    (real_loss - (target * logits.log_softmax(1)).sum(1).mean()).backward()
+    torch.optim.Adam(expected.modules.parameters(), lr=1e-2).step()
+
+    loss = learner.fit(pool, bought, Keys(1), NoMeter())
+    assert loss == pytest.approx(real_loss.item(), rel=1e-5)
+    for got, want in zip(learner.modules.parameters(), expected.modules.parameters(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
+
+
+def test_the_initial_round_has_no_virtual_instances(tiny: Dataset, tiny_config: Config) -> None:
+    with_aug, without = learner_of(tiny_config, "mix"), learner_of(tiny_config, None)
+    for learner in (with_aug, without):
+        learner.fit(pool_of(tiny), bought_of(tiny, round=0), Keys(1), NoMeter())
+    for a, b in zip(with_aug.net.parameters(), without.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_localisation_network_is_trained_along(tiny: Dataset, tiny_config: Config) -> None:
+    learner = learner_of(tiny_config, "stn")
+    before = copy.deepcopy(learner.f_aug.trained.state_dict())
+    learner.fit(pool_of(tiny), bought_of(tiny), Keys(1), NoMeter())
+    after = learner.f_aug.trained.state_dict()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+def weights_after_two_fits(tiny: Dataset, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    learner, pool = learner_of(config, "mix"), pool_of(tiny)
+    weights = []
+    for _ in range(2):
+        learner.fit(pool, bought_of(tiny, k=1), Keys(1), NoMeter())
+        weights.append(torch.cat([p.detach().flatten() for p in learner.net.parameters()]))
+    return weights[0], weights[1]
+
+
+def test_restarted_weights_forget(tiny: Dataset, tiny_config: Config) -> None:
+    first, second = weights_after_two_fits(tiny, tiny_config)
+    assert torch.equal(first, second)
+    first, second = weights_after_two_fits(tiny, tiny_config.model_copy(update={"restart_weights": False}))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"virtual_loss": "own step"}, {"virtual_loss": "own step", "stale_gradient": True}, {"keep_optimizer": True}],
+    ids=["own step", "stale gradient", "kept optimizer"],
+)
+def test_switches_of_the_official_code_change_the_result(
+    changes: dict[str, Any], tiny: Dataset, tiny_config: Config
+) -> None:
+    base = tiny_config.model_copy(update={"restart_weights": False})
+    changed = base.model_copy(update=changes)
+    reference_changes = {key: value for key, value in changes.items() if key != "stale_gradient"}
+    reference = base.model_copy(update=reference_changes) if "stale_gradient" in changes else base
+    assert not torch.equal(weights_after_two_fits(tiny, changed)[1], weights_after_two_fits(tiny, reference)[1])
+
+
+def test_fit_raises_the_version(tiny: Dataset, tiny_config: Config) -> None:
+    learner = learner_of(tiny_config, None)
+    learner.fit(pool_of(tiny), bought_of(tiny), Keys(1), NoMeter())
+    assert learner.net.version == 1
+
+
+def test_crop_and_flip_moves_by_at_most_the_padding() -> None:
+    image = torch.arange(1, 1 + 8 * 9, dtype=torch.uint8).view(1, 1, 8, 9)
+    images = image.expand(200, 1, 8, 9)
+    with Keys(1).scope("training batches", 0):
+        crops = train.crop_and_flip(images, padding=2)
+    padded = F.pad(image, [2] * 4)[0, 0]
+    windows = [padded[t : t + 8, l : l + 9] for t in range(5) for l in range(5)]  # noqa: E741
+    allowed = windows + [window.flip(1) for window in windows]
+    seen = {next(i for i, window in enumerate(allowed) if torch.equal(window, crop)) for crop in crops[:, 0]}
+    assert len(seen) > 30  # of 50
+    assert crops.shape == images.shape
+
+
+def test_accuracy(tiny: Dataset) -> None:
+    net = models.SplitModel([torch.nn.Identity()])
+    logits = torch.eye(3)[torch.tensor([0, 1, 2, 0])]
+    assert train.accuracy(net, logits, torch.tensor([0, 1, 2, 1]), batch=3) == 0.75
+    assert net.training
