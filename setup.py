@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build import build
 
 try:
     import torch
@@ -143,7 +144,15 @@ def extension() -> CppExtension:
     )
 
 
-class Build(BuildExtension):
+class FreshBuild(build):
+    """Packs what the sources are now, not what an earlier build left in build/lib."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+class BuildExtensionOnce(BuildExtension):
     """Keeps objects in one folder, also for `pip install -e .`, so that ninja recompiles only what changed."""
 
     def finalize_options(self) -> None:
@@ -158,4 +167,5 @@ class Build(BuildExtension):
         super().run()
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+if __name__ == "__main__":
+    setup(ext_modules=[extension()], cmdclass={"build": FreshBuild, "build_ext": BuildExtensionOnce})

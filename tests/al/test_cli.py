@@ -6,27 +6,46 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lada_al import all_methods
+from lada_al import all_methods, cli
 from tiny import TINY_SETTINGS
 
 ROOT = Path(__file__).parents[2]
+Lada = Callable[..., subprocess.CompletedProcess[str]]
 OPTIONS = [
     "--dataset=fashion", "--rounds=1", "--query=4", "--initial=6", "--device=cpu",
     *(f"--set={name}={TINY_SETTINGS[name]}" for name in ("candidates", "samples", "policy_epochs", "epochs", "threads")),
 ]  # fmt: skip
 
 
-def lada(*arguments: object) -> subprocess.CompletedProcess[str]:
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`lada` in a process of its own."""
     command = [sys.executable, "-m", "lada_al", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_run_resume_and_report(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def lada(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lada:
+    """`lada` in this process, which saves the seconds that importing torch takes."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["lada", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess([], code if isinstance(code, int) else 0, out, err)
+
+    return call
+
+
+def test_run_resume_and_report(lada: Lada, tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = lada("run", "--out", out, "--data", tiny_folder, "--method", "lada-ent-mix", *OPTIONS)
+    done = process("run", "--out", out, "--data", tiny_folder, "--method", "lada-ent-mix", *OPTIONS)
     assert done.returncode == 0, done.stderr
     assert re.search(r"round +1: 10 labels, accuracy \d+\.\d+%", done.stdout)
     assert f"report: {out / 'report.html'}" in done.stdout
@@ -53,15 +72,15 @@ def test_run_resume_and_report(tiny_folder: Path, tmp_path: Path) -> None:
 def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "compare"
     arguments = ["compare", "--out", out, "--data", tiny_folder, "--methods", "random,lada-var-stn", "--seeds", "1,2"]
-    done = lada(*arguments, *OPTIONS, "--jobs", 2)
+    done = process(*arguments, *OPTIONS, "--jobs", 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished: ") == 4
     assert re.search(r"lada-var-stn +2 +10 ", done.stdout)
     assert (out / "report.html").exists()
     assert len(list(out.glob("*/seed-*/rounds.jsonl"))) == 4
     before = {path: path.read_bytes() for path in out.glob("*/seed-*/rounds.jsonl")}
-    assert lada(*arguments, *OPTIONS, "--jobs", 1).returncode == 2
-    resumed = lada(*arguments, "--jobs", 1, "--resume")
+    assert process(*arguments, *OPTIONS, "--jobs", 1).returncode == 2
+    resumed = process(*arguments, "--jobs", 1, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert {path: path.read_bytes() for path in before} == before
 
@@ -84,7 +103,9 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
         (["--device", "toaster"], "device 'toaster' cannot be used"),
     ],
 )
-def test_bad_arguments_are_one_line_and_write_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_arguments_are_one_line_and_write_nothing(
+    lada: Lada, arguments: list[str], message: str, tmp_path: Path
+) -> None:
     done = lada("run", "--out", tmp_path / "out", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -103,28 +124,28 @@ def test_bad_arguments_are_one_line_and_write_nothing(arguments: list[str], mess
         (["--methods", "random", "--seeds", "1,-2"], "seed: Input should be greater than or equal to 0"),
     ],
 )
-def test_bad_comparisons_write_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_comparisons_write_nothing(lada: Lada, arguments: list[str], message: str, tmp_path: Path) -> None:
     done = lada("compare", "--out", tmp_path / "out", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_options_and_missing_reports() -> None:
+def test_unknown_options_and_missing_reports(lada: Lada) -> None:
     assert lada("run", "--colour", "red").returncode == 2
     assert lada("report", "/nowhere").returncode == 2
 
 
-def test_a_failure_inside_a_run_exits_with_1(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_failure_inside_a_run_exits_with_1(lada: Lada, tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = lada("run", "--out", out, "--data", tiny_folder, "--method", "random", *OPTIONS)
     assert done.returncode == 0
     (out / "rounds.jsonl").unlink()
     (out / "rounds.jsonl").mkdir()
-    assert lada("run", "--out", out, "--resume").returncode == 1
+    assert process("run", "--out", out, "--resume").returncode == 1
 
 
-def test_methods() -> None:
+def test_methods(lada: Lada) -> None:
     table = lada("methods")
     assert table.returncode == 0
     for name in all_methods():
@@ -137,7 +158,7 @@ def test_methods() -> None:
     assert (row["acquisition"], row["augmentation"]) == ("entropy", "mix")
 
 
-def test_doctor() -> None:
+def test_doctor(lada: Lada) -> None:
     done = lada("doctor")
     assert done.returncode == 0, done.stdout
     for op in ("entropy", "variation_ratio", "pair_score", "beta_sample", "beta_mix", "affine_sample"):
@@ -149,7 +170,7 @@ def test_doctor() -> None:
 
 
 def test_help_answers_without_torch() -> None:
-    done = lada("--help")
+    done = process("--help")
     assert done.returncode == 0
     for command in ("run", "compare", "methods", "report", "doctor"):
         assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)

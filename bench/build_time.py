@@ -1,0 +1,79 @@
+"""How long the extension takes to build: CPU only, with CUDA, and after a change in one kernel.
+
+    python bench/build_time.py [--out bench/results/build_time.csv]
+
+Builds a copy of the sources in a temporary folder with this environment's torch and writes one line a build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+PARTS = ["csrc", "lada_ext", "python", "setup.py", "pyproject.toml", "README.md"]
+
+
+def build(folder: Path, force_cuda: str) -> float:
+    environment = {**os.environ, "FORCE_CUDA": force_cuda}
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    return time.perf_counter() - start
+
+
+def measure() -> list[tuple[str, float]]:
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        for label, force_cuda in (("CPU only, full", "0"), ("with CUDA, full", "1")):
+            folder = Path(name) / label.split(",")[0].replace(" ", "-")
+            folder.mkdir()
+            for part in PARTS:
+                source = ROOT / part
+                copy = shutil.copytree if source.is_dir() else shutil.copy
+                copy(source, folder / part)
+            results.append((label, build(folder, force_cuda)))
+        kernel = folder / "csrc" / "beta_mix" / "beta_mix_kernels.cuh"
+        kernel.write_text(kernel.read_text() + "\n")
+        results.append(("with CUDA, after a change in beta_mix_kernels.cuh", build(folder, "1")))
+        results.append(("with CUDA, nothing changed", build(folder, "1")))
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="CSV file to write")
+    arguments = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "default")
+    host = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    rows = [
+        [label, f"{seconds:.1f}", architectures, torch.__version__, host, commit.strip()]
+        for label, seconds in measure()
+    ]
+    header = ["build", "seconds", "architectures", "torch", "host", "commit"]
+    for row in [header, *rows]:
+        print(", ".join(row))
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.out.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+if __name__ == "__main__":
+    main()

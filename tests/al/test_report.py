@@ -1,0 +1,180 @@
+"""Tables, figures and the page: right numbers, self-contained, nothing a class name could inject."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from lada_al import Bought, Config, Trained, run_experiment
+from lada_al.errors import UsageError
+from lada_al.report import figures, page, tables
+from lada_al.report.read import Run, by_method, find_runs
+from tiny import TINY_SETTINGS
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three methods, two seeds; the last run is left unfinished."""
+    out = tmp_path_factory.mktemp("compare")
+    for seed in (1, 2):
+        for method in ("random", "lada-ent-mix", "lada-ent-stn"):
+            config = Config(**{**TINY_SETTINGS, "data": str(tiny_folder), "method": method, "seed": seed})
+            events = run_experiment(config, out / method / f"seed-{seed}")
+            stop_after = 3 if (method, seed) == ("lada-ent-stn", 2) else 99
+            for _ in zip(range(stop_after), events, strict=False):
+                pass
+            events.close()  # type: ignore[attr-defined]
+    return out
+
+
+def made_up(method: str, accuracies: list[float], seed: int = 1, headline: str = "last", seconds: float = 1.0) -> Run:
+    config = Config(method=method, seed=seed, headline=headline)  # type: ignore[arg-type]
+    trained = [Trained(r, 20 + 10 * r, a, 0.0, {"train": seconds}) for r, a in enumerate(accuracies)]
+    bought = [Bought(r, [r], [0]) for r in range(len(accuracies))]
+    return Run(Path("."), config, list("0123456789"), bought, trained)
+
+
+class TestTables:
+    def test_numbers(self) -> None:
+        runs = [
+            made_up("random", [0.2, 0.4, 0.5], seconds=2.0),
+            made_up("random", [0.2, 0.4, 0.7], seed=2, seconds=2.0),
+            made_up("entropy", [0.4, 0.9, 0.6], seconds=5.0),
+        ]
+        random, entropy = tables.rows(runs)
+        assert (random.method, random.seeds, random.labels) == ("random", 2, 40)
+        assert random.accuracy == pytest.approx(0.6)
+        assert random.accuracy_deviation == pytest.approx(np.std([0.5, 0.7], ddof=1))
+        assert random.aubc == pytest.approx(((0.3 + 0.45) / 2 + (0.3 + 0.55) / 2) / 2)
+        assert random.ratio_to_random == 1
+        assert entropy.ratio_to_random == pytest.approx(2.5)
+        assert entropy.accuracy == 0.6
+        assert math.isnan(entropy.accuracy_deviation)
+
+    def test_best_is_the_papers_rule(self) -> None:
+        assert tables.rows([made_up("entropy", [0.4, 0.9, 0.6], headline="best")])[0].accuracy == 0.9
+
+    def test_only_the_furthest_runs_of_a_method_are_averaged(self) -> None:
+        row = tables.rows([made_up("entropy", [0.1, 0.2, 0.3]), made_up("entropy", [0.1, 0.9], seed=2)])[0]
+        assert (row.seeds, row.labels, row.accuracy) == (1, 40, 0.3)
+
+    def test_without_random_there_is_no_ratio(self) -> None:
+        assert math.isnan(tables.rows([made_up("entropy", [0.1, 0.2])])[0].ratio_to_random)
+
+    def test_order_is_plain_pipeline_look_ahead(self) -> None:
+        names = ["lada-ent-mix", "random", "ent+stn", "entropy", "lada-ent-mix-fixed"]
+        runs = [made_up(name, [0.1]) for name in names]
+        assert list(by_method(runs)) == ["random", "entropy", "ent+stn", "lada-ent-mix", "lada-ent-mix-fixed"]
+
+    def test_csv_has_a_line_a_round(self, folder: Path) -> None:
+        runs = find_runs(folder)
+        lines = list(csv.DictReader(io.StringIO(tables.as_csv(runs))))
+        assert len(lines) == 5 * 3 + 1
+        learned = [line for line in lines if line["method"] == "lada-ent-mix" and line["round"] == "2"]
+        assert all(float(line["policy seconds"]) > 0 for line in learned)
+        assert {float(line["accuracy"]) for line in lines} == {a for run in runs for a in run.accuracies}
+
+
+def test_interval_is_students() -> None:
+    ys = np.array([[1.0, 2.0, np.nan], [2.0, 4.0, np.nan], [6.0, np.nan, 1.0]])
+    low, high = figures.interval(ys)
+    expected = scipy.stats.t.interval(0.95, 2, loc=3, scale=scipy.stats.sem([1, 2, 6]))
+    assert (low[0], high[0]) == pytest.approx(expected)
+    assert (low[1], high[1]) == pytest.approx(scipy.stats.t.interval(0.95, 1, loc=3, scale=1))
+    assert np.isnan(low[2])
+
+
+def test_figures_are_svg(folder: Path) -> None:
+    runs = find_runs(folder)
+    for draw in (
+        figures.learning_curves,
+        figures.seconds_per_phase,
+        figures.real_and_virtual_entropy,
+        figures.concentrations,
+    ):
+        svg = draw(runs)
+        assert svg is not None
+        assert ET.fromstring(svg).tag.endswith("svg")
+        assert draw(runs) == svg
+    plain = [run for run in runs if run.config.method == "random"]
+    assert figures.real_and_virtual_entropy(plain) is None
+    assert figures.concentrations([run for run in runs if "stn" in run.config.method]) is None
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    path = page.write(folder)
+    assert path == folder / "report.html"
+    return path.read_text()
+
+
+class TestPage:
+    def test_it_is_self_contained(self, html: str) -> None:
+        parsed = Page(html)
+        assert all(link.startswith(("data:image/png;base64,", "#")) for link in parsed.links)
+        assert "script" not in parsed.tags
+        assert "link" not in parsed.tags
+        assert not re.search(r"@import|url\((?!#)", html)
+
+    def test_a_class_name_cannot_inject(self, html: str) -> None:
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+        assert "<script" not in html
+
+    def test_it_shows_what_was_bought(self, folder: Path, html: str) -> None:
+        parsed = Page(html)
+        assert parsed.tags.count("img") == 4 * 2 * 3  # first seed of three methods, two rounds of four
+        assert "5 of 6 runs finished" in parsed.text
+        (run,) = (r for r in find_runs(folder) if r.config.method == "lada-ent-mix" and r.config.seed == 1)
+        event = run.bought[1]
+        assert event.entropy is not None
+        assert event.virtual_entropy is not None
+        assert f"{event.entropy[0]:.2f}" in parsed.text
+        assert f"virtual {event.virtual_entropy[0]:.2f}" in parsed.text
+
+    def test_it_has_a_row_for_each_method(self, folder: Path, html: str) -> None:
+        for row in tables.rows(find_runs(folder)):
+            assert row.method in html
+            assert f"{100 * row.accuracy:.2f}" in html
+
+    def test_many_rounds_are_sampled(self, folder: Path) -> None:
+        run = find_runs(folder)[0]
+        events = [replace(run.bought[1], round=r) for r in range(1, 101)]
+        shown = [purchase.round for purchase in page.purchases(replace(run, bought=events))]
+        assert len(shown) == page.ROUNDS_SHOWN
+        assert (shown[0], shown[-1]) == (1, 100)
+
+    def test_one_run_alone(self, folder: Path) -> None:
+        assert page.write(folder / "random" / "seed-1").exists()
+
+    def test_nothing_to_report(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="holds no run that has trained yet"):
+            page.write(tmp_path)
+        with pytest.raises(UsageError, match="there is no folder"):
+            page.write(tmp_path / "nowhere")
