@@ -18,6 +18,7 @@
 #include <type_traits>
 
 #include "dtype.h"
+#include "huge_pages.h"
 
 #ifdef LADA_WITH_CUDA
 #define LADA_BACKENDS(name) lada::cpu::name, lada::cuda::name
@@ -75,6 +76,12 @@ inline DType dtype_of(const at::Tensor& tensor) {
 // The type that sums and scores of `tensor` have.
 inline at::ScalarType arithmetic_type(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// A tensor that was just made by at::empty, with huge pages where that pays.
+inline at::Tensor fresh(at::Tensor output) {
+  if (output.is_cpu()) advise_huge_pages(output.mutable_data_ptr(), output.nbytes());
+  return output;
 }
 
 inline at::Tensor arithmetic(const at::Tensor& tensor, at::ScalarType type) { return tensor.to(type).contiguous(); }
