@@ -80,4 +80,5 @@ def test_rules_leave_comments_alone() -> None:
 def test_kernels_are_named_and_placed_alike() -> None:
     for path in DEVICE_FILES:
         for kernel in re.findall(r"__global__[^;{]*?\b(\w+)\s*\((?!\s*kThreads)[^()]*\)\s*{", path.read_text()):
-            assert kernel.endswith("_kernel") and path.name.endswith("_kernels.cuh"), f"{path.name}: {kernel}"
+            assert kernel.endswith("_kernel"), f"{path.name}: {kernel}"
+            assert path.name.endswith("_kernels.cuh"), f"{kernel} in {path.name}"
