@@ -114,12 +114,7 @@ def kernel_rows(device: str) -> list[dict[str, str]]:
     for deterministic in (False, True):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         for step in steps(device, torch.float32):
-            results: list[Tensor] = []
-            gradients: list[Tensor] = []
-            forward = launched_kernels(lambda step=step, results=results: results.extend(step.forward()))
-            backward = launched_kernels(
-                lambda step=step, results=results, gradients=gradients: gradients.extend(step.backward(results))
-            )
+            (forward, results), (backward, gradients) = observed(step)
             exact = on_cpu_in_double(step) if step.sample == next(iter(DRIVEN[step.op][0])) else None
             for op, names, actual, expected in (
                 (step.op, forward, results, exact and exact[0]),
@@ -141,6 +136,15 @@ def kernel_rows(device: str) -> list[dict[str, str]]:
         }
         for kernel in kernels()
     ]
+
+
+def observed(step: Step) -> tuple[tuple[set[str], list[Tensor]], tuple[set[str], list[Tensor]]]:
+    """The kernels that the forward and the backward pass launch, and what comes of them."""
+    results: list[Tensor] = []
+    gradients: list[Tensor] = []
+    forward = launched_kernels(lambda: results.extend(step.forward()))
+    backward = launched_kernels(lambda: gradients.extend(step.backward(results)))
+    return (forward, results), (backward, gradients)
 
 
 def on_cpu_in_double(step: Step) -> tuple[list[Tensor], list[Tensor]]:
