@@ -8,8 +8,8 @@ Into the folder $OUT go, at most 8 files in all stages together:
   bench.csv       as `python -m bench` writes it
   paper.csv  paper-runs.tar.gz     accuracy and seconds a round; the journals, from which the runs go on elsewhere
 
-Needs torch, numpy, pytest, ninja and setuptools beside Python's own library; `paper` says what else. With --device cpu the stages
-run on the CPU, to try this script itself: that verifies no kernel.
+Needs torch, numpy, pytest, ninja and setuptools beside Python's own library; `paper` says what else. With --device cpu
+the stages run on the CPU, to try this script itself: that verifies no kernel.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import argparse
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,9 +74,6 @@ class Stage:
 
 def _follow(process: subprocess.Popen[str], seconds: float, log: Path | None) -> int:
     """Passes output on until the process ends; ends it, with its children, when the time is up."""
-    import signal
-    import threading
-
     late = threading.Event()
 
     def end() -> None:

@@ -107,35 +107,43 @@ def drive(device: str) -> set[str]:
 
 
 def kernel_rows(device: str) -> list[dict[str, str]]:
-    """A row a kernel: the ops that launch it, and the largest error of their float32 results against the same op in
-    float64 on the CPU, relative to 1 + their size, over each op's first sample, which is an ordinary one."""
-    launched: dict[str, set[str]] = {}
+    """A row a kernel: the ops that launch it, and the largest error of their results (see `observations`)."""
+    ops: dict[str, set[str]] = {}
     errors: dict[str, float] = {}
-    for deterministic in (False, True):
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
-        for step in steps(device, torch.float32):
-            (forward, results), (backward, gradients) = observed(step)
-            exact = on_cpu_in_double(step) if step.sample == next(iter(DRIVEN[step.op][0])) else None
-            for op, names, actual, expected in (
-                (step.op, forward, results, exact and exact[0]),
-                (f"{step.op}_backward", backward, gradients, exact and exact[1]),
-            ):
-                for name in names:
-                    launched.setdefault(name, set()).add(op)
-                    if expected is not None:
-                        errors[name] = max(errors.get(name, 0.0), largest_error(actual, expected))
-    torch.use_deterministic_algorithms(False)
+    for op, names, error in observations(device):
+        for name in names:
+            ops.setdefault(name, set()).add(op)
+            if error is not None:
+                errors[name] = max(errors.get(name, 0.0), error)
     origin = {**provenance(device), "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     return [
         {
             "kernel": kernel.name,
-            "ops": " ".join(sorted(launched.get(kernel.name, ()))),
+            "ops": " ".join(sorted(ops.get(kernel.name, ()))),
             "error": f"{errors[kernel.name]:.1e}" if kernel.name in errors else "",
             "sources": kernel.digest,
             **origin,
         }
         for kernel in kernels()
     ]
+
+
+def observations(device: str) -> Iterator[tuple[str, set[str], float | None]]:
+    """Of every step in float32, as it is and deterministically: op, kernels it launched, and largest error.
+
+    The error is that against the same op in float64 on the CPU, for each op's first sample, which is an ordinary one.
+    """
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        for step in steps(device, torch.float32):
+            (forward, results), (backward, gradients) = observed(step)
+            errors: list[float | None] = [None, None]
+            if step.sample == next(iter(DRIVEN[step.op][0])):
+                exact, exact_gradients = on_cpu_in_double(step)
+                errors = [largest_error(results, exact), largest_error(gradients, exact_gradients)]
+            yield step.op, forward, errors[0]
+            yield f"{step.op}_backward", backward, errors[1]
+    torch.use_deterministic_algorithms(False)
 
 
 def observed(step: Step) -> tuple[tuple[set[str], list[Tensor]], tuple[set[str], list[Tensor]]]:
