@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
+import importlib
 import signal
 import statistics
 import sys
@@ -59,8 +59,16 @@ def arguments() -> argparse.Namespace:
 
 
 def missing_packages() -> list[str]:
-    """What lada_al's loop cannot do without and cannot import here."""
-    return [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]
+    """What lada_al's loop cannot do without and cannot import here; one made for another Python is not importable."""
+
+    def importable(name: str) -> bool:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return False
+        return True
+
+    return [package for name, package in NEEDED.items() if not importable(name)]
 
 
 def advance(chosen: argparse.Namespace) -> Iterator[tuple[str, int, Trained, float]]:
