@@ -7,9 +7,10 @@ Every function here is differentiable, runs on CPU and CUDA, traces under torch.
 from lada_ext import reference
 from lada_ext._library import build_info
 from lada_ext.affine_sample import affine_sample
-from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_sample
+from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_mix_pairs, beta_sample
 from lada_ext.keys import make_key
 from lada_ext.pair_score import pair_score
+from lada_ext.soft_labels import mix_labels, soft_cross_entropy
 from lada_ext.scores import entropy, variation_ratio
 
 __version__ = "0.1.0"
@@ -18,11 +19,14 @@ __all__ = [
     "affine_sample",
     "beta_logit_grad",
     "beta_mix",
+    "beta_mix_pairs",
     "beta_sample",
     "build_info",
     "entropy",
     "make_key",
+    "mix_labels",
     "pair_score",
     "reference",
+    "soft_cross_entropy",
     "variation_ratio",
 ]

@@ -1,11 +1,11 @@
 // The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is beta_mix_autograd.cpp.
 #include "beta_mix.h"
 
-#include "../common/tensor.h"
-
 #include <ATen/ops/arange.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sort.h>
+
+#include "../common/tensor.h"
 
 namespace lada {
 namespace {
@@ -41,20 +41,18 @@ struct Source {
 template <class A>
 void check_each_tau(const at::Tensor& tau, bool is_log, const char* op) {
   const A* value = tau.const_data_ptr<A>();
-  for (int64_t i = 0; i < tau.numel(); ++i) {
-    if (is_log)
-      TORCH_CHECK_VALUE(value[i] > -INFINITY, op, ": log tau must be a number above -inf, got tau[", i,
-                        "] = ", value[i]);
-    else
-      TORCH_CHECK_VALUE(value[i] > 0, op, ": tau must be positive, got tau[", i, "] = ", value[i]);
-  }
+  for (int64_t i = 0; i < tau.numel(); ++i)
+    TORCH_CHECK_VALUE(value[i] > (is_log ? -infinity<A>() : A(0)), op,
+                      is_log ? ": log tau must be above -inf, got tau[" : ": tau must be positive, got tau[", i,
+                      "] = ", value[i]);
 }
 
 // `tau` is contiguous, in arithmetic type.
 void check_values(const at::Tensor& tau, bool is_log, const char* op) {
   if (!should_check_values(tau)) return;
   const at::Tensor values = tau.to(at::kCPU);
-  dispatch_arithmetic(dtype_of(tau), [&](auto tag) { check_each_tau<typename decltype(tag)::type>(values, is_log, op); });
+  dispatch_arithmetic(dtype_of(tau),
+                      [&](auto tag) { check_each_tau<typename decltype(tag)::type>(values, is_log, op); });
 }
 
 void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& tau) {
@@ -229,8 +227,8 @@ void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mix
              const char* op) {
   const int64_t pairs = ends.count(), n = source.samples;
   for (const auto* out : {&mixed, &lam})
-    TORCH_CHECK(out->device() == ends.a.device(), op, ": out must be on the device of the features (",
-                ends.a.device(), "), got ", out->device());
+    TORCH_CHECK(out->device() == ends.a.device(), op, ": out must be on the device of the features (", ends.a.device(),
+                "), got ", out->device());
   const at::Tensor like = at::empty({0}, ends.a.options().device(at::kMeta));
   const auto meta = [&](at::IntArrayRef shape) { return at::empty(shape, like.options()); };
   const auto flat = at::empty(shape_of_flat(ends.a, pairs * n), like.options(), ends.order);
@@ -335,10 +333,12 @@ int64_t samples_of(const OptionalTensor& grad_mixed, const OptionalTensor& grad_
   return one.size(1);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(
-    const OptionalTensor& grad_mixed, const OptionalTensor& grad_lam, const at::Tensor& a, const at::Tensor& b,
-    const at::Tensor& tau, const at::Tensor& key, const OptionalTensor& index, std::string_view grad, bool log_tau,
-    std::array<bool, 3> needed) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(const OptionalTensor& grad_mixed,
+                                                                 const OptionalTensor& grad_lam, const at::Tensor& a,
+                                                                 const at::Tensor& b, const at::Tensor& tau,
+                                                                 const at::Tensor& key, const OptionalTensor& index,
+                                                                 std::string_view grad, bool log_tau,
+                                                                 std::array<bool, 3> needed) {
   constexpr const char* op = "beta_mix_backward";
   const EndTensors ends = ends_of(a, b, tau, op);
   const Source source = source_of(tau, samples_of(grad_mixed, grad_lam, op), key, index, Options(grad, log_tau, op),

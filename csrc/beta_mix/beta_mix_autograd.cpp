@@ -11,14 +11,16 @@ using Mixed = std::tuple<Tensor, Tensor>;
 using std::string_view;
 
 auto& sample_op() {
-  static const auto op = find_op<Tensor(const Tensor&, c10::SymInt, const Tensor&, const OptionalTensor&, string_view,
-                                        bool)>("lada_ext::beta_sample");
+  static const auto op =
+      find_op<Tensor(const Tensor&, c10::SymInt, const Tensor&, const OptionalTensor&, string_view, bool)>(
+          "lada_ext::beta_sample");
   return op;
 }
 
 auto& sample_backward_op() {
-  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
-                                        string_view, bool)>("lada_ext::beta_sample_backward");
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, string_view, bool)>(
+          "lada_ext::beta_sample_backward");
   return op;
 }
 
@@ -29,10 +31,9 @@ auto& mix_op() {
 }
 
 auto& mix_backward_op() {
-  static const auto op =
-      find_op<std::tuple<Tensor, Tensor, Tensor>(
-          const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-          const OptionalTensor&, string_view, bool, std::array<bool, 3>)>("lada_ext::beta_mix_backward");
+  static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(
+      const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+      const OptionalTensor&, string_view, bool, std::array<bool, 3>)>("lada_ext::beta_mix_backward");
   return op;
 }
 
@@ -43,9 +44,10 @@ auto& mix_pairs_op() {
 }
 
 auto& mix_pairs_backward_op() {
-  static const auto op = find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
-                                       const Tensor&, const Tensor&, const OptionalTensor&, string_view, bool,
-                                       std::array<bool, 2>)>("lada_ext::beta_mix_pairs_backward");
+  static const auto op =
+      find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&,
+                    const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 2>)>(
+          "lada_ext::beta_mix_pairs_backward");
   return op;
 }
 
@@ -76,9 +78,8 @@ struct SampleFunction : torch::autograd::Function<SampleFunction> {
 };
 
 struct MixFunction : torch::autograd::Function<MixFunction> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const Tensor& tau,
-                               c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
-                               bool log_tau) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n,
+                               const Tensor& key, const OptionalTensor& index, string_view grad, bool log_tau) {
     ctx->save_for_backward({a, b, tau, key, or_undefined(index)});
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;

@@ -23,12 +23,18 @@ void dispatch_group(int64_t packets, int64_t samples, F&& f) {
 // f(Constant<elements a packet>)
 template <class T, class F>
 void dispatch_width(bool in_packets, F&& f) {
-  return in_packets ? f(Constant<kWidest<T>>{}) : f(Constant<1>{});
+  return in_packets ? f(Constant<Packet<T>::kSize>{}) : f(Constant<1>{});
+}
+
+// Whether rows at this address, `stride` elements apart, can be read in packets of 16 bytes.
+template <class T>
+bool fills_packets(const void* rows, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride % Packet<T>::kSize == 0;
 }
 
 template <class T>
 bool rows_fill_packets(int64_t features, const Ends& a, const Ends& b) {
-  return features % kWidest<T> == 0 && fills_packets<T>(a.data, a.stride) && fills_packets<T>(b.data, b.stride);
+  return features % Packet<T>::kSize == 0 && fills_packets<T>(a.data, a.stride) && fills_packets<T>(b.data, b.stride);
 }
 
 }  // namespace

@@ -34,6 +34,37 @@ __device__ __forceinline__ void store_gradient(const BetaSource& source, void* g
 template <int kWidth, int kGroup>
 constexpr int kAhead = kWidth == 8 || kGroup < kWarp ? 1 : 2;
 
+// kWidth neighbouring features of a row: a packet, or a single one where rows do not begin at multiples of 16 bytes.
+template <class T, int kWidth>
+struct Features {
+  T value[kWidth];
+};
+
+template <class T, int kWidth>
+__device__ __forceinline__ Features<T, kWidth> load(const T* from) {
+  if constexpr (kWidth == 1) {
+    return {*from};
+  } else {
+    static_assert(kWidth == Packet<T>::kSize);
+    const Packet<T> packet = load_aligned(from);
+    Features<T, kWidth> features;
+    for (int i = 0; i < kWidth; ++i) features.value[i] = packet.value[i];
+    return features;
+  }
+}
+
+template <class T, int kWidth>
+__device__ __forceinline__ void store(T* to, const Features<T, kWidth>& features) {
+  if constexpr (kWidth == 1) {
+    *to = features.value[0];
+  } else {
+    static_assert(kWidth == Packet<T>::kSize);
+    Packet<T> packet;
+    for (int i = 0; i < kWidth; ++i) packet.value[i] = features.value[i];
+    store_aligned(to, packet);
+  }
+}
+
 // Waits for the threads of a group; for a group within a warp, all lanes of the warp call it.
 template <int kGroup>
 __device__ __forceinline__ void group_barrier() {
@@ -79,8 +110,8 @@ __global__ void __launch_bounds__(kThreads) beta_sample_backward_kernel(BetaSamp
     A sum = 0;
     if (active)
       for (int64_t n = lane; n < samples; n += kGroup)
-        sum += static_cast<const A*>(k.grad)[pair * samples + n] *
-               slope_of(k.source, draw_of<A>(k.source, pair, n), pair);
+        sum +=
+            static_cast<const A*>(k.grad)[pair * samples + n] * slope_of(k.source, draw_of<A>(k.source, pair, n), pair);
     sum = group_sum<kGroup>(sum);
     if (active && lane == 0) store_gradient(k.source, k.grad_tau, pair, sum);
   }
@@ -140,18 +171,18 @@ __global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k, int64_t f
       group_barrier<kGroup>();
       T* mixed = static_cast<T*>(k.mixed) + (slice.pair * samples + first) * k.features + slice.begin;
       for (int d = lane * kWidth; d < slice.size; d += kGroup * kWidth) {
-        Packet<T, kWidth> from_a = {}, from_b = {};
+        Features<T, kWidth> from_a = {}, from_b = {};
         if (exists) {
-          from_a = load_packet<T, kWidth>(a + d);
-          from_b = load_packet<T, kWidth>(b + d);
+          from_a = load<T, kWidth>(a + d);
+          from_b = load<T, kWidth>(b + d);
         }
         T* out = mixed + d;
-#pragma unroll kAhead<kWidth, kGroup>
+#pragma unroll kAhead < kWidth, kGroup>
         for (int n = 0; n < count; ++n, out += k.features) {
-          Packet<T, kWidth> values;
+          Features<T, kWidth> values;
           for (int i = 0; i < kWidth; ++i)
             values.value[i] = narrow<T>(lam[n] * widen(from_a.value[i]) + mu[n] * widen(from_b.value[i]));
-          store_packet(out, values);
+          store(out, values);
         }
       }
       group_barrier<kGroup>();  // lam and mu are free for the next draws
@@ -170,10 +201,10 @@ __device__ __forceinline__ T* target(const BetaMixBackward& k, void* grad, const
 // Adds to what an earlier round of draws has left at `to`.
 template <class T, int kWidth, class A>
 __device__ __forceinline__ void store_sums(T* to, const A (&sums)[kWidth], bool add) {
-  Packet<T, kWidth> before = {}, values;
-  if (add) before = load_packet<T, kWidth>(to);
+  Features<T, kWidth> before = {}, values;
+  if (add) before = load<T, kWidth>(to);
   for (int i = 0; i < kWidth; ++i) values.value[i] = narrow<T>(add ? widen(before.value[i]) + sums[i] : sums[i]);
-  store_packet(to, values);
+  store(to, values);
 }
 
 // Each g[n, d] is read once and enters three sums over n. Since slope_n = dlam / dlog tau depends on n alone,
@@ -222,9 +253,9 @@ __global__ void __launch_bounds__(kThreads) beta_mix_backward_kernel(BetaMixBack
       for (int d = lane * kWidth; d < size; d += kGroup * kWidth) {
         A sum_a[kWidth] = {}, sum_b[kWidth] = {}, sum_slope[kWidth] = {};
         const T* g = rows + d;
-#pragma unroll kAhead<kWidth, kGroup>
+#pragma unroll kAhead < kWidth, kGroup>
         for (int n = 0; n < count; ++n, g += k.features) {
-          const Packet<T, kWidth> values = load_packet<T, kWidth>(g);
+          const Features<T, kWidth> values = load<T, kWidth>(g);
           for (int i = 0; i < kWidth; ++i) {
             const A value = widen(values.value[i]);
             if (kFeatures) {
@@ -237,7 +268,7 @@ __global__ void __launch_bounds__(kThreads) beta_mix_backward_kernel(BetaMixBack
         if (grad_a) store_sums<T, kWidth>(grad_a + d, sum_a, first > 0);
         if (grad_b) store_sums<T, kWidth>(grad_b + d, sum_b, first > 0);
         if (k.partial) {
-          const Packet<T, kWidth> from_a = load_packet<T, kWidth>(a + d), from_b = load_packet<T, kWidth>(b + d);
+          const Features<T, kWidth> from_a = load<T, kWidth>(a + d), from_b = load<T, kWidth>(b + d);
           for (int i = 0; i < kWidth; ++i)
             to_log_tau += sum_slope[i] * (widen(from_a.value[i]) - widen(from_b.value[i]));
         }
@@ -260,8 +291,7 @@ __global__ void __launch_bounds__(kThreads) sum_of_slices_kernel(BetaMixBackward
   for (int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x; pair < k.source.pairs;
        pair += int64_t{gridDim.x} * kThreads) {
     A sum = 0;
-    for (int64_t slice = 0; slice < k.slices; ++slice)
-      sum += static_cast<const A*>(k.partial)[pair * k.slices + slice];
+    for (int64_t slice = 0; slice < k.slices; ++slice) sum += static_cast<const A*>(k.partial)[pair * k.slices + slice];
     store_gradient(k.source, k.grad_tau, pair, sum);
   }
 }
@@ -286,9 +316,9 @@ __global__ void __launch_bounds__(kThreads) shared_rows_kernel(BetaMixBackward k
         const int64_t end = k.ends.order[i];
         const A* weight = static_cast<const A*>(k.weights) + end * samples;
         const T* g = static_cast<const T*>(k.grad_mixed) + end / 2 * samples * k.features + slice.begin + d;
-#pragma unroll kAhead<kWidth, kGroup>
+#pragma unroll kAhead < kWidth, kGroup>
         for (int64_t n = 0; n < samples; ++n, g += k.features) {
-          const Packet<T, kWidth> values = load_packet<T, kWidth>(g);
+          const Features<T, kWidth> values = load<T, kWidth>(g);
           for (int j = 0; j < kWidth; ++j) sum[j] += weight[n] * widen(values.value[j]);
         }
       }

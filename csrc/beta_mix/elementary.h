@@ -1,24 +1,11 @@
 // Logarithm, exponential and sine as the formulas of this family need them. In float32 they are polynomials without
 // branches, so that a compiler can work on several draws at once; in float64 they are those of the C library.
 #pragma once
-#include <cstring>
-
+#include "../common/elementary.h"
 #include "../common/math.h"
 #include "tables.h"
 
 namespace lada {
-
-LADA_HD int32_t bits_of(float value) {
-  int32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-LADA_HD float float_of(int32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 // log 2 in two parts; the first has few digits, so that small multiples of it are exact.
 struct LogTwo {
@@ -28,8 +15,8 @@ struct LogTwo {
 // log y for a normal y > 0. `residual` is y - 1, given apart because near y = 1 the caller knows it better than y.
 LADA_HD float log_with_residual(float y, float residual) {
   constexpr int32_t kRootHalf = 0x3f3504f3;
-  const int32_t bits = bits_of(y), exponent = (bits - kRootHalf) >> 23;
-  const float f = exponent == 0 ? residual : float_of(bits - exponent * (1 << 23)) - 1;
+  const int32_t bits = bits_as<int32_t>(y), exponent = (bits - kRootHalf) >> 23;
+  const float f = exponent == 0 ? residual : bits_as<float>(bits - exponent * (1 << 23)) - 1;
   const float e = static_cast<float>(exponent);
   return e * LogTwo::kHigh + (f + (e * LogTwo::kLow + f * f * (f * log_table(f) - 0.5f)));
 }
@@ -49,7 +36,7 @@ LADA_HD ExpMinus<float> exp_minus(float z) {  // 0 <= z <= 87
   const float shifted = z * LogTwo::kInverse + kRound, k = shifted - kRound;
   const float r = (k * LogTwo::kHigh - z) + k * LogTwo::kLow;
   const float minus_one = r + r * r * exp_table(r);
-  const float scale = float_of((127 - (bits_of(shifted) - bits_of(kRound))) * (1 << 23));
+  const float scale = bits_as<float>((127 - (bits_as<int32_t>(shifted) - bits_as<int32_t>(kRound))) * (1 << 23));
   return {scale + scale * minus_one, (1 - scale) - scale * minus_one};
 }
 

@@ -87,8 +87,8 @@ struct BetaDraw {
   A logit, lam, mu, stretch;
 };
 
-// With z = E / tau, e^-z = U^(1/tau) =: u, A = C sqrt(1 - u), S = A + sqrt(u + A^2): the small and the large side of lam
-// are (u, S^2) / (u + S^2), and |x| = log1p(2 A S / u), or z + 2 log S where u is tiny. tau <= 0 or NaN gives NaN.
+// With z = E / tau, e^-z = U^(1/tau) =: u, A = C sqrt(1 - u), S = A + sqrt(u + A^2): the small and the large side of
+// lam are (u, S^2) / (u + S^2), and |x| = log1p(2 A S / u), or z + 2 log S where u is tiny. tau <= 0 or NaN gives NaN.
 template <class A>
 LADA_HD BetaDraw<A> beta_from_uniforms(const BetaUniforms<A>& uniform, A tau) {
   using Limits = BetaLimits<A>;

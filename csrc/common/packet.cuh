@@ -1,4 +1,5 @@
-// kWidth neighbouring elements, read and written at once: by one 16-byte access where they fill 16 bytes.
+// 16 bytes of a row at a time: one load or store instruction where the address allows it, single elements elsewhere. An
+// element belongs to the same packet either way, so the alignment of a tensor does not change a result.
 #pragma once
 #include <cstring>
 
@@ -6,41 +7,48 @@
 
 namespace lada::cuda {
 
-template <class T, int kWidth>
+template <class T>
 struct Packet {
-  T value[kWidth];
+  static constexpr int kSize = 16 / sizeof(T);
+  T value[kSize];
 };
 
 template <class T>
-constexpr int kWidest = 16 / sizeof(T);
+__device__ __forceinline__ bool is_aligned(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
 
-template <class T, int kWidth>
-__device__ __forceinline__ Packet<T, kWidth> load_packet(const T* from) {
-  Packet<T, kWidth> packet;
-  if constexpr (sizeof(packet) == 16) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(from);
-    memcpy(static_cast<void*>(&packet), &bits, 16);
-  } else {
-    for (int i = 0; i < kWidth; ++i) packet.value[i] = from[i];
-  }
+template <class T>
+__device__ __forceinline__ Packet<T> load_aligned(const T* from) {
+  const uint4 bits = *reinterpret_cast<const uint4*>(from);
+  Packet<T> packet;
+  std::memcpy(packet.value, &bits, sizeof bits);
   return packet;
 }
 
-template <class T, int kWidth>
-__device__ __forceinline__ void store_packet(T* to, const Packet<T, kWidth>& packet) {
-  if constexpr (sizeof(packet) == 16) {
-    uint4 bits;
-    memcpy(&bits, &packet, 16);
-    *reinterpret_cast<uint4*>(to) = bits;
-  } else {
-    for (int i = 0; i < kWidth; ++i) to[i] = packet.value[i];
-  }
+template <class T>
+__device__ __forceinline__ void store_aligned(T* to, const Packet<T>& packet) {
+  uint4 bits;
+  std::memcpy(&bits, packet.value, sizeof bits);
+  *reinterpret_cast<uint4*>(to) = bits;
 }
 
-// Whether rows at this address, `stride` elements apart, can be read in packets of 16 bytes.
+// The elements row[j], row[j + 1], ... below `end`, and `fill` in place of those that are not.
 template <class T>
-bool fills_packets(const void* rows, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride % kWidest<T> == 0;
+__device__ __forceinline__ Packet<T> load_packet(const T* row, int64_t j, int64_t end, bool aligned, T fill) {
+  if (aligned && j + Packet<T>::kSize <= end) return load_aligned(row + j);
+  Packet<T> packet;
+#pragma unroll
+  for (int i = 0; i < Packet<T>::kSize; ++i) packet.value[i] = j + i < end ? row[j + i] : fill;
+  return packet;
+}
+
+template <class T>
+__device__ __forceinline__ void store_packet(T* row, int64_t j, int64_t end, bool aligned, const Packet<T>& packet) {
+  if (aligned && j + Packet<T>::kSize <= end) return store_aligned(row + j, packet);
+#pragma unroll
+  for (int i = 0; i < Packet<T>::kSize; ++i)
+    if (j + i < end) row[j + i] = packet.value[i];
 }
 
 }  // namespace lada::cuda
