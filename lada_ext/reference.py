@@ -120,7 +120,8 @@ def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tenso
 def soft_cross_entropy(logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, reduction: str = "mean") -> Tensor:
     """The second term of Eq. 14: -sum_c target_c log p_c, where a class of weight zero adds nothing."""
     target = mix_labels(y_a, y_b, lam, logits.shape[-1])
-    loss = -(target * logits.log_softmax(-1).masked_fill(target == 0, 0.0)).sum(-1)
+    log_p = logits.log_softmax(-1)
+    loss = -(target * log_p.masked_fill((target == 0) & log_p.isneginf(), 0.0)).sum(-1)
     return {"none": loss, "mean": loss.mean(), "sum": loss.sum()}[reduction]
 
 
