@@ -4,8 +4,9 @@
 
 compiles each .cu of csrc/ for sm_80 and sm_90, reads the machine code, prints a table and exits with 1 if a kernel
 breaks its budget. bench/sass_budget.csv states for each kernel whether memory bounds it (then one of its versions for
-each storage type has to load or store 16 bytes at a time; others serve odd sizes) and the least theoretical occupancy on
-sm_90; besides, no float32 or half kernel may spill registers or execute an FP64 instruction. Needs nvcc and nvdisasm (a package that torch depends on, triton, has one).
+each storage type has to load or store 16 bytes at a time; others serve odd sizes) and the least theoretical occupancy
+on sm_90; besides, no float32 or half kernel may spill registers or execute an FP64 instruction. Needs nvcc and nvdisasm
+(a package that torch depends on, triton, has one).
 """
 
 from __future__ import annotations
