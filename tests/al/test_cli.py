@@ -88,7 +88,7 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "lada-foo"], "unknown method 'lada-foo'; choose one of entropy, random"),
+        (["--method", "lada-foo"], "unknown method 'lada-foo'; the nearest are lada-"),
         (["--dataset", "imagenet"], "unknown data set 'imagenet'; choose one of mnist5k, fashion"),
         (["--dataset", "cifar10"], "data set 'cifar10' needs --data DIR"),
         (["--dataset", "cifar10", "--data", "/nowhere"], "--data: there is no folder /nowhere"),
@@ -97,7 +97,7 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
         (["--rounds", "1000"], "labels, but the pool of mnist5k has 4000 images"),
         (["--query", "9000"], "candidates must be at least query (9000), got 2000"),
         (["--set", "epochs"], "--set takes NAME=VALUE, got 'epochs'"),
-        (["--set", "epoch=3"], "unknown setting 'epoch'; there are batch, candidates"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'; there are adamixup_mean_label, "),
         (["--set", "epochs=few"], "epochs: Input should be a valid integer"),
         (["--preset", "mine"], "preset: Input should be 'clean', 'paper' or 'official'"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
