@@ -113,7 +113,7 @@ def _scored(view: View, now: Round) -> Tensor:
 
 
 def _entropy_in_pipeline(bought: View, now: Round) -> Tensor | None:
-    """Mean entropy of the virtual instances that a pipeline will make of each bought unit, to compare with look-ahead."""
+    """Mean entropy of what a pipeline will make of each bought unit, to compare with look-ahead."""
     kind = now.config.chosen.augmentation
     if now.f_aug is None or kind is None or not kind.look_ahead:
         return None

@@ -1,4 +1,4 @@
-"""The network that looks at a pair of feature maps, as in the authors' code: pi_phi of InfoMixup, and AdaMixup's policy."""
+"""The network that looks at a pair of feature maps: pi_phi of InfoMixup, and AdaMixup's policy."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The Pi-model: two noisy looks at the same unlabelled image should be classified alike (Table 3).
 
-Laine and Aila 2017. A term w(t) ||p(x') - p(x'')||^2 joins the training loss, over images of the whole pool; w ramps up
-as exp(-5 (1 - t)^2) over the first 80/300 of the training, and the learning rate and Adam's first beta ramp down over the
-last 50/300. Their cross entropy is averaged over a batch of which n/N is labelled, and their weight is 100 n/N; here the
-cross entropy is averaged over labelled images, so both lose the factor n/N.
+Laine and Aila 2017. A term w(t) ||p(x') - p(x'')||^2 joins the training loss, over images of the whole pool; w ramps
+up as exp(-5 (1 - t)^2) over the first 80/300 of the training, and the learning rate and Adam's first beta ramp down
+over the last 50/300. Their cross entropy is averaged over a batch of which n/N is labelled, and their weight is 100
+n/N; here the cross entropy is averaged over labelled images, so both lose the factor n/N.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ The simplest file defines one function:
   view's leading axes; or
 - `pick(view, n, occasion) -> (n,) positions`, where a set is chosen and the highest scores are not the answer.
 
-A file that needs more (networks of its own, a part in the classifier's training) defines `make(config, task, net)`, which
-returns an `Acquisition` for one run, and `SCORES = False` if that picks. Besides:
+A file that needs more (networks of its own, a part in the classifier's training) defines `make(config, task, net)`,
+which returns an `Acquisition` for one run, and `SCORES = False` if that picks. Besides:
 
 - `SHORT`: its name inside a composed method's name (lada-SHORT-mix), default the file's name;
 - `FUSED`: the `score` argument of lada_ext.pair_score that computes the same, for the fused path of the look-ahead;

@@ -1,8 +1,9 @@
 """CAL: how much the prediction varies over random label-preserving augmentations of the image (Section 2.4).
 
-Gao et al. 2020: the sum over classes of the variance of p_c over the views of an image, here shifts by up to 4 pixels and
-mirror images. It is a supervised reading: the paper's semi-supervised training is left out. Every image of a round gets
-the same shifts, so that scores do not depend on batches and differences between images are not those of luck.
+Gao et al. 2020: the sum over classes of the variance of p_c over the views of an image, here shifts by up to 4 pixels
+and mirror images. It is a supervised reading: the paper's semi-supervised training is left out. Every image of a
+round gets the same shifts, so that scores do not depend on batches and differences between images are not those of
+luck.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Cal(Acquisition):
         height, width = image.shape[-2:]
         black = self.black.to(image.device)
         padded = F.pad(image - black, [PADDING] * 4) + black
-        crops = [padded[..., top : top + height, left : left + width] for top, left, _ in self.shifts.tolist()]
-        return [
-            crop.flip(-1) if mirrored else crop
-            for crop, mirrored in zip(crops, self.shifts[:, 2].tolist(), strict=True)
-        ]
+        views = []
+        for top, left, mirrored in self.shifts.tolist():
+            crop = padded[..., top : top + height, left : left + width]
+            views.append(crop.flip(-1) if mirrored else crop)
+        return views
 
 
 def make(config: Config, task: Task, net: SplitModel) -> Cal:

@@ -1,8 +1,9 @@
 """LL4AL: the loss that a small module, trained along with the classifier, predicts for an instance (Section 2.3).
 
-Yoo and Kweon 2019. The module reads the classifier's features after each stage, f_LPM(h^j | j in J); it is trained to rank
-the cross entropies of the instances of a batch, in pairs, by a margin. Its output has no scale of its own, but real and
-virtual instances go through the same module, so they share one, and Eq. 2 and 13 order units alike whatever it is.
+Yoo and Kweon 2019. The module reads the classifier's features after each stage, f_LPM(h^j | j in J); it is trained to
+rank the cross entropies of the instances of a batch, in pairs, by a margin. Its output has no scale of its own, but
+real and virtual instances go through the same module, so they share one, and Eq. 2 and 13 order units alike whatever
+it is.
 
 J begins at the deepest layer that Mixup may mix at, so a mixed instance has all features that a real one has.
 """

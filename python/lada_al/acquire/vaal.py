@@ -1,15 +1,17 @@
-"""VAAL: the probability that an instance is unlabelled, by a discriminator over a variational autoencoder (Section 2.3).
+"""VAAL: the probability that an instance is unlabelled, by a discriminator over an autoencoder (Section 2.3).
 
 Sinha et al. 2019. The autoencoder learns to reconstruct labelled and unlabelled instances and to hide from the
 discriminator which is which; the discriminator learns to tell. Score: P(x in X_U) = 1 - D(x).
 
-The autoencoder encodes what the look-ahead has of every instance, real or virtual: the image (k = 0), or the features h^k
-where Mixup acts. The discriminator sees the latent mean and the class probabilities: 64 + 10 inputs make the 301,569
-parameters behind the paper's 301K. `vaal_probabilities=False` gives it the latent mean alone, as in VAAL's own paper.
+The autoencoder encodes what the look-ahead has of every instance, real or virtual: the image (k = 0), or the features
+h^k where Mixup acts. The discriminator sees the latent mean and the class probabilities: 64 + 10 inputs make the
+301,569 parameters behind the paper's 301K. `vaal_probabilities=False` gives it the latent mean alone, as in VAAL's
+own paper.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,7 +40,7 @@ class Autoencoder(nn.Module):
             sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
         self.sizes = sizes
         encoder: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             encoder += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.encoder = nn.Sequential(*encoder, nn.Flatten())
         self.map = (channels[-1], *sizes[-1])
@@ -138,7 +140,7 @@ class Vaal(Acquisition):
 
 
 def negative_elbo(h: Tensor, reconstructed: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Squared error and KL divergence, both summed over an instance, then averaged over the batch, for each entry of h."""
+    """Squared error and KL divergence, both summed over an instance, then averaged over batch and entries of h."""
     error = (h - reconstructed).square().flatten(1).sum(1)
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
     return (error / 2 + divergence).mean() / h[0].numel()

@@ -1,8 +1,8 @@
 """Augmentations, one file each; the folder is the list of them.
 
-A file defines `make(config, task, net) -> Augmentation`, `ARITY` (how many real instances one virtual instance is made of:
-2 for Mixup, 1 for a spatial transformer) and `PIPELINE`, its name in ent+PIPELINE; in lada-ent-NAME it goes by the name
-of its file. Besides:
+A file defines `make(config, task, net) -> Augmentation`, `ARITY` (how many real instances one virtual instance is
+made of: 2 for Mixup, 1 for a spatial transformer) and `PIPELINE`, its name in ent+PIPELINE; in lada-ent-NAME it goes
+by the name of its file. Besides:
 
 - `USES_HIDDEN = True`: it acts on the features at a layer k drawn from the configuration, not on images (k = 0);
 - `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;

@@ -1,8 +1,8 @@
 """AdaMixup: Mixup whose policy is trained with the classifier so that mixtures cannot be mistaken for real instances.
 
-Guo et al. 2019, Section 2.2. For a pair, the policy gives an interval [alpha, alpha + delta] of (0, 1) and lam is uniform
-in it. An intrusion discriminator learns to tell mixtures from real instances; the policy learns to keep mixtures where it
-can, and where the classifier gets their mixed labels right.
+Guo et al. 2019, Section 2.2. For a pair, the policy gives an interval [alpha, alpha + delta] of (0, 1) and lam is
+uniform in it. An intrusion discriminator learns to tell mixtures from real instances; the policy learns to keep
+mixtures where it can, and where the classifier gets their mixed labels right.
 
 The policy network is one PairNet for each layer k; the discriminator sits on what the classifier's last layer sees:
 5,152 parameters for ResNet-18, which is the paper's 5K.

@@ -1,7 +1,8 @@
 """AutoAugment: the image operations that Cubuk et al. 2019 found with labels we do not have, drawn anew for each image.
 
-torchvision's policies and operations, as in the paper's Table 2. torchvision draws one sub-policy for a whole batch; here
-each image has its own draw, by its id. tau is 1 for every image: the policy as a whole, which nothing here can move.
+torchvision's policies and operations, as in the paper's Table 2. torchvision draws one sub-policy for a whole batch;
+here each image has its own draw, by its id. tau is 1 for every image: the policy as a whole, which nothing here can
+move.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class AutoAugment(Augmentation):
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         (view,) = views
         images = (self.task.to_pixels(view.image) * 255).round().to(torch.uint8)
-        made = torch.stack([self._draws(image, seeds) for image, seeds in zip(images, _seeds(view, key, samples))])
+        seeds = _seeds(view, key, samples)
+        made = torch.stack([self._draws(*of_image) for of_image in zip(images, seeds, strict=True)])
         image = self.task.normalised(made.float() / 255)
         target = None if view.target is None else view.target[:, None].expand(-1, samples, -1)
         return View(view.net, 0, image=image, leading=2, target=target, parents=(view,))

@@ -4,8 +4,8 @@ Tran et al. 2019, Section 2.4. An encoder E and a class-conditional generator G 
 plays against a discriminator D, and its images are to be classified right by the classifier itself. For each bought
 image x with label y the classifier then trains on G(E(x), y) and on G(z, y), z ~ N(0, I).
 
-G and D have the layers and the 6,689,345 and 6,559,169 parameters of the public code at 1 x 28 x 28; with E they are the
-paper's 13M. A batch is at most the labelled set, so 20 labels train it too.
+G and D have the layers and the 6,689,345 and 6,559,169 parameters of the public code at 1 x 28 x 28; with E they are
+the paper's 13M. A batch is at most the labelled set, so 20 labels train it too.
 """
 
 from __future__ import annotations

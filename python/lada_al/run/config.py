@@ -85,9 +85,7 @@ class Config(BaseModel):
     vaal_width: Count = Field(32, description="channels of the autoencoder's first convolution")
     vaal_probabilities: bool = Field(True, description="the discriminator sees class probabilities beside the code")
     ll4al_weight: Positive = Field(1.0, description="weight of the ranking loss")
-    ll4al_cut: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.6, description="part of the training that it moves theta in"
-    )
+    ll4al_cut: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="part of the training it moves theta in")
     bgadl_width: Annotated[int, Field(ge=2)] = Field(64, description="channels of the generator's last layer but one")
     bgadl_batch: Annotated[int, Field(ge=2)] = 100
     pi_weight: Positive = Field(100.0, description="weight of the Pi-model's consistency loss after its ramp-up")
