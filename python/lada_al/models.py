@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a method needs besides the classifier."""
+
+    name: str
+    module: nn.Module
+    in_table: bool = True
+    """Whether the paper's Table 1 counts it."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
 
 class SplitModel(nn.Module):

@@ -152,7 +152,7 @@ def test_localisation_starts_at_the_identity_and_stays_bounded() -> None:
 @pytest.mark.parametrize("size", [(28, 28), (14, 14), (7, 7), (5, 9)])
 def test_policy_network_takes_maps_of_any_size(size: tuple[int, int]) -> None:
     view = View(counting_net(), 1, hidden=1e4 * torch.randn(3, 4, *size))
-    tau = Concentration(PairNet(4, size))(view, view)
+    tau = Concentration(PairNet(4, size), 1.0)(view, view)
     assert tau.shape == (3,)
     assert ((tau > 0) & (tau <= 1)).all()
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Acquisition:
 
     trained: nn.Module | None = None
     """What the classifier's optimiser trains along, and what a checkpoint must hold; or nothing."""
+
+    def networks(self) -> list[Network]:
+        """What the acquisition needs besides the classifier, as it will be made."""
+        return []
 
     def loss(self, view: View, losses: Tensor, progress: float) -> Tensor | None:
         """A term to add to the training loss of a labelled batch, given each instance's cross entropy (B,).

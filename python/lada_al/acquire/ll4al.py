@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lada_al.acquire import Acquisition
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class LL4AL(Acquisition):
     def __init__(self, layers: range, channels: list[int], weight: float, cut: float) -> None:
         self.layers, self.weight, self.cut = layers, weight, cut
         self.trained = LossPrediction(channels)
+
+    def networks(self) -> list[Network]:
+        return [Network("loss prediction module", self.trained)]
 
     def loss(self, view: View, losses: Tensor, progress: float) -> Tensor | None:
         features = [view.stage(j) for j in self.layers]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lada_al.acquire import Acquisition, Occasion
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -79,20 +79,28 @@ class Discriminator(nn.Module):
 class Vaal(Acquisition):
     """Both networks start anew each round, so a round depends on what is labelled and on nothing before it."""
 
-    def __init__(self, config: Config, classes: int) -> None:
-        self.config, self.classes = config, classes
+    def __init__(self, config: Config, task: Task) -> None:
+        self.config, self.task = config, task
+
+    def networks(self) -> list[Network]:
+        """The autoencoder is that of images; the paper's 301K has no room for one."""
+        autoencoder = self._autoencoder(self.task.shape)
+        return [Network("discriminator", self._discriminator()), Network("autoencoder", autoencoder, in_table=False)]
+
+    def _autoencoder(self, shape: tuple[int, ...]) -> Autoencoder:
+        return Autoencoder(shape, self.config.vaal_width, self.config.vaal_latent)
+
+    def _discriminator(self) -> Discriminator:
+        return Discriminator(self.config.vaal_latent + (self.task.classes if self.config.vaal_probabilities else 0))
 
     @torch.enable_grad()
     def prepare(self, occasion: Occasion) -> None:
         config, pool, device = self.config, occasion.pool, occasion.pool.device
-        channels, height, width = pool.images.shape[1:]
-        shape = occasion.net.shapes((channels, height, width))[occasion.k]
         generator = occasion.keys.generator("acquisition batches", occasion.round)
         free = pool.unlabelled()
         with occasion.keys.scope("acquisition weights", occasion.round):
-            self.autoencoder = Autoencoder(shape, config.vaal_width, config.vaal_latent).to(device)
-            seen = config.vaal_latent + (self.classes if config.vaal_probabilities else 0)
-            self.discriminator = Discriminator(seen).to(device)
+            self.autoencoder = self._autoencoder(occasion.net.shapes(self.task.shape)[occasion.k]).to(device)
+            self.discriminator = self._discriminator().to(device)
             self.optimizers = [
                 torch.optim.Adam(net.parameters(), lr=config.vaal_lr) for net in (self.autoencoder, self.discriminator)
             ]
@@ -140,10 +148,11 @@ class Vaal(Acquisition):
 
 
 def negative_elbo(h: Tensor, reconstructed: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Squared error and KL divergence, both summed over an instance, then averaged over batch and entries of h."""
+    """Squared error and KL divergence, both summed over an instance, then averaged over the batch: mean and sum must not
+    be mixed, or the divergence wins and the code says nothing."""
     error = (h - reconstructed).square().flatten(1).sum(1)
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
-    return (error / 2 + divergence).mean() / h[0].numel()
+    return (error / 2 + divergence).mean()
 
 
 def _draw(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -153,4 +162,4 @@ def _draw(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def make(config: Config, task: Task, net: SplitModel) -> Vaal:
     del net
-    return Vaal(config, task.classes)
+    return Vaal(config, task)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class Augmentation:
 
     note: str | None = None
     """What a user should know about how this augmentation fits the data set."""
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        """What the augmentation needs besides the classifier, as it will be made, with its policy learned or not."""
+        del learn
+        return []
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         """A module with policy(*views) -> tau. If `learn`, its parameters may be changed without harm."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import lada_ext
 from lada_al.augment import Augmentation
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.pair_net import PairNet
 from lada_al.view import View
 
@@ -42,6 +42,13 @@ class AdaMixup(Augmentation):
         self.regions = nn.ModuleDict({str(k): net for k, net in regions.items()})
         self.discriminator, self.mean_label = discriminator, mean_label
         self.trained = nn.ModuleDict({"regions": self.regions, "discriminator": discriminator}).requires_grad_(learns)
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        del learn
+        return [
+            Network("intrusion discriminator", self.discriminator),
+            Network("policy networks", self.regions, in_table=False),
+        ]
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         net = self.regions[str(views[0].k)]

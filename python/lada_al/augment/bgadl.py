@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lada_al.augment import Augmentation, FixedTau
-from lada_al.models import SplitModel, frozen
+from lada_al.models import Network, SplitModel, frozen
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -111,6 +111,13 @@ class Bgadl(Augmentation):
     def __init__(self, task: Task, width: int, batch: int) -> None:
         self.task, self.width, self.batch = task, width, batch
 
+    def networks(self, *, learn: bool) -> list[Network]:
+        del learn
+        return [Network("encoder, generator and discriminator", self._new())]
+
+    def _new(self) -> VaeAcgan:
+        return VaeAcgan(self.task.shape, self.task.classes, self.width)
+
     def policy(self, *views: View, learn: bool) -> nn.Module:
         del views, learn
         return FixedTau(1.0)
@@ -119,7 +126,7 @@ class Bgadl(Augmentation):
         """One pass of E, G and D over the labelled set; they start anew with each round's first epoch."""
         del epochs
         if epoch == 0:
-            self.nets = VaeAcgan(self.task.shape, self.task.classes, self.width).to(pool.device)
+            self.nets = self._new().to(pool.device)
             self.optimizers = [
                 torch.optim.Adadelta(part.parameters(), lr=1.0, rho=0.9, eps=1e-6) for part in self.nets.children()
             ]

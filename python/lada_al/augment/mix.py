@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lada_ext
 from lada_al.augment import Augmentation, FixedTau
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.pair_net import PairNet
 from lada_al.view import View
 
@@ -30,14 +30,20 @@ class Mix(Augmentation):
     arity = ARITY
     uses_hidden = USES_HIDDEN
 
-    def __init__(self, fixed_tau: float) -> None:
-        self.fixed_tau = fixed_tau
+    def __init__(self, fixed_tau: float, largest_tau: float, shapes: dict[int, tuple[int, ...]]) -> None:
+        self.fixed_tau, self.largest_tau, self.shapes = fixed_tau, largest_tau, shapes
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        return [Network("policy network", self._pair_net(next(iter(self.shapes))))] if learn else []
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         if not learn:
             return FixedTau(self.fixed_tau)
-        channels, height, width = views[0].hidden.shape[1:]
-        return Concentration(PairNet(channels, (height, width))).to(views[0].hidden.device)
+        return Concentration(self._pair_net(views[0].k), self.largest_tau).to(views[0].hidden.device)
+
+    def _pair_net(self, k: int) -> PairNet:
+        channels, height, width = self.shapes[k]
+        return PairNet(channels, (height, width))
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         a, b = views
@@ -46,20 +52,20 @@ class Mix(Augmentation):
 
 
 def make(config: Config, task: Task, net: SplitModel) -> Mix:
-    del task, net
-    return Mix(config.fixed_tau)
+    shapes = net.shapes(task.shape)
+    return Mix(config.fixed_tau, config.largest_tau, {k: shapes[k] for k in config.layers})
 
 
 class Concentration(nn.Module):
-    """pi_phi, Eq. 9: tau in (0, 1) for each pair, from the features of both."""
+    """pi_phi, Eq. 9: tau in (0, largest_tau) for each pair, from the features of both."""
 
-    def __init__(self, net: PairNet) -> None:
+    def __init__(self, net: PairNet, largest_tau: float) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.largest_tau = net, largest_tau
 
     def forward(self, a: View, b: View) -> Tensor:
         concentration, _ = self.net(a.hidden, b.hidden)
-        return concentration.sigmoid().clamp_min(SMALLEST_TAU)
+        return self.largest_tau * concentration.sigmoid().clamp_min(SMALLEST_TAU)
 
 
 def _index(a: View) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import lada_ext
 from lada_al.augment import Augmentation
-from lada_al.models import SplitModel
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class Stn(Augmentation):
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.trained = LocalisationNet(*shape)
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        del learn
+        return [Network("localisation network", self.trained)]
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         del views

@@ -66,6 +66,7 @@ class Config(BaseModel):
         None, description="weight of the virtual instances; default 1, and 0.3 for lada-ent-stn[-fixed] on cifar10"
     )
     fixed_tau: Positive = Field(2.0, description="tau of the methods that do not learn it")
+    largest_tau: Positive = Field(1.0, description="the learned tau lies between 0 and this")
     policy_epochs: CountOrNone = 10
     policy_batch: Count = 100
     policy_lr: Positive = 5e-5
