@@ -51,7 +51,7 @@ def test_run_resume_and_report(lada: Lada, tiny_folder: Path, tmp_path: Path) ->
     assert f"report: {out / 'report.html'}" in done.stdout
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "config.json", "about.json", "rounds.jsonl", "checkpoint.pt", "acquired", "report.html", "report.csv",
+        "config.json", "about.json", "rounds.jsonl", "checkpoint.pt", "acquired", "latent.npz", "report.html", "report.csv",
     }  # fmt: skip
 
     again = lada("run", "--out", out)
@@ -74,6 +74,7 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ["compare", "--out", out, "--data", tiny_folder, "--methods", "random,lada-var-stn", "--seeds", "1,2"]
     done = process(*arguments, *OPTIONS, "--jobs", 2)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"4 of 4 runs to do, 2 at a time: about \d+ s", done.stdout)
     assert done.stdout.count("finished: ") == 4
     assert re.search(r"lada-var-stn +2 +10 ", done.stdout)
     assert (out / "report.html").exists()
@@ -82,6 +83,8 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     assert process(*arguments, *OPTIONS, "--jobs", 1).returncode == 2
     resumed = process(*arguments, "--jobs", 1, "--resume")
     assert resumed.returncode == 0, resumed.stderr
+    assert "0 of 4 runs to do" in resumed.stdout
+    assert "finished: " not in resumed.stdout
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -119,8 +122,10 @@ def test_bad_arguments_are_one_line_and_write_nothing(
     ("arguments", "message"),
     [
         (["--methods", "random,random"], "--methods takes different names separated by commas"),
+        ([], "--methods takes different names separated by commas, got ''"),
+        (["--protocol", "huge"], "unknown protocol 'huge'; choose one of paper, table3, mini"),
         (["--methods", "random,nonsense"], "unknown method 'nonsense'"),
-        (["--methods", "random", "--seeds", "1,x"], "--seeds takes different whole numbers separated by commas"),
+        (["--methods", "random", "--seeds", "1,x"], "--seeds takes one number, or different ones separated by commas"),
         (["--methods", "random", "--seeds", "1,-2"], "seed: Input should be greater than or equal to 0"),
     ],
 )

@@ -148,8 +148,10 @@ class Vaal(Acquisition):
 
 
 def negative_elbo(h: Tensor, reconstructed: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Squared error and KL divergence, both summed over an instance, then averaged over the batch: mean and sum must not
-    be mixed, or the divergence wins and the code says nothing."""
+    """Squared error and KL divergence, both summed over an instance, then averaged over the batch.
+
+    A mean of one and a sum of the other would let the divergence win, and the code would say nothing.
+    """
     error = (h - reconstructed).square().flatten(1).sum(1)
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
     return (error / 2 + divergence).mean()

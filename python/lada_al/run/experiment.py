@@ -1,8 +1,8 @@
-"""One run in one folder: config.json, about.json, rounds.jsonl, checkpoint.pt, acquired/*.png. Killed, it goes on.
+"""One run in one folder: config.json, about.json, rounds.jsonl, checkpoint.pt, acquired/*.png, latent.npz.
 
-`run_experiment` yields each event of the loop after it is on disk. The order of writes makes that safe: a purchase is
-in the journal before it is trained on; a checkpoint is on disk before the journal says that its round is trained, and
-carries that line, so a crash between the two loses nothing.
+Killed, it goes on. `run_experiment` yields each event of the loop after it is on disk. The order of writes makes that
+safe: a purchase is in the journal before it is trained on; a checkpoint is on disk before the journal says that its
+round is trained, and carries that line, so a crash between the two loses nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import lada_ext
-from lada_al import data, models
+from lada_al import data, models, sizes
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
@@ -26,7 +26,7 @@ from lada_al.keys import Keys
 from lada_al.loop import HeldOut, active_learning, balanced_choice
 from lada_al.models import SplitModel
 from lada_al.pool import Pool, simulated_oracle
-from lada_al.run import checkpoint
+from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
 from lada_al.run.files import write_atomically
 from lada_al.run.journal import Journal
@@ -60,7 +60,7 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
 
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / CONFIG, config.model_dump_json(indent=2))
-    _write_text(out / ABOUT, json.dumps(_about(dataset, device, learner), indent=2))
+    _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
     (out / ACQUIRED).mkdir(exist_ok=True)
     with Journal(out / JOURNAL) as journal:
         start = _restore(journal, learner, pool, out, device)
@@ -80,6 +80,9 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
                 continue  # trained again, because its checkpoint was lost
             journal.append(event)
             yield event
+        if not (out / latent.LATENT).exists() or start <= config.rounds:
+            purchases = [event for event in journal.events if isinstance(event, Bought)]
+            latent.save(out / latent.LATENT, learner, pool, purchases, config)
 
 
 def check(config: Config, out: Path, *, resume: bool, download: bool = False) -> Dataset:
@@ -184,7 +187,7 @@ def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
 
 
-def _about(dataset: Dataset, device: torch.device, learner: Learner) -> dict[str, Any]:
+def _about(config: Config, dataset: Dataset, device: torch.device, learner: Learner) -> dict[str, Any]:
     """What a reader of the folder may want to know and the configuration does not say."""
     return {
         "classes": dataset.classes,
@@ -193,6 +196,7 @@ def _about(dataset: Dataset, device: torch.device, learner: Learner) -> dict[str
         "mean": dataset.mean,
         "std": dataset.std,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "auxiliary_parameters": sizes.in_table(sizes.networks(config, dataset.task)),
         "note": learner.f_aug.note if learner.f_aug is not None else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
