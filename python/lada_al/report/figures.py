@@ -20,6 +20,7 @@ from lada_al.report.read import Run, by_method
 
 # Okabe and Ito's colours, told apart also by colour-blind readers.
 COLOURS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00"]
+LINES = ["-", "--", "-.", ":"]
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -43,16 +44,20 @@ def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure
         return None
 
     def draw(axes: Axes) -> None:
-        for name, group, colour in _coloured(runs):
+        groups = _coloured(runs)
+        for i, (name, group, colour) in enumerate(groups):
             labels, values = _aligned([(run.labelled, run.accuracies) for run in group])
-            _curve(axes, labels, values * 100, name, colour)
+            _line(axes, labels, values * 100, name, colour, style=LINES[i // len(COLOURS) % len(LINES)])
+            if len(groups) <= len(COLOURS):  # more intervals than that hide one another
+                axes.fill_between(labels, *interval(values * 100), color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="labelled images", ylabel="test accuracy [%]")
         means = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         margin = 0.15 * np.ptp(means) + 1  # wide intervals of few seeds may leave the frame
         axes.set_ylim(means.min() - margin, min(means.max() + margin, 100))
         _legend(axes)
 
-    return _figure(draw, 7.2, 4.2)
+    many = len({run.config.method for run in runs}) > len(COLOURS)
+    return _figure(draw, 9.6 if many else 7.2, 6.0 if many else 4.2)
 
 
 def seconds_per_phase(runs: list[Run]) -> Figure:
@@ -150,12 +155,6 @@ def _line(axes: Axes, xs: np.ndarray, ys: np.ndarray, label: str, colour: str, s
         axes.plot(xs, np.nanmean(ys, 0), style, color=colour, label=label, marker="o", markersize=2.5)
 
 
-def _curve(axes: Axes, xs: np.ndarray, ys: np.ndarray, label: str, colour: str) -> None:
-    """The mean over the rows of `ys`, with its interval."""
-    _line(axes, xs, ys, label, colour)
-    axes.fill_between(xs, *interval(ys), color=colour, alpha=0.12, linewidth=0)
-
-
 def interval(ys: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's t interval of the mean over rows, column by column; NaN where there are not two values."""
     count = (~np.isnan(ys)).sum(0)
@@ -170,7 +169,7 @@ def interval(ys: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarra
 
 def _legend(axes: Axes, *, outside: bool = False) -> None:
     """Inside where there is room, beside the axes where there are many lines."""
-    if outside or len(axes.get_legend_handles_labels()[0]) > 8:
+    if outside or len(axes.get_legend_handles_labels()[0]) > len(COLOURS):
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         axes.legend(loc="lower right")
