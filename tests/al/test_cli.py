@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lada_al import all_methods, cli
+from lada_al import acquire, all_methods, augment, cli
+from lada_al.methods import GROUPS, rows
+from lada_al.run.protocols import PROTOCOLS
 from tiny import TINY_SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +159,9 @@ def test_methods(lada: Lada) -> None:
         assert name in table.stdout
     rows = json.loads(lada("methods", "--json").stdout)
     assert [row["name"] for row in rows] == list(all_methods())
+    sizes = lada("methods", "--params").stdout
+    assert re.search(r"lada-vaal-mix +378,815 +discriminator 301,569", sizes)
+    assert "[autoencoder 1,428,001]" in sizes
     row = next(row for row in rows if row["name"] == "lada-ent-mix")
     assert row["look_ahead"]
     assert row["learn"]
@@ -187,5 +192,8 @@ def test_every_command_and_method_is_in_the_docs() -> None:
     docs = "".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
     for command in ("run", "compare", "methods", "report", "doctor"):
         assert f"lada {command}" in docs
-    for name in all_methods():
+    for group in GROUPS:
+        for name in rows(group):
+            assert f"`{name}`" in docs, name
+    for name in [*acquire.names(), *augment.names(), *PROTOCOLS]:
         assert f"`{name}`" in docs, name

@@ -189,10 +189,18 @@ def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]
         return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
+def _settle(figure: Figure) -> None:
+    """Lays the figure out once: a second pass of the constrained layout would move it a little."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def svg(figure: Figure) -> str:
     """The figure as one SVG element, the same for the same figure."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
+        _settle(figure)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -200,5 +208,6 @@ def svg(figure: Figure) -> str:
 def png(figure: Figure) -> bytes:
     data = io.BytesIO()
     with mpl.rc_context(STYLE):
+        _settle(figure)
         figure.savefig(data, format="png", dpi=160, metadata={"Software": None})
     return data.getvalue()
