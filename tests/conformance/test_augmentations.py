@@ -224,7 +224,7 @@ class TestBgadl:
                 pixels, labels = data.task.to_pixels(pool.pixels(torch.arange(20))), data.train_labels[:20]
                 if epoch in (0, 99):
                     reconstructed, _, _, _ = f_aug.nets.siblings(pixels, labels, torch.zeros(2, 20, 100))
-                    errors.append(float((reconstructed - pixels).square().mean()))
+                    errors.append((reconstructed - pixels).square().mean().item())
         assert errors[1] < 0.8 * errors[0]
 
     def test_its_siblings_have_the_label_and_lie_in_the_image(self, data: Dataset) -> None:

@@ -14,14 +14,14 @@ import torch
 from lada_al import Bought, Config, acquire, lookahead
 from lada_al.data import Dataset
 from lada_al.keys import Keys
-from lada_al.loop import HeldOut, active_learning
 from lada_al.methods import GROUPS, rows
 from lada_al.models import frozen
-from lada_al.pool import Pool, simulated_oracle
+from lada_al.pool import simulated_oracle
 from lada_al.run.config import PRESETS
 from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
 from toys import (
+    FAST,
     acquisition,
     augmentation,
     config,
@@ -30,6 +30,7 @@ from toys import (
     only_logits,
     pool_of,
     prepare,
+    run,
     small_net,
     trained,
     view_of,
@@ -38,22 +39,6 @@ from toys import (
 import lada_ext
 
 KEY = lada_ext.make_key(8)
-LEARNED = {"vaal_steps": 5, "vaal_width": 4, "bgadl_width": 4, "bald_samples": 3, "cal_views": 3, "pi_batch": 8}
-FAST = {"epochs": 2, "policy_epochs": 1, "rounds": 1, **LEARNED}
-
-
-def run(method: str, data: Dataset, **changes: Any) -> tuple[list[Bought], Pool]:
-    """A whole loop in memory."""
-    settings = config(method, **{**FAST, **changes})
-    chosen = settings.chosen
-    net = small_net(data, settings.dropout if chosen.acquisition.dropout else 0.0)
-    f_aug = augmentation(chosen.augmentation.name, settings, data, net) if chosen.augmentation else None
-    learner = Learner(net, acquisition(chosen.acquisition.name, settings, data, net), f_aug, settings)
-    pool = Pool(data, torch.device("cpu"))
-    test = HeldOut(pool.normalised(data.test_images), data.test_labels)
-    first = torch.arange(settings.initial)
-    events = active_learning(learner, pool, simulated_oracle(data), test, settings, Keys(1), first)
-    return [event for event in events if isinstance(event, Bought)], pool
 
 
 class TestTheAuthorsCode:

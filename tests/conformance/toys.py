@@ -11,12 +11,16 @@ from lada_al.acquire import Acquisition, Occasion
 from lada_al.augment import Augmentation
 from lada_al.data import Dataset, statistics
 from lada_al.keys import Keys
+from lada_al.loop import HeldOut, active_learning
 from lada_al.models import SplitModel, frozen
-from lada_al.pool import Pool
+from lada_al.pool import Pool, simulated_oracle
 from lada_al.timing import NoMeter
 from lada_al.train import Learner
+from lada_al.train_pi import PiModel
 from torch import Tensor, nn
 
+LEARNED = {"vaal_steps": 5, "vaal_width": 4, "bgadl_width": 4, "bald_samples": 3, "cal_views": 3, "pi_batch": 8}
+FAST = {"epochs": 2, "policy_epochs": 1, "rounds": 1, **LEARNED}
 CLASSES = ["stripes", "spots", "noise"]
 
 
@@ -53,8 +57,9 @@ def pool_of(data: Dataset, bought: Tensor) -> Pool:
 
 
 def small_net(data: Dataset, dropout: float = 0.0) -> SplitModel:
+    channels, height, width = data.shape
     with Keys(3).scope("network weights", 0):
-        return models.small(1, (20, 20), len(data.classes), dropout)
+        return models.small(channels, (height, width), len(data.classes), dropout)
 
 
 def acquisition(name: str, settings: Config, data: Dataset, net: SplitModel) -> Acquisition:
@@ -90,6 +95,21 @@ def trained(method: str, data: Dataset, bought: Tensor, rounds: int = 1, **chang
         event = Bought(r, bought[-10:].tolist(), data.train_labels[bought[-10:]].tolist(), k=k)
         learner.fit(pool, event, Keys(1), NoMeter())
     return learner, pool
+
+
+def run(method: str, data: Dataset, **changes: Any) -> tuple[list[Bought], Pool]:
+    """A whole loop in memory."""
+    settings = config(method, **{**FAST, **changes})
+    chosen = settings.chosen
+    net = small_net(data, settings.dropout if chosen.acquisition.dropout else 0.0)
+    f_aug = augmentation(chosen.augmentation.name, settings, data, net) if chosen.augmentation else None
+    unlabelled = PiModel(settings) if chosen.semi_supervised else None
+    learner = Learner(net, acquisition(chosen.acquisition.name, settings, data, net), f_aug, settings, unlabelled)
+    pool = Pool(data, torch.device("cpu"))
+    test = HeldOut(pool.normalised(data.test_images), data.test_labels)
+    first = torch.arange(settings.initial)
+    events = active_learning(learner, pool, simulated_oracle(data), test, settings, Keys(1), first)
+    return [event for event in events if isinstance(event, Bought)], pool
 
 
 def view_of(net: SplitModel, pool: Pool, ids: Tensor, k: int = 0) -> View:

@@ -60,7 +60,7 @@ class AutoAugment(Augmentation):
         made = []
         with torch.random.fork_rng(devices=[]):
             for seed in seeds.tolist():
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # that of the CPU, which alone was forked
                 made.append(self.operations(image))
         return torch.stack(made)
 
