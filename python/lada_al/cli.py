@@ -4,6 +4,7 @@ arguments or files, which are told in one line before anything is written."""
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -257,6 +258,11 @@ def _table_of_sizes() -> Table:
     return table
 
 
+def _percent(mean: float, deviation: float) -> str:
+    """Without the deviation where one seed has none."""
+    return f"{100 * mean:.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
+
+
 def _table_of(out: Path) -> Table:
     from lada_al.report import read, tables
 
@@ -266,8 +272,8 @@ def _table_of(out: Path) -> Table:
             row.method,
             str(row.seeds),
             str(row.labels),
-            f"{100 * row.accuracy:.2f} ± {100 * row.accuracy_deviation:.2f}",
-            f"{100 * row.aubc:.2f} ± {100 * row.aubc_deviation:.2f}",
+            _percent(row.accuracy, row.accuracy_deviation),
+            _percent(row.aubc, row.aubc_deviation),
             f"{row.seconds:.2f}",
             f"{row.ratio_to_random:.2f}",
         )
