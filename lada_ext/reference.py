@@ -197,4 +197,5 @@ def badge_select(features: Tensor, logits: Tensor, k: int, key: Tensor) -> Tenso
 
 def consistency_variance(logits: Tensor) -> Tensor:
     """sum_c Var_v p_c over the views v, logits (V, M, C); the variance of all views there are, divided by V."""
-    return logits.softmax(-1).var(0, correction=0).sum(-1)
+    p = logits.softmax(-1)
+    return (p - p.mean(0)).square().mean(0).sum(-1)

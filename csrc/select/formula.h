@@ -56,6 +56,12 @@ LADA_HD A exponential(A uniform) {
   return -std::log1p(-uniform);
 }
 
+// E of a row in the race of one pick; four rows share a call of the generator.
+template <class A>
+LADA_HD A draw_of(const int64_t* key, int64_t pick, int64_t row) {
+  return exponential(uniform_of(philox_of_four(key, pick, row / 4).word[row % 4], A()));
+}
+
 // |g_i - g_j|^2 for g = q (x) h, from |g_i|^2, |g_j|^2, q_i.q_j and h_i.h_j; exactly 0 for equal rows, because both
 // products are rounded, which the compiler would otherwise fuse away. Rounding below 0 is clamped as its authors do.
 template <class A>

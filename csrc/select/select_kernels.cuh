@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(kThreads) select_rows_kernel(Selection k, int6
     }
     Candidate<A> mine = {weight, A(0), row};
     if (kBadge && centres.count > 0) {
-      mine.draw = exponential(uniform_of(philox_of_four(k.key, pick, row / 4).word[row % 4], A()));
+      mine.draw = draw_of<A>(k.key, pick, row);
       mine.worth = weight / mine.draw;
     }
     race(centres, floor, first, mine, weight, seen, best);
