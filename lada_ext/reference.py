@@ -24,6 +24,13 @@ def variation_ratio(logits: Tensor) -> Tensor:
     return 1 - logits.softmax(-1).max(-1).values
 
 
+def bald(logits: Tensor, base: float = 2.0) -> Tensor:
+    """H(mean_t p_t) - mean_t H(p_t) over the first axis."""
+    mean_p = logits.softmax(-1).mean(0)
+    log_mean_p = mean_p.log().masked_fill(mean_p == 0, 0.0)
+    return -(mean_p * log_mean_p).sum(-1) / math.log(base) - entropy(logits, base).mean(0)
+
+
 def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
     """Eq. 13: f_acq(a) + f_acq(b) + gamma * mean_n f_acq(mixed_n)."""
     f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]

@@ -1,8 +1,8 @@
 """View: a batch of real or virtual instances and what the network knows of them, each computed at most once.
 
 It is what makes f_integ = f_acq o f_aug literal: an acquisition function takes a view and returns scores, an
-augmentation takes views and returns a view. A real view starts from images. A mixed one starts from features at layer k,
-or from the furthest module behind it up to which the network is affine: mixing there is the same, and what runs
+augmentation takes views and returns a view. A real view starts from images. A mixed one starts from features at layer
+k, or from the furthest module behind it up to which the network is affine: mixing there is the same, and what runs
 before runs once for each real instance instead of once for each mixture.
 """
 
@@ -19,11 +19,12 @@ from lada_al.models import SplitModel
 class View:
     """Instances with `leading` batch axes: (B,), or (P, N) for N mixtures of P pairs.
 
-    Exactly one of `image`, `hidden` and `mix` is given; the rest is computed when first asked for. `mix(views' values at
-    a module)` makes the virtual instances there, and may be called for any module up to which f^{k:K} is affine. `ids` name real instances
-    in the pool and in the random streams. `target` holds label distributions, (..., C), where they are known. `parents`
-    are the real instances that virtual ones were made of. The weights must not change while a view is in use:
-    `train.fit` raises the network's version, and an old view then refuses.
+    Exactly one of `image`, `hidden` and `mix` is given; the rest is computed when first asked for. `mix(step)` makes
+    the virtual instances from their parents as they are after `step` modules of the network; it may be called for any
+    step up to which f^{k:K} is affine. `ids` name real instances in the pool and in the random streams. `target` holds
+    label distributions, (..., C), where they are known. `parents` are the real instances that virtual ones were made
+    of. The weights must not change while a view is in use: `train.fit` raises the network's version, and an old view
+    refuses.
     """
 
     def __init__(
