@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import sys
 from pathlib import Path
@@ -20,9 +21,14 @@ CLASSES = [str(digit) for digit in range(10)]
 QUICK = {"candidates": 24, "epochs": 2, "samples": 2, "policy_epochs": 1, "policy_batch": 6, "threads": 1}
 
 
+@functools.cache
+def mnist5k() -> data.Dataset:
+    return data.load("mnist5k")
+
+
 def write_pool(folder: Path, count: int) -> Path:
     """`count` images as PNG files in two folders; a file's name ends with its digit, which is how truth() knows."""
-    dataset = data.load("mnist5k")
+    dataset = mnist5k()
     step = len(dataset.train_images) // count
     for i in range(count):
         row = i * step
