@@ -89,7 +89,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_fifty_kills(pool: Path, tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lada_al.label.rank", "lada_al.label.server", "lada_al.label.ingest", __name__])
+    context.set_forkserver_preload(
+        [*(f"lada_al.label.{name}" for name in ("rank", "server", "ingest")), "torch._dynamo"]
+    )
     begin(tmp_path / "killed", pool)
     begin(tmp_path / "unbroken", pool)
     Store(tmp_path / "killed" / "labels.sqlite").close()
