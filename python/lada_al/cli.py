@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lada_al.errors import UsageError, one_line
+from lada_al.label import commands as labelling
 
 # torch and matplotlib take seconds to import; commands import what they need, so that --help and typos answer at once.
 
@@ -209,6 +210,9 @@ def doctor(params: Annotated[bool, typer.Option("--params", help="Sizes of the a
     console.print(table)
     if not all(result.ok for result in results):
         raise typer.Exit(1)
+
+
+app.add_typer(labelling.app)
 
 
 def main() -> None:
