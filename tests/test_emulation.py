@@ -120,7 +120,7 @@ def test_kernels_under_the_tests_of_the_ops(built: Path, detector: str, tmp_path
     ]
     done = run(
         # capture=sys: the report of a detector that ends the process is not lost
-        [sys.executable, "-m", "pytest", "-p", "child", "-p", "no:cacheprovider", "--capture=sys", "-x", "-v", *files],
+        [sys.executable, "-m", "pytest", "-p", "child", "-p", "no:cacheprovider", *PLAIN_PYTEST, *files],
         PYTHONPATH=os.pathsep.join([str(emulated_package(built, detector, tmp_path)), str(EMULATION)]),
         LD_PRELOAD=" ".join(compiler_libraries),
         OMP_NUM_THREADS="1",
