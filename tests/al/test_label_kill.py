@@ -98,7 +98,8 @@ def begun(context: Any, folder: Path, until: int) -> Any:
     return process
 
 
-def test_fifty_kills(pool: Path, tmp_path: Path) -> None:
+def test_fifty_kills(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for the fork server
     context: Any = multiprocessing.get_context("forkserver")
     modules = [f"lada_al.label.{name}" for name in ("rank", "server", "ingest")]
     context.set_forkserver_preload([*modules, "torch._dynamo", __name__])
