@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from lada_al.label.server import Desk
 from lada_al.label.store import Store
 
 KILLS = 50
-LONGEST_LIFE = 0.6  # seconds until a kill, at the most
 COUNT = 6
 
 
-def work(folder: Path, until: int) -> None:
+def work(folder: Path, until: int, at_work: Any) -> None:
     """Asks for batches and labels them, as the commands and the page do, until `until` batches are labelled.
 
     Each answer is noted in `acknowledged` as soon as the page's request or `lada ingest` comes back.
@@ -31,6 +31,7 @@ def work(folder: Path, until: int) -> None:
     torch.set_num_threads(1)
     notes = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     images, classes = project.read(folder).images(), project.read(folder).classes
+    at_work.set()
     with Store(folder / "labels.sqlite") as store:
         desk = Desk(store, images, classes, "ana", review=False)
         while True:
@@ -56,6 +57,7 @@ def work(folder: Path, until: int) -> None:
 
 def whole(folder: Path) -> None:
     """What must be true of a project at any moment."""
+    Store(folder / "labels.sqlite").close()  # what is left of a half-made journal is made whole
     with sqlite3.connect(folder / "labels.sqlite") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         items = connection.execute("SELECT item FROM query_items").fetchall()
@@ -87,33 +89,43 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pool(tmp_path_factory.mktemp("pool"), 800)
 
 
-def test_fifty_kills(pool: Path, tmp_path: Path) -> None:
+def begun(context: Any, folder: Path, until: int) -> Any:
+    """A process that has begun to work."""
+    at_work = context.Event()
+    process = context.Process(target=work, args=(folder, until, at_work))
+    process.start()
+    assert at_work.wait(120)
+    return process
+
+
+def test_fifty_kills(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for the fork server
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [*(f"lada_al.label.{name}" for name in ("rank", "server", "ingest")), "torch._dynamo"]
-    )
-    begin(tmp_path / "killed", pool)
-    begin(tmp_path / "unbroken", pool)
-    Store(tmp_path / "killed" / "labels.sqlite").close()
+    modules = [f"lada_al.label.{name}" for name in ("rank", "server", "ingest")]
+    context.set_forkserver_preload([*modules, "torch._dynamo", __name__])
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    for folder in (killed, unbroken):
+        begin(folder, pool)
+    begun(context, unbroken, until=1).join()
+    start = time.monotonic()
+    begun(context, unbroken, until=4).join()
+    longest_life = (time.monotonic() - start) / 4  # three quarters of a batch
+
     moments = random.Random(8)
-    for kill in range(KILLS):
-        process = context.Process(target=work, args=(tmp_path / "killed", 10_000))
-        process.start()
-        while kill == 0 and not (tmp_path / "killed" / "acknowledged").exists():
-            process.join(0.01)  # the first process waits for the fork server's imports
-        process.join(moments.uniform(0, LONGEST_LIFE))
+    for _ in range(KILLS):
+        process = begun(context, killed, until=10_000)
+        process.join(moments.uniform(0, longest_life))
         assert process.is_alive(), process.exitcode
         process.kill()
         process.join()
-        whole(tmp_path / "killed")
+        whole(killed)
 
-    with Store(tmp_path / "killed" / "labels.sqlite") as store:
+    with Store(killed / "labels.sqlite") as store:
         batches = len(store.queries())
-    assert batches >= 5
-    for name in ("killed", "unbroken"):
-        process = context.Process(target=work, args=(tmp_path / name, batches))
-        process.start()
+    assert batches >= 4
+    for folder in (killed, unbroken):
+        process = begun(context, folder, batches)
         process.join()
         assert process.exitcode == 0
-        whole(tmp_path / name)
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "unbroken")
+        whole(folder)
+    assert outcome(killed) == outcome(unbroken)
