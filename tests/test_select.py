@@ -187,7 +187,9 @@ def test_badge_draws_by_squared_distance(permuted: bool, device: str) -> None:
 @pytest.mark.heavy
 def test_badge_draws_uniformly_where_every_distance_is_zero(device: str) -> None:
     features, logits = pool(9, 5).to(device), torch.ones(9, 1, device=device)
-    picks = [lada_ext.badge_select(features, logits, 2, lada_ext.make_key(seed, device)).tolist() for seed in range(3000)]
+    picks = [
+        lada_ext.badge_select(features, logits, 2, lada_ext.make_key(seed, device)).tolist() for seed in range(3000)
+    ]
     assert {p[0] for p in picks} == {0}
     assert_law([p[1] for p in picks], torch.arange(9).sign())
 
