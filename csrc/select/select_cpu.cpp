@@ -210,8 +210,7 @@ template <class A>
 LADA_HD void weight_floors(const Selection& k, int64_t pick, A floor, int64_t first, A (&floors)[kBlock]) {
   for (int64_t four = 0; four < kBlock / 4; ++four) {
     const Philox4 random = philox_of_four(k.key, pick, first / 4 + four);
-    for (int word = 0; word < 4; ++word)
-      floors[4 * four + word] = kSlack<A> * floor * uniform_of(random.word[word], A());
+    for (int word = 0; word < 4; ++word) floors[4 * four + word] = kSlack<A> * floor * uniform_of<A>(random.word[word]);
   }
 }
 
