@@ -15,8 +15,9 @@ from torch import Tensor
 
 Make = Callable[[torch.Generator], dict[str, Any]]
 INF, NAN = float("inf"), float("nan")
+EMULATED = bool(os.environ.get("LADA_EMULATION"))  # thread for thread: a launch is slow, and so are many rows
 # Enough rows for several blocks and threads. The host emulation caps the blocks instead.
-MANY = 67 if os.environ.get("LADA_EMULATION") else 1027
+MANY = 67 if EMULATED else 1027
 
 
 def generator(name: str) -> torch.Generator:
@@ -317,20 +318,20 @@ SELECTIONS: dict[str, Make] = {
     "odd": selection(37, 5, 4, 9, centers=3),
     "one_row": selection(1, 3, 2, 1),
     "every_row": selection(19, 6, 3, 19, centers=2),
-    "many_rows": selection(1100, 3, 3, 12, centers=1),
-    "many_picks": selection(310, 4, 5, 120),
+    "many_rows": selection(300, 3, 3, 2, centers=1) if EMULATED else selection(1100, 3, 3, 12, centers=1),
+    "many_picks": selection(67, 4, 5, 12) if EMULATED else selection(310, 4, 5, 120),
     "many_centers": selection(23, 4, 2, 5, centers=150),
     "wide": selection(11, 1031, 3, 5, centers=2),
-    "packs": selection(40, 64, 16, 15, centers=5),
+    "packs": selection(20, 64, 16, 7, centers=5),
     "many_classes": selection(9, 3, 70, 4),
     "one_class": selection(12, 4, 1, 6),
-    "clusters": changed(selection(160, 8, 3, 24), features=lambda f: f + 40 * (torch.arange(160) % 5)[:, None]),
-    "duplicates": changed(selection(60, 3, 2, 60, centers=1), features=lattice, centers=lattice, logits=lattice),
+    "clusters": changed(selection(80, 8, 3, 12), features=lambda f: f + 40 * (torch.arange(80) % 5)[:, None]),
+    "duplicates": changed(selection(30, 3, 2, 30, centers=1), features=lattice, centers=lattice, logits=lattice),
     "equal_rows": changed(selection(15, 4, 3, 15), features=torch.ones_like, logits=torch.ones_like),
     "constant_logits": changed(selection(14, 4, 3, 8), logits=torch.zeros_like),
     "minus_infinity": changed(selection(14, 4, 3, 8), logits=lambda z: z.masked_fill(z < -1, -INF).index_fill(1, torch.tensor([0]), 1.0)),
     "zeros": changed(selection(6, 4, 3, 6), features=torch.zeros_like),
-    "offset": selection(50, 16, 4, 20, offset=100.0),
+    "offset": selection(30, 16, 4, 10, offset=100.0),
     "large": selection(30, 5, 3, 10, centers=2, scale=1e4),
     "small": selection(30, 5, 3, 10, centers=2, scale=2.0**-12),
     "no_features": selection(5, 0, 3, 3, centers=1),
@@ -360,7 +361,7 @@ VIEWS: dict[str, Make] = {
     "one_class": views(3, 4, 1),
     "one_instance": views(9, 1, 5),
     "many_views": views(70, 3, 4),
-    "many_instances": views(2, 517, 3),
+    "many_instances": views(2, MANY // 2, 3),
     "wide": views(2, 3, 1025),
     "certain": views(4, 6, 5, scale=1e4),
     "alike": views(4, 6, 5, scale=1e-4),

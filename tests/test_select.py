@@ -125,10 +125,10 @@ def test_a_copy_of_a_pick_comes_after_every_other_row(dtype: torch.dtype, device
 
 @pytest.mark.parametrize("centers", [0, 2])
 def test_k_center_of_a_permuted_pool(centers: int, device: str) -> None:
-    x, fixed = pool(300, 7, device=device), pool(centers, 7, seed="fixed", device=device)
-    order = torch.randperm(300, generator=generator("order")).to(device)
-    picks = lada_ext.k_center_greedy(x, fixed, 40)
-    assert torch.equal(order[lada_ext.k_center_greedy(x[order], fixed, 40)], picks)
+    x, fixed = pool(270, 7, device=device), pool(centers, 7, seed="fixed", device=device)
+    order = torch.randperm(270, generator=generator("order")).to(device)
+    picks = lada_ext.k_center_greedy(x, fixed, 8)
+    assert torch.equal(order[lada_ext.k_center_greedy(x[order], fixed, 8)], picks)
 
 
 def test_picks_are_a_prefix_of_more_picks(device: str) -> None:

@@ -57,7 +57,9 @@ LADA_HD A exponential_of(uint32_t word) {
 // E of a row in the race of one pick; four rows share a call of the generator.
 template <class A>
 LADA_HD A draw_of(const int64_t* key, int64_t pick, int64_t row) {
-  return exponential_of<A>(philox_of_four(key, pick, row / 4).word[row % 4]);
+  const Philox4 random = philox_of_four(key, pick, row / 4);
+  const uint32_t low = row % 2 ? random.word[1] : random.word[0], high = row % 2 ? random.word[3] : random.word[2];
+  return exponential_of<A>(row % 4 < 2 ? low : high);  // no index: the words stay in registers
 }
 
 // |g_i - g_j|^2 for g = q (x) h, from |g_i|^2, |g_j|^2, q_i.q_j and h_i.h_j; exactly 0 for equal rows, because both

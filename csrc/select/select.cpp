@@ -49,9 +49,8 @@ at::Tensor select_rows(const at::Tensor& features, const at::Tensor& centers, co
                 residuals.defined() ? residuals.const_data_ptr() : nullptr, lengths.const_data_ptr(),
                 key.defined() ? key.const_data_ptr<int64_t>() : nullptr, features.size(0), features.size(1),
                 centers.defined() ? centers.size(0) : 0, residuals.defined() ? residuals.size(1) : 0, k,
-                weights.mutable_data_ptr(), seen.mutable_data_ptr<int32_t>(),
-                champions.mutable_data_ptr(), picked.mutable_data_ptr<int64_t>(),
-                dtype_of(features)});
+                weights.mutable_data_ptr(), seen.mutable_data_ptr<int32_t>(), champions.mutable_data_ptr(),
+                picked.mutable_data_ptr<int64_t>(), dtype_of(features)});
   return picked;
 }
 

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lada_al.errors import UsageError, one_line
 from lada_al.label import commands as labelling
@@ -176,7 +176,7 @@ def methods(
         ]
         print(json.dumps(rows, indent=2))
         return
-    table = Table("method", "what it does", box=None)
+    table = _table_of_methods("what it does")
     for m in all_methods().values():
         table.add_row(m.name, m.summary)
     console.print(table)
@@ -248,12 +248,16 @@ def _seeds(text: str) -> list[int]:
     return numbers
 
 
+def _table_of_methods(*columns: str) -> Table:
+    return Table(Column("method", no_wrap=True), *columns, box=None)
+
+
 def _table_of_sizes() -> Table:
     """The column Param. of Table 1: for ResNet-18 and images of 1 x 28 x 28."""
     from lada_al import sizes
     from lada_al.methods import GROUPS, method, rows
 
-    table = Table("method", "parameters", "networks (in brackets: not counted in the paper)", box=None)
+    table = _table_of_methods("parameters", "networks (in brackets: not counted in the paper)")
     for name in dict.fromkeys(name for group in GROUPS for name in rows(group)):
         networks = sizes.of_table_1(method(name))
         texts = [f"{n.name} {n.parameters:,}" if n.in_table else f"[{n.name} {n.parameters:,}]" for n in networks]
@@ -270,7 +274,7 @@ def _percent(mean: float, deviation: float) -> str:
 def _table_of(out: Path) -> Table:
     from lada_al.report import read, tables
 
-    table = Table("method", "seeds", "labels", "accuracy [%]", "AUBC [%]", "s a round", "x random", box=None)
+    table = _table_of_methods("seeds", "labels", "accuracy [%]", "AUBC [%]", "s a round", "x random")
     for row in tables.rows(read.find_runs(out)):
         table.add_row(
             row.method,
