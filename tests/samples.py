@@ -199,6 +199,7 @@ MIXED_PAIRS: dict[str, Make] = {
     "packets_of_a_block": pairs_of(mix((3, 1024), 2), TANGLED),
     "off_packets": pairs_of(MIXES["off_packets"], TANGLED),
     "slices": pairs_of(mix((3, 16400), 2), TANGLED),
+    "few_features": pairs_of(mix((3, 5), 2), TANGLED),
     "several_samples": pairs_of(MIXES["several_samples"], TANGLED),
     "no_pairs": pairs_of(MIXES["odd"], []),
     "no_samples": pairs_of(MIXES["no_samples"], TANGLED),

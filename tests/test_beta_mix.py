@@ -114,6 +114,18 @@ def test_beta_mix_pairs_gradient(name: str, dtype: torch.dtype, device: str) -> 
     assert all(map(torch.equal, actual, again))
 
 
+@pytest.mark.parametrize("name", ["odd", "one_pair", "several_samples", "many_samples", "no_samples", "no_pairs"])
+def test_beta_sample_gradient(name: str, dtype: torch.dtype, device: str) -> None:
+    arguments = cast(MIXES[name](generator(name)), dtype, device)
+    tau, *rest = (arguments[k] for k in ("tau", "n", "key", "index"))
+    given, exact = tau.detach().requires_grad_(), tau.detach().double().requires_grad_()
+    lam, expected = lada_ext.beta_sample(given, *rest), reference.beta_sample(exact, *rest, bits=bits_of(dtype))
+    (weight,) = weights_like(expected)
+    actual = torch.autograd.grad((lam * weight).sum(), given)
+    wanted = torch.autograd.grad((expected * weight).sum(), exact)
+    assert_gradients_close(list(actual), list(wanted), tau, [weight])
+
+
 @pytest.mark.parametrize("name", ["odd", "large_tau", "small_tau"])
 @pytest.mark.parametrize("grad", ["implicit", "pathwise"])
 @pytest.mark.parametrize("log_tau", [False, True])

@@ -153,6 +153,11 @@ __device__ __forceinline__ const T* slice_of_row(const Ends& ends, const Slice& 
   return number < 0 ? nullptr : static_cast<const T*>(ends.data) + number * ends.stride + slice.begin;
 }
 
+template <class Arguments>
+__device__ __forceinline__ bool rows_exist(const Arguments& k, int64_t pair) {
+  return k.a.row_of(pair) >= 0 && k.b.row_of(pair) >= 0;
+}
+
 // a and b are read once (from the cache if there are more samples than draws at a time), and the mixed rows written.
 // A pair of rows that do not exist gives NaN.
 template <class T, int kWidth, int kGroup, int kThreads>
@@ -168,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k, int64_t f
     const bool active = base + group < tasks;
     const Slice slice = active ? slice_of(base + group, slices, features_of_slice, k.features) : Slice{0, 0, 0};
     const T *a = slice_of_row<T>(k.a, slice), *b = slice_of_row<T>(k.b, slice);
-    const bool exists = a && b;
+    const bool exists = active && rows_exist(k, slice.pair);
     for (int64_t first = 0; first < samples; first += kDraws<kGroup>) {
       const int count = draws_from<kGroup>(first, samples);
       for (int n = lane; active && n < count; n += kGroup) {
@@ -214,10 +219,6 @@ __device__ __forceinline__ void store_sums(T* to, const A (&sums)[kWidth], bool 
   if (add) before = load<T, kWidth>(to);
   for (int i = 0; i < kWidth; ++i) values.value[i] = narrow<T>(add ? widen(before.value[i]) + sums[i] : sums[i]);
   store(to, values);
-}
-
-__device__ __forceinline__ bool rows_exist(const BetaMixBackward& k, int64_t pair) {
-  return k.a.row_of(pair) >= 0 && k.b.row_of(pair) >= 0;
 }
 
 // sum_i (a_i - b_i) sums_i over the features from d, or NaN if one of the rows does not exist.
