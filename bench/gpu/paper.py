@@ -34,7 +34,7 @@ SETTLED = 2  # rounds left out of the projection: in them algorithms are chosen
 SECONDS_TO_WRITE = 15
 
 
-class TimeIsUp(BaseException):  # noqa: N818
+class TimeIsUp(BaseException):
     """Raised wherever the run happens to be; its folder is safe at every moment.
 
     Not an Exception, and raised again a second later, because a library that is being imported may swallow it.
