@@ -45,18 +45,20 @@ def plot_densities() -> None:
     centres = (edges[1:] + edges[:-1]) / 2
     for axis, tau in zip(axes.flat, TAUS, strict=True):
         truth = np.diff(scipy.stats.beta.cdf(edges, tau, tau)) * BINS
+        highest = truth.max()
         axis.stairs(truth, edges, color="0.3", label="exact", linewidth=1.2)
         for name, draw, marker in ((TORCH, drawn_by_torch, "x"), (OURS, drawn_by_us, ".")):
             lam = draw(tau)
             density = torch.histc(lam, BINS, 0, 1).double().numpy() * BINS / DRAWS
             seen = density > 0
+            highest = max(highest, density.max())
             axis.plot(centres[seen], density[seen], marker, color=COLOURS[name], label=name, markersize=5)
             middle = ((lam > 0.4) & (lam < 0.6)).double().mean().item()
             exact = 1 - 2 * scipy.stats.beta.cdf(0.4, tau, tau)
             one_half = (lam == 0.5).double().mean().item()
             print(f"tau {tau:g}, {name}: {middle:.3g} in (0.4, 0.6), exact {exact:.3g}; {one_half:.3g} are exactly 1/2")
         axis.set(yscale="log", title=f"tau = {tau:g}", xlim=(0, 1))
-        axis.set_ylim(bottom=max(1e-6, truth[truth > 0].min() / 5))
+        axis.set_ylim(max(1e-6, truth[truth > 0].min() / 5), 3 * highest)
     for axis in axes[1]:
         axis.set_xlabel("lam")
     for axis in axes[:, 0]:
@@ -101,9 +103,10 @@ def plot_gradients() -> None:
             worst = torch.stack([error[tau == t].max() for t in taus])
             label = f"{name}, {str(dtype).removeprefix('torch.')}"
             axis.plot(taus, worst, line, color=COLOURS[name], marker="o", markersize=3, label=label)
-            axis.plot(tau, error, ".", color=COLOURS[name], markersize=2, alpha=0.4)
             print(f"{label}: worst relative error {worst.max():.2g}, median {error.median():.2g}")
-    axis.set(xscale="log", yscale="log", xlabel="tau", ylabel="relative error of the gradient to tau", ylim=(1e-17, 2))
+    axis.set(
+        xscale="log", yscale="log", xlabel="tau", ylabel="worst relative error of the gradient to tau", ylim=(1e-17, 2)
+    )
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(IMAGES / "beta-gradient.png", dpi=110)
 
