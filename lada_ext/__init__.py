@@ -10,17 +10,22 @@ from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_sample
 from lada_ext.keys import make_key
 from lada_ext.pair_score import pair_score
-from lada_ext.scores import entropy, variation_ratio
+from lada_ext.scores import bald, entropy, variation_ratio
+from lada_ext.select import badge_select, consistency_variance, k_center_greedy
 
 __version__ = "0.1.0"
 
 __all__ = [
     "affine_sample",
+    "badge_select",
+    "bald",
     "beta_logit_grad",
     "beta_mix",
     "beta_sample",
     "build_info",
+    "consistency_variance",
     "entropy",
+    "k_center_greedy",
     "make_key",
     "pair_score",
     "reference",

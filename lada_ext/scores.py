@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,6 +36,30 @@ def variation_ratio(logits: Tensor) -> Tensor:
     the tied classes.
     """
     return torch.ops.lada_ext.variation_ratio(logits)
+
+
+def bald(logits: Tensor, base: float = 2.0) -> Tensor:
+    """Mutual information of the class and the weights, H(mean_t p_t) - mean_t H(p_t), by T passes with sampled weights.
+
+    A composition of `entropy` and the logarithm of the mean probability, which is formed without probabilities.
+
+    Args:
+        logits: (T, ..., C) in float64, float32, float16 or bfloat16. A logit of -inf is probability zero.
+        base: unit of the result; 2 for bits, math.e for nats.
+
+    Returns:
+        (...) in float32, or float64 for float64 logits; NaN for a row that is NaN, or all -inf, in any pass.
+        Differentiable in `logits`.
+
+    Raises:
+        TypeError: `logits` is not of a floating dtype.
+        ValueError: `logits` has no axis of passes, no pass, or no class axis.
+    """
+    if logits.dim() < 2 or logits.shape[0] == 0:
+        raise ValueError(f"bald: logits must have shape (T, ..., C) with at least one pass, got {list(logits.shape)}")
+    mean_of_entropies = entropy(logits, base).mean(0)
+    log_p = logits.to(score_dtype(logits)).log_softmax(-1)
+    return entropy(log_p.logsumexp(0) - math.log(len(logits)), base) - mean_of_entropies
 
 
 @torch.library.register_fake("lada_ext::entropy")

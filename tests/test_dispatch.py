@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import AFFINES, LOGITS, MIXES, PAIRS, Make, cast, generator
+from samples import AFFINES, LOGITS, MIXES, PAIRS, SELECTIONS, VIEWS, Make, cast, generator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -45,6 +45,12 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
         lambda image, theta, size: (image, theta, list(size), "bilinear", "reflection", False),
         lambda a, out: (*grad_like(out), *a[:2], *a[3:], [True, True]),
     ),
+    "consistency_variance": (VIEWS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
+}
+# op without gradient -> arguments of the op, from SELECTIONS
+PICKS: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "k_center_greedy": lambda features, centers, logits, k, key: (features, centers, k),
+    "badge_select": lambda features, centers, logits, k, key: (features, logits, k, key),
 }
 # opcheck takes NaN for a difference between eager and traced results
 NAN_RESULTS = {"all_minus_infinity", "nan", "plus_infinity", "invalid_rows"}
@@ -73,6 +79,22 @@ def test_opcheck_of_backward(op: str, name: str) -> None:
     torch.library.opcheck(getattr(ops, f"{op}_backward"), backward_arguments)
 
 
+@pytest.mark.parametrize("name", ["odd", "no_picks", "no_rows", "transposed"])
+@pytest.mark.parametrize("op", PICKS)
+def test_opcheck_of_selections(op: str, name: str, device: str) -> None:
+    arguments = PICKS[op](**cast(SELECTIONS[name](generator(name)), torch.float32, device))
+    torch.library.opcheck(getattr(ops, op), arguments)
+
+
+@pytest.mark.parametrize("op", PICKS)
+def test_compile_traces_through_selections(op: str, device: str) -> None:
+    arguments = PICKS[op](**cast(SELECTIONS["odd"](generator("odd")), torch.float32, device))
+    function = getattr(ops, op)
+    gather = lambda features, *rest: features[function(features, *rest)]  # noqa: E731
+    compiled = torch.compile(gather, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), gather(*arguments))
+
+
 def test_opcheck_of_beta_logit_grad() -> None:
     torch.library.opcheck(ops.beta_logit_grad, (torch.randn(3, 4), torch.rand(3, 4) + 0.1))
 
@@ -87,6 +109,8 @@ def test_opcheck_of_beta_logit_grad() -> None:
         ("pair_score", "strided"),
         ("affine_sample", "odd"),
         ("affine_sample", "several_transforms"),
+        ("consistency_variance", "odd"),
+        ("consistency_variance", "permuted"),
     ],
 )
 def test_gradcheck(op: str, name: str, device: str) -> None:
@@ -153,7 +177,7 @@ def test_checkpointing_draws_the_same_numbers() -> None:
 def test_public_functions_leave_no_op_untested() -> None:
     registered = {schema.name.removeprefix("lada_ext::") for schema in torch._C._jit_get_all_schemas()
                   if schema.name.startswith("lada_ext::")}  # fmt: skip
-    assert registered == {*OPS, *(f"{op}_backward" for op in OPS), "beta_logit_grad"}
+    assert registered == {*OPS, *(f"{op}_backward" for op in OPS), *PICKS, "beta_logit_grad"}
 
 
 def free_gigabytes() -> float:

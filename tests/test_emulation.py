@@ -23,6 +23,9 @@ OPTIONS = {
     "TSAN_OPTIONS": "halt_on_error=1:atexit_sleep_ms=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
+# pythonpath= keeps the built package from shadowing the emulated one; with capture=sys the report of a detector that
+# ends the process is not lost
+CHILD_OPTIONS = ["-p", "child", "-p", "no:cacheprovider", "-o", "pythonpath=", "--capture=sys", "-x", "-v"]
 
 
 def broken_kernels() -> list[tuple[str, str, str]]:
@@ -119,8 +122,7 @@ def test_kernels_under_the_tests_of_the_ops(built: Path, detector: str, tmp_path
         for name in PRELOADED[detector]
     ]
     done = run(
-        # capture=sys: the report of a detector that ends the process is not lost
-        [sys.executable, "-m", "pytest", "-p", "child", "-p", "no:cacheprovider", "--capture=sys", "-x", "-v", *files],
+        [sys.executable, "-m", "pytest", *CHILD_OPTIONS, *files],
         PYTHONPATH=os.pathsep.join([str(emulated_package(built, detector, tmp_path)), str(EMULATION)]),
         LD_PRELOAD=" ".join(compiler_libraries),
         OMP_NUM_THREADS="1",

@@ -51,6 +51,16 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "clock_of", lambda device: FakeClock())
 
 
+def takes_at_once(seconds: float, log: list[str]) -> Callable[[], object]:
+    """A contender that takes `seconds` from its first call on."""
+
+    def call() -> float:
+        log.append("")
+        return seconds
+
+    return call
+
+
 def takes(*seconds: float, log: list[str] | None = None, name: str = "") -> Callable[[], object]:
     """A contender that takes `seconds` in turn, after the three calls of the warm-up."""
     turn = iter([0.0] * 3 + list(seconds) * 100)
@@ -135,6 +145,14 @@ class TestMeasure:
             for s in (0.1, 1.0, 100.0)
         ]
         assert rounds == [20, 10, 3]
+
+    def test_a_slow_peer_is_warm_after_one_call_and_sits_out_when_patience_ends(self) -> None:
+        calls: list[str] = []
+        slow = takes_at_once(40.0, log=calls)
+        mine, theirs = harness.measure(case(lada_ext=takes(2.0), peer=slow), "cpu", ROUNDS)
+        assert (mine.rounds, theirs.rounds, len(calls)) == (5, 1, 2)
+        assert theirs.ratio == Spread(20.0, 20.0, 20.0)
+        assert theirs.peak_bytes is None
 
 
 def test_spread_is_median_and_outer_fifths() -> None:

@@ -45,6 +45,32 @@ def test_row_score_gradient(op: str, name: str, weighted: bool, dtype: torch.dty
     assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("name", [n for n in LOGITS if LOGITS[n](generator(n))["logits"].dim() > 1])
+def test_bald(name: str, dtype: torch.dtype, device: str) -> None:
+    logits = cast(LOGITS[name](generator(name)), dtype, device)["logits"]
+    passes = torch.stack([logits, logits.flip(-1), 0.5 * logits])
+    assert_close(lada_ext.bald(passes), reference.bald(passes.double()), slack=4)
+
+
+def test_bald_is_zero_for_equal_passes_and_log_c_for_certain_ones_that_disagree(device: str) -> None:
+    same = torch.randn(7, 5, generator=generator("bald")).to(device).expand(4, 7, 5)
+    assert_close(lada_ext.bald(same), torch.zeros(7))
+    certain = torch.full((8, 1, 8), -math.inf, device=device)
+    certain[range(8), 0, range(8)] = 0
+    assert lada_ext.bald(certain).item() == pytest.approx(3.0)
+    assert lada_ext.bald(certain, base=math.e).item() == pytest.approx(math.log(8))
+
+
+def test_bald_gradient(device: str) -> None:
+    logits = torch.randn(4, 6, 5, generator=generator("bald"), dtype=torch.float64).to(device)
+    (actual,) = gradients(lada_ext.bald, [logits], None)
+    (expected,) = gradients(reference.bald, [logits], None)
+    assert_close(actual, expected)
+    for bad in (torch.zeros(5), torch.zeros(0, 3, 5)):
+        with pytest.raises(ValueError, match=r"bald: logits must have shape \(T, \.\.\., C\)"):
+            lada_ext.bald(bad)
+
+
 @pytest.mark.parametrize("exponent", [-30, -10, -3])
 @pytest.mark.parametrize("op", ROW_SCORES)
 def test_almost_certain_rows_keep_relative_accuracy(op: str, exponent: int) -> None:

@@ -13,8 +13,8 @@ struct PairScores {
   int64_t pairs, samples, classes;
   DType dtype;
   Score score;
-  double scale;  // of the two ends
-  double gamma;  // weight of the mean over the mixtures
+  Scalar scale;  // of the two ends
+  Scalar gamma;  // weight of the mean over the mixtures
 };
 
 namespace cpu {

@@ -21,8 +21,7 @@ LADA_CLONES void score_pairs(const PairScores& k, int64_t begin, int64_t end) {
     A mixtures = 0;
     for (int64_t n = 0; n < k.samples; ++n) mixtures += row_score<T>(k.mixed, pair * k.samples + n, k);
     const A ends = row_score<T>(k.logits_a, pair, k) + row_score<T>(k.logits_b, pair, k);
-    static_cast<A*>(k.out)[pair] =
-        static_cast<A>(k.scale) * (ends + static_cast<A>(k.gamma) * mixtures / static_cast<A>(k.samples));
+    static_cast<A*>(k.out)[pair] = k.scale.as<A>() * (ends + k.gamma.as<A>() * mixtures / static_cast<A>(k.samples));
   }
 }
 

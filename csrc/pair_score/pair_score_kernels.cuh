@@ -20,8 +20,7 @@ __global__ void __launch_bounds__(kThreads) pair_scores_kernel(PairScores k) {
     for (int64_t n = 0; n < k.samples; ++n) mixtures += row_score<T>(k.mixed, pair * k.samples + n, k);
     const A ends = row_score<T>(k.logits_a, pair, k) + row_score<T>(k.logits_b, pair, k);
     if (threadIdx.x % kWarp == 0)
-      static_cast<A*>(k.out)[pair] =
-          static_cast<A>(k.scale) * (ends + static_cast<A>(k.gamma) * mixtures / static_cast<A>(k.samples));
+      static_cast<A*>(k.out)[pair] = k.scale.as<A>() * (ends + k.gamma.as<A>() * mixtures / static_cast<A>(k.samples));
   }
 }
 

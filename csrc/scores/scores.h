@@ -13,7 +13,7 @@ struct RowScores {
   int64_t rows, classes;
   DType dtype;
   Score score;
-  double scale;  // out = scale * score in nats
+  Scalar scale;  // out = scale * score in nats
 };
 
 struct RowScoresBackward {
@@ -23,7 +23,7 @@ struct RowScoresBackward {
   int64_t rows, classes, group;
   DType dtype;
   Score score;
-  double scale;
+  Scalar scale;
 };
 
 namespace cpu {

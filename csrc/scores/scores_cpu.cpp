@@ -13,7 +13,7 @@ LADA_CLONES void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     RowStats<A> stats;
     for (int64_t j = 0; j < k.classes; ++j) push(stats, widen(logits[row * k.classes + j]), j);
-    out[row] = static_cast<A>(k.scale) * score_of(stats, k.score);
+    out[row] = k.scale.as<A>() * score_of(stats, k.score);
   }
 }
 
@@ -26,7 +26,7 @@ LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, 
     T* grad_z = static_cast<T*>(k.grad_logits) + row * k.classes;
     RowStats<A> stats;
     for (int64_t j = 0; j < k.classes; ++j) push(stats, widen(z[j]), j);
-    const A g = static_cast<A>(k.scale) * grad[row / k.group];
+    const A g = k.scale.as<A>() * grad[row / k.group];
     for (int64_t j = 0; j < k.classes; ++j)
       grad_z[j] = static_cast<T>(g * score_gradient(stats, k.score, widen(z[j]), j));
   }

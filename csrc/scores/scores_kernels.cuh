@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k) {
   for (int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp; row < k.rows;
        row += int64_t{gridDim.x} * kRowsPerBlock) {
     const RowStats<A> stats = row_stats(logits + row * k.classes, k.classes);
-    if (threadIdx.x % kWarp == 0) static_cast<A*>(k.out)[row] = static_cast<A>(k.scale) * score_of(stats, k.score);
+    if (threadIdx.x % kWarp == 0) static_cast<A*>(k.out)[row] = k.scale.as<A>() * score_of(stats, k.score);
   }
 }
 
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScores
     const T* z = static_cast<const T*>(k.logits) + row * k.classes;
     T* grad_z = static_cast<T*>(k.grad_logits) + row * k.classes;
     const RowStats<A> stats = row_stats(z, k.classes);
-    const A g = static_cast<A>(k.scale) * static_cast<const A*>(k.grad)[row / k.group];
+    const A g = k.scale.as<A>() * static_cast<const A*>(k.grad)[row / k.group];
     for (int64_t j = threadIdx.x % kWarp; j < k.classes; j += kWarp)
       grad_z[j] = narrow<T>(g * score_gradient(stats, k.score, widen(z[j]), j));
   }

@@ -1,13 +1,14 @@
 """View: a batch of real or virtual instances and what the network knows of them, each computed at most once.
 
 It is what makes f_integ = f_acq o f_aug literal: an acquisition function takes a view and returns scores, an
-augmentation takes views and returns a view. A real view starts from images, a mixed one from features at layer k.
+augmentation takes views and returns a view. A real view starts from images. A mixed one starts from features at layer
+k, or from the furthest module behind it up to which the network is affine: mixing there is the same, and what runs
+before runs once for each real instance instead of once for each mixture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,9 +19,11 @@ from lada_al.models import SplitModel
 class View:
     """Instances with `leading` batch axes: (B,), or (P, N) for N mixtures of P pairs.
 
-    Exactly one of `image` and `hidden` is given; the rest is computed when first asked for. `ids` name real instances
-    in the pool and in the random streams. `target` holds label distributions, (..., C), where they are known. The
-    weights must not change while a view is in use: `train.fit` raises the network's version, and an old view then
+    Exactly one of `image`, `hidden` and `mix` is given; the rest is computed when first asked for. `mix(step)` makes
+    the virtual instances from their parents as they are after `step` modules of the network; it may be called for any
+    step up to which f^{k:K} is affine. `ids` name real instances in the pool and in the random streams. `target` holds
+    label distributions, (..., C), where they are known. `parents` are the real instances that virtual ones were made
+    of. The weights must not change while a view is in use: `train.fit` raises the network's version, and an old view
     refuses.
     """
 
@@ -31,58 +34,112 @@ class View:
         *,
         image: Tensor | None = None,
         hidden: Tensor | None = None,
+        mix: Callable[[int], Tensor] | None = None,
         leading: int = 1,
         ids: Tensor | None = None,
         target: Tensor | None = None,
+        parents: tuple[View, ...] = (),
     ) -> None:
-        if (image is None) == (hidden is None):
-            raise ValueError("View: give exactly one of image and hidden")
-        self.net, self.k, self.leading, self.ids, self.target = net, k, leading, ids, target
-        self._version = net.version
+        if [image, hidden, mix].count(None) != 2:
+            raise ValueError("View: give exactly one of image, hidden and mix")
+        self.net, self.k, self.leading, self.ids, self.target, self.parents = net, k, leading, ids, target, parents
+        self._version, self._mix = net.version, mix
+        self._known: dict[int, Tensor] = {}  # by the number of modules that have run
         if image is not None:
-            self.image = image
+            self._known[0] = image
         if hidden is not None:
-            self.hidden = hidden
+            self._known[net.cut(k)] = hidden
 
     def __len__(self) -> int:
-        return len(self.image if "image" in self.__dict__ else self.hidden)
+        return len(next(iter(self._known.values()))) if self._known else len(self.parents[0])
 
     def __getitem__(self, index: Tensor | slice) -> View:
         """A part of the view, which shares what is already known."""
-        known = {name: self.__dict__[name] for name in ("image", "hidden", "logits") if name in self.__dict__}
+        if self._mix is not None:
+            self.at(self.net.cut(self.net.depth))
         part = View.__new__(View)
+        part._mix = None
         part.net, part.k, part.leading, part._version = self.net, self.k, self.leading, self._version
         part.ids = None if self.ids is None else self.ids[index]
         part.target = None if self.target is None else self.target[index]
-        part.__dict__.update({name: value[index] for name, value in known.items()})
+        part.parents = tuple(parent[index] for parent in self.parents)
+        part._known = {j: value[index] for j, value in self._known.items()}
         return part
 
-    @cached_property
+    def split(self, batch: int) -> Iterator[View]:
+        """Consecutive parts of `batch` instances; the last may be smaller."""
+        return (self[start : start + batch] for start in range(0, len(self), batch))
+
+    def at(self, step: int) -> Tensor:
+        """The instances after `step` modules of the network. A view that begins at layer k has none before it."""
+        if step not in self._known:
+            start, h = self._start(step)
+            for stop in [*(c for c in map(self.net.cut, range(self.net.depth)) if start < c < step), step]:
+                start, h = stop, self._known.setdefault(stop, self._run(h, start, stop))
+        return self._known[step]
+
+    def stage(self, j: int) -> Tensor:
+        """h^j: the images at j = 0, the logits at j = K."""
+        return self.at(self.net.cut(j))
+
+    def _start(self, step: int) -> tuple[int, Tensor]:
+        """The last module before `step` at which the instances are known, or can be mixed."""
+        first = self.net.cut(self.k)
+        known = max((i for i in self._known if i < step), default=None)
+        mix = self._mix
+        if mix is None or step < first:
+            if known is None:
+                what = "image" if step == 0 else f"features before module {step}"
+                raise ValueError(f"View: instances mixed at layer {self.k} have no {what}")
+            return known, self._known[known]
+        reach = self.net.affine_reach(first, step)
+        if known is None or known < reach:
+            self._known[reach] = self._compute(lambda: mix(reach))
+            known = reach
+        return known, self._known[known]
+
+    @property
     def image(self) -> Tensor:
         """The images, where there are any: instances mixed behind layer 0 have none."""
-        raise ValueError(f"View: instances mixed at layer {self.k} have no image")
+        return self.stage(0)
 
-    @cached_property
+    @property
     def hidden(self) -> Tensor:
         """h^k, Eq. 8."""
-        return self._compute(lambda: self.net.features(self.image, self.k))
+        return self.stage(self.k)
 
-    @cached_property
+    @property
+    def penultimate(self) -> Tensor:
+        """h^(K-1): what the last layer sees, (..., D)."""
+        return self.stage(self.net.depth - 1)
+
+    @property
     def logits(self) -> Tensor:
         """f^{k:K}(h^k), (..., C)."""
+        return self.stage(self.net.depth)
 
-        def head() -> Tensor:
-            flat = self.hidden.flatten(0, self.leading - 1)
-            return self.net.head(flat, self.k).unflatten(0, self.hidden.shape[: self.leading])
-
-        return self._compute(head)
-
-    def computed(self, batch: int) -> View:
-        """The same view with features and logits computed, `batch` instances at a time."""
-        parts = [self[start : start + batch] for start in range(0, len(self), batch)]
-        self.logits = torch.cat([part.logits for part in parts])
-        self.hidden = torch.cat([part.hidden for part in parts])
+    def computed(self, batch: int, *stages: int) -> View:
+        """The same view with these h^j computed, `batch` instances at a time; by default what look-ahead reads: h^k,
+        the logits, and where mixtures will be made."""
+        net = self.net
+        steps = [net.cut(j) for j in stages]
+        steps = steps or [net.cut(self.k), net.affine_reach(net.cut(self.k), net.cut(net.depth)), net.cut(net.depth)]
+        wanted = [step for step in dict.fromkeys(steps) if step not in self._known]
+        parts = [[part.at(step) for step in wanted] for part in self.split(batch)]
+        for step, values in zip(wanted, zip(*parts, strict=True), strict=False):
+            self._known[step] = torch.cat(values)
         return self
+
+    def remember(self, j: int, value: Tensor) -> None:
+        """Keeps an h^j that was computed part by part."""
+        self._known[self.net.cut(j)] = value
+
+    def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
+        def run() -> Tensor:
+            out = self.net.run(h.flatten(0, self.leading - 1), start, stop)
+            return out.unflatten(0, h.shape[: self.leading])
+
+        return self._compute(run)
 
     def _compute(self, f: Callable[[], Tensor]) -> Tensor:
         """Records gradients even if first asked for under no_grad, since the result is kept; if nothing needs a
