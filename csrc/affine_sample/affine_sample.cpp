@@ -112,16 +112,11 @@ struct Prepared {
                                      interpolation_named(call.mode, op),
                                      padding_named(call.padding_mode, op),
                                      call.align_corners};
-    in = {call.image.const_data_ptr(),
-          theta.const_data_ptr(),
-          strides_of(call.image),
-          normalization,
-          call.image.size(0),
-          transforms_of(call.theta),
-          call.image.size(1),
-          geometry,
-          dtype_of(call.image),
-          of_bytes};
+    in = {call.image.const_data_ptr(), theta.const_data_ptr(),
+          strides_of(call.image),      normalization,
+          call.image.size(0),          transforms_of(call.theta),
+          call.image.size(1),          geometry,
+          dtype_of(call.image),        of_bytes};
   }
 };
 
@@ -139,8 +134,7 @@ at::Tensor affine_sample(const at::Tensor& image, const at::Tensor& theta, at::I
   check(call, op);
   const Prepared prepared(call, op);
   const AffineInputs& in = prepared.in;
-  at::Tensor out =
-      fresh_images({in.images * in.transforms, in.channels, size[0], size[1]}, image, result_type(image));
+  at::Tensor out = fresh_images({in.images * in.transforms, in.channels, size[0], size[1]}, image, result_type(image));
   if (out.numel() > 0)
     run(image, LADA_BACKENDS(affine_sample), AffineSample{in, out.mutable_data_ptr(), strides_of(out)});
   return theta.dim() == 4 ? out.view(out_shape(call)) : out;
@@ -171,15 +165,14 @@ std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad
   if (needed[0] && plan.scatter) grad_image.zero_();
   if (needed[1]) {
     grad_theta = at::empty(theta.sizes(), prepared.theta.options());
-    partial = plan.parts == 1 ? grad_theta
-                              : at::empty({in.images * in.transforms, plan.parts, 6}, prepared.theta.options());
+    partial =
+        plan.parts == 1 ? grad_theta : at::empty({in.images * in.transforms, plan.parts, 6}, prepared.theta.options());
   }
   run(image, LADA_BACKENDS(affine_sample_backward),
-      AffineSampleBackward{in, plan, g.const_data_ptr(), strides_of(g),
-                           needed[0] ? grad_image.mutable_data_ptr() : nullptr,
-                           needed[0] ? strides_of(grad_image) : Strides{},
-                           needed[1] ? grad_theta.mutable_data_ptr() : nullptr,
-                           needed[1] ? partial.mutable_data_ptr() : nullptr});
+      AffineSampleBackward{
+          in, plan, g.const_data_ptr(), strides_of(g), needed[0] ? grad_image.mutable_data_ptr() : nullptr,
+          needed[0] ? strides_of(grad_image) : Strides{}, needed[1] ? grad_theta.mutable_data_ptr() : nullptr,
+          needed[1] ? partial.mutable_data_ptr() : nullptr});
   return {grad_image.to(image.scalar_type()), grad_theta.to(theta.scalar_type())};
 }
 

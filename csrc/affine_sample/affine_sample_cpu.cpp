@@ -72,9 +72,7 @@ template <class A, int kLanes>
 class Cells {
  public:
   explicit Cells(const AffineGeometry& g)
-      : pitch_((1 + rounded_up_to_4(g.width)) * kLanes),
-        count_((g.height + 1) * pitch_),
-        cells_(buffer<A>(count_)) {}
+      : pitch_((1 + rounded_up_to_4(g.width)) * kLanes), count_((g.height + 1) * pitch_), cells_(buffer<A>(count_)) {}
 
   A* data() const { return cells_.get(); }
   A* row(int64_t row) const { return data() + (row + 1) * pitch_ + kLanes; }
@@ -123,14 +121,31 @@ struct RowSamplings {
   Buffer<A> weight, slope_x, slope_y;
 };
 
+// All taps of a position along one axis.
+template <class A, int kTaps>
+struct Taps {
+  int32_t pixel[kTaps];
+  A weight[kTaps], slope[kTaps];
+};
+
+template <int kTaps, class A>
+LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
+  Taps<A, kTaps> taps;
+#pragma GCC unroll 4
+  for (int i = 0; i < kTaps; ++i) {
+    const Tap<A> tap = tap_at<kTaps>(p, axis, i);
+    taps.pixel[i] = tap.pixel, taps.weight[i] = tap.weight, taps.slope[i] = tap.slope;
+  }
+  return taps;
+}
+
 template <bool kSlopes, class A, int kTaps>
 LADA_CLONES void sample_row(const A* theta, A grid_y, Frame<A> frame, int32_t pitch, int32_t lanes,
                             const RowSamplings<A, kTaps>& row) {
   const int64_t width = row.width;
   const A* __restrict grid_x = row.grid_x.get();
   int32_t* __restrict offset = row.offset.get();
-  A *__restrict weight = row.weight.get(), *__restrict slope_x = row.slope_x.get(),
-    *__restrict slope_y = row.slope_y.get();
+  A* __restrict weight = row.weight.get(), * __restrict slope_x = row.slope_x.get(), * __restrict slope_y = row.slope_y.get();
   const A map[6] = {theta[0], theta[1], theta[2], theta[3], theta[4], theta[5]};
   for (int64_t column = 0; column < width; ++column) {
     const Place<A> place = place_of(map, grid_x[column], grid_y, frame);
@@ -260,8 +275,7 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
       Out* out = at<Out>(k.out, k.out_strides, t, unit);
       for (int64_t y = 0; y < g.out_height; ++y) {
         const A grid_y = frame.y[y];
-        sample_row<false>(static_cast<const A*>(in.theta) + t * 6, grid_y, frame, cells.pitch(), kLanes,
-                          samplings);
+        sample_row<false>(static_cast<const A*>(in.theta) + t * 6, grid_y, frame, cells.pitch(), kLanes, samplings);
         gather_row<kLanes>(cells.data(), samplings, out_row.get());
         result.write_row(out_row.get(), g.out_width, out + y * k.out_strides.row, k.out_strides.channel,
                          k.out_strides.column);
@@ -320,21 +334,6 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   }
 }
 
-// Calls visit(y, x) for the pairs of taps that the image has.
-template <int kTaps, class A, class Visit>
-LADA_HD void for_each_pair(const Place<A>& place, const Frame<A>& frame, Visit&& visit) {
-  for (int i = 0; i < kTaps; ++i)
-    for (int j = 0; j < kTaps; ++j) {
-      const Tap<A> y = tap_at<kTaps>(place.y, frame.down, i), x = tap_at<kTaps>(place.x, frame.across, j);
-      if (y.pixel != kOutside && x.pixel != kOutside) visit(y, x);
-    }
-}
-
-template <int kTaps, class A>
-LADA_HD A nothing(const Place<A>& place, const Frame<A>& frame) {
-  return nothing(tap_at<kTaps>(place.y, frame.down, 0).weight, tap_at<kTaps>(place.x, frame.across, 0).weight);
-}
-
 // Rows [begin, end) of all sampled images.
 template <class In, class Out, int kTaps>
 void sample_rows_directly(const AffineSample& k, int64_t begin, int64_t end) {
@@ -351,7 +350,7 @@ void sample_rows_directly(const AffineSample& k, int64_t begin, int64_t end) {
       for (int64_t c = 0; c < in.channels; ++c) {
         const Tone<A> tone = tone_of<A>(in.normalization, c);
         A value = nothing<kTaps>(place, frame);
-        for_each_pair<kTaps>(place, frame, [&](const Tap<A>& row, const Tap<A>& column) {
+        for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
           const In pixel = image[c * in.image_strides.channel + row.pixel * in.image_strides.row +
                                  column.pixel * in.image_strides.column];
           value += row.weight * column.weight * (tone.scale * widen(pixel) + tone.shift);
@@ -387,7 +386,7 @@ void sample_planes_backward_directly(const AffineSampleBackward& k, int64_t begi
           const A go = widen(grad[x * k.grad_strides.column]), grid_x = frame.x[x];
           const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, grid_x, grid_y, frame);
           A along_x = nothing<kTaps>(place, frame), along_y = along_x;
-          for_each_pair<kTaps>(place, frame, [&](const Tap<A>& row, const Tap<A>& column) {
+          for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
             const In pixel = pixels[row.pixel * in.image_strides.row + column.pixel * in.image_strides.column];
             const A value = tone.scale * widen(pixel) + tone.shift;
             along_x += row.weight * column.slope * value;
@@ -407,8 +406,8 @@ void sample_planes_backward_directly(const AffineSampleBackward& k, int64_t begi
     }
     if constexpr (!std::is_same_v<In, uint8_t>) {
       if (!k.grad_image) continue;
-      In* to = static_cast<In*>(k.grad_image) + image * k.grad_image_strides.image +
-               channel * k.grad_image_strides.channel;
+      In* to =
+          static_cast<In*>(k.grad_image) + image * k.grad_image_strides.image + channel * k.grad_image_strides.channel;
       for (int64_t y = 0; y < g.height; ++y)
         convert(plane.get() + y * g.width, 1, to + y * k.grad_image_strides.row, k.grad_image_strides.column, g.width,
                 tone.scale, A(0));
@@ -452,14 +451,12 @@ void affine_sample(const AffineSample& k, int threads) {
     dispatch_taps(g.interpolation, [&](auto taps) {
       const int64_t rows = in.images * in.transforms * g.out_height, units = in.images * blocks_of(in);
       if (!is_copy_repaid(g, in.transforms) || (units < threads / 4 && rows > units))
-        return parallel_for(rows, g.out_width * (in.channels + 8), threads, [&](int64_t begin, int64_t end) {
-          sample_rows_directly<In, Out, taps()>(k, begin, end);
-        });
+        return parallel_for(rows, g.out_width * (in.channels + 8), threads,
+                            [&](int64_t begin, int64_t end) { sample_rows_directly<In, Out, taps()>(k, begin, end); });
       dispatch_lanes<arithmetic_t<Out>>(in, [&](auto lanes) {
         const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-        parallel_for(units, cost, threads, [&](int64_t begin, int64_t end) {
-          sample_units<In, Out, lanes(), taps()>(k, begin, end);
-        });
+        parallel_for(units, cost, threads,
+                     [&](int64_t begin, int64_t end) { sample_units<In, Out, lanes(), taps()>(k, begin, end); });
       });
     });
   });

@@ -14,33 +14,20 @@ void dispatch_types(const AffineInputs& in, F&& f) {
   dispatch(in.dtype, [&](auto tag) { f(tag, tag); });
 }
 
-template <Interpolation kInterpolation>
-using TapsOf = std::integral_constant<int, taps_along_axis(kInterpolation)>;
-
-// Calls f(number of taps along an axis, as a type).
-template <class F>
-void dispatch_taps(Interpolation interpolation, F&& f) {
-  switch (interpolation) {
-    case Interpolation::kNearest:
-      return f(TapsOf<Interpolation::kNearest>{});
-    case Interpolation::kBilinear:
-      return f(TapsOf<Interpolation::kBilinear>{});
-    case Interpolation::kBicubic:
-      return f(TapsOf<Interpolation::kBicubic>{});
-  }
-}
-
 // Elements from the first to the last of one image.
 int64_t extent(const Strides& s, int64_t channels, int64_t height, int64_t width) {
   return 1 + s.channel * (channels - 1) + s.row * (height - 1) + s.column * (width - 1);
 }
 
-// Calls f(Tag<type of indices>): 32-bit where all of `count` threads and the offsets within an image fit.
+// Calls f(number of taps along an axis, as a type, Tag<type of indices>): the ordinary case has a version of its own,
+// bilinear with all of `count` threads and the offsets within an image, up to `longest`, in 32 bits.
 template <class F>
-void dispatch_index(const AffineInputs& in, int64_t count, int64_t longest, F&& f) {
+void dispatch_version(const AffineInputs& in, int64_t count, int64_t longest, F&& f) {
   const AffineGeometry& g = in.geometry;
   const int64_t image = extent(in.image_strides, in.channels, g.height, g.width);
-  fits_int32(std::max({count, longest, image})) ? f(Tag<int32_t>{}) : f(Tag<int64_t>{});
+  if (g.interpolation == Interpolation::kBilinear && fits_int32(std::max({count, longest, image})))
+    return f(std::integral_constant<int, 2>{}, Tag<int32_t>{});
+  f(std::integral_constant<int, kAnyTaps>{}, Tag<int64_t>{});
 }
 
 // Where channels lie side by side, small groups of them go to neighbouring threads.
@@ -69,16 +56,17 @@ void plan_affine_sample_backward(const AffineSamplePlanning& k, void*) {
 
 void affine_sample(const AffineSample& k, void* stream) {
   const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
   const ChannelGroups groups = groups_of(in.channels, k.out_strides, 16);
-  const int64_t count = in.images * in.transforms * groups.count * in.geometry.out_height * in.geometry.out_width;
+  const int64_t count = in.images * in.transforms * groups.count * g.out_height * g.out_width;
+  const int64_t longest = extent(k.out_strides, in.channels, g.out_height, g.out_width);
   dispatch_types(in, [&](auto in_tag, auto out_tag) {
     using In = typename decltype(in_tag)::type;
     using Out = typename decltype(out_tag)::type;
-    dispatch_taps(in.geometry.interpolation, [&](auto taps) {
-      dispatch_index(in, count, 0, [&](auto index) {
-        launch("affine_sample", affine_sample_kernel<In, Out, taps(), typename decltype(index)::type, kThreads>,
-               ceil_div(count, kThreads), kThreads, stream, k, frame_of<arithmetic_t<Out>>(in.geometry), groups);
-      });
+    dispatch_version(in, count, longest, [&](auto taps, auto index) {
+      launch("affine_sample", affine_sample_kernel<In, Out, taps(), typename decltype(index)::type, kThreads>,
+             ceil_div(count, kThreads), kThreads, stream, k, frame_of<arithmetic_t<Out>>(g), groups,
+             taps_along_axis(g.interpolation));
     });
   });
 }
@@ -87,9 +75,11 @@ void affine_sample_backward(const AffineSampleBackward& k, void* stream) {
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const Parts parts = parts_of(in);
-  const bool scatter = k.grad_image && k.plan.scatter;
+  const int taps_at_run_time = taps_along_axis(g.interpolation);
+  const bool scatter = k.grad_image && k.plan.scatter, gather = k.grad_image && !scatter;
   const int64_t transforms = in.images * in.transforms, blocks = transforms * parts.count();
-  const int64_t plane = g.height * g.width;
+  const ChannelGroups groups = groups_of(in.channels, k.grad_image_strides, kGroup);
+  const int64_t gathered = in.images * groups.count * g.height * g.width;
   const int64_t longest = std::max(extent(k.grad_strides, in.channels, g.out_height, g.out_width),
                                    extent(k.grad_image_strides, in.channels, g.height, g.width));
   dispatch_types(in, [&](auto in_tag, auto out_tag) {
@@ -97,20 +87,15 @@ void affine_sample_backward(const AffineSampleBackward& k, void* stream) {
     using Out = typename decltype(out_tag)::type;
     using A = arithmetic_t<Out>;
     const Frame<A> frame = frame_of<A>(g);
-    dispatch_taps(g.interpolation, [&](auto taps) {
-      dispatch_index(in, std::max(blocks, in.images * in.channels * plane), longest, [&](auto index) {
-        using Index = typename decltype(index)::type;
-        if (scatter || k.grad_theta)
-          launch("affine_sample_backward", affine_sample_backward_kernel<In, Out, taps(), Index, kThreads>, blocks,
-                 kThreads, stream, k, frame, parts, scatter);
-        if constexpr (std::is_same_v<In, Out>)
-          if (k.grad_image && !scatter) {
-            const ChannelGroups groups =
-                groups_of(in.channels, k.grad_image_strides, gathered_channels<taps(), Index>());
-            launch("affine_sample_gather", affine_sample_gather_kernel<Out, taps(), Index, kThreads>,
-                   ceil_div(in.images * groups.count * plane, kThreads), kThreads, stream, k, frame, groups);
-          }
-      });
+    dispatch_version(in, std::max(blocks, gathered), longest, [&](auto taps, auto index) {
+      using Index = typename decltype(index)::type;
+      if (scatter || k.grad_theta)
+        launch("affine_sample_backward", affine_sample_backward_kernel<In, Out, taps(), Index, kThreads>, blocks,
+               kThreads, stream, k, frame, parts, scatter, taps_at_run_time);
+      if constexpr (std::is_same_v<In, Out>)
+        if (gather)
+          launch("affine_sample_gather", affine_sample_gather_kernel<Out, taps(), Index, kThreads>,
+                 ceil_div(gathered, kThreads), kThreads, stream, k, frame, groups, taps_at_run_time);
     });
     if (k.grad_theta && parts.count() != 1)
       launch("affine_sample_sum", affine_sample_sum_kernel<A, kThreads>, ceil_div(transforms * 6, kThreads / kWarp),

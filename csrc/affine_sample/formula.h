@@ -132,22 +132,13 @@ LADA_HD Tap<A> tap_at(Position<A> p, const Axis<A>& axis, int i) {
   return {pixel_at(at, axis), cubic(distance, near), (below ? p.slope : -p.slope) * cubic_slope(distance, near)};
 }
 
-// All taps along one axis.
-template <class A, int kTaps>
-struct Taps {
-  int32_t pixel[kTaps];
-  A weight[kTaps], slope[kTaps];
-};
+// The number of taps as a template argument that leaves it to run time.
+constexpr int kAnyTaps = 0;
 
 template <int kTaps, class A>
-LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
-  Taps<A, kTaps> taps;
-#pragma GCC unroll 4
-  for (int i = 0; i < kTaps; ++i) {
-    const Tap<A> tap = tap_at<kTaps>(p, axis, i);
-    taps.pixel[i] = tap.pixel, taps.weight[i] = tap.weight, taps.slope[i] = tap.slope;
-  }
-  return taps;
+LADA_HD Tap<A> tap_at(const Position<A>& p, const Axis<A>& axis, int i, int taps) {
+  if constexpr (kTaps != kAnyTaps) return tap_at<kTaps>(p, axis, i);
+  return taps == 1 ? tap_at<1>(p, axis, i) : (taps == 2 ? tap_at<2>(p, axis, i) : tap_at<4>(p, axis, i));
 }
 
 // Where an output pixel with the coordinates (x, y) reads under theta (2 x 3), before padding.
@@ -162,10 +153,26 @@ LADA_HD Place<A> place_of(const A* theta, A x, A y, const Frame<A>& frame) {
           position_of(theta[3] * x + (theta[4] * y + theta[5]), frame.down)};
 }
 
-// What a pixel adds whose taps all lie outside: 0, or NaN if the first weights are.
-template <class A>
-LADA_HD A nothing(A weight_y, A weight_x) {
-  return 0 * (weight_y * weight_x);
+// What an output pixel starts from: 0, or NaN if its weights are.
+template <int kTaps, class A>
+LADA_HD A nothing(const Place<A>& place, const Frame<A>& frame, int taps = kTaps) {
+  return 0 *
+         (tap_at<kTaps>(place.y, frame.down, 0, taps).weight * tap_at<kTaps>(place.x, frame.across, 0, taps).weight);
+}
+
+// Calls visit(row's tap, column's tap) for the pairs that the image has.
+template <int kTaps, class A, class Visit>
+LADA_HD void for_each_pair(const Place<A>& place, const Frame<A>& frame, int taps, Visit&& visit) {
+  const int count = kTaps == kAnyTaps ? taps : kTaps;
+#pragma unroll(kTaps == kAnyTaps ? 1 : kTaps)
+  for (int i = 0; i < count; ++i) {
+    const Tap<A> row = tap_at<kTaps>(place.y, frame.down, i, taps);
+#pragma unroll(kTaps == kAnyTaps ? 1 : kTaps)
+    for (int j = 0; j < count; ++j) {
+      const Tap<A> column = tap_at<kTaps>(place.x, frame.across, j, taps);
+      if (row.pixel != kOutside && column.pixel != kOutside) visit(row, column);
+    }
+  }
 }
 
 }  // namespace lada

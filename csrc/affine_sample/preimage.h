@@ -142,8 +142,8 @@ LADA_HD void for_each_column(const A* theta, A grid_y, const Frame<A>& frame, bo
   const Axis<A>& axis = frame.across;
   const Line<A> line = line_of(theta, axis, frame);
   const A origin = position_of(theta[0] * frame.x.first + (theta[1] * grid_y + theta[2]), axis).at;
-  const Mirrors<A> mirrors = mirrored ? mirrors_of_row(origin, line.across, axis, reach + line.error, out_width)
-                                      : Mirrors<A>{0, 1, 1, false};
+  const Mirrors<A> mirrors =
+      mirrored ? mirrors_of_row(origin, line.across, axis, reach + line.error, out_width) : Mirrors<A>{0, 1, 1, false};
   int32_t done = 0;
   for (int32_t i = 0; i < mirrors.count; ++i) {
     const Range<A> range =
