@@ -47,16 +47,16 @@ def affine_sample(
         ValueError: a shape or an option is wrong, or a std is not positive (on CUDA only with LADA_EXT_CHECK=1).
     """
     height_width = list(image.shape[-2:] if size is None else size)
-    mean, std = (None, None) if normalize is None else (_constant(name, image, numbers)
-                                                        for name, numbers in zip(("mean", "std"), normalize, strict=True))  # fmt: skip
+    mean, std = (None, None) if normalize is None else _constants(image, *normalize)
     return torch.ops.lada_ext.affine_sample(image, theta, height_width, mode, padding_mode, align_corners, mean, std)
 
 
-def _constant(name: str, image: Tensor, numbers: Numbers) -> Tensor:
-    tensor = torch.as_tensor(numbers, dtype=score_dtype(image), device=image.device)
-    if tensor.requires_grad:
-        raise ValueError(f"affine_sample: {name} of normalize is a constant and cannot require a gradient")
-    return tensor
+def _constants(image: Tensor, mean: Numbers, std: Numbers) -> list[Tensor]:
+    tensors = [torch.as_tensor(numbers, dtype=score_dtype(image), device=image.device) for numbers in (mean, std)]
+    for name, tensor in zip(("mean", "std"), tensors, strict=True):
+        if tensor.requires_grad:
+            raise ValueError(f"affine_sample: {name} of normalize is a constant and cannot require a gradient")
+    return tensors
 
 
 def _empty(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -161,8 +161,7 @@ def _(
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     _refuse_batched_constants([dim for dim in in_dims[6:8] if not isinstance(dim, list)])
     tensors = [
-        _batched(tensor, dim, info.batch_size)
-        for tensor, dim in zip((grad, image, theta), in_dims[:3], strict=True)
+        _batched(tensor, dim, info.batch_size) for tensor, dim in zip((grad, image, theta), in_dims[:3], strict=True)
     ]
     shape = tensors[1].shape[:2]
     grads = torch.ops.lada_ext.affine_sample_backward(*(t.flatten(0, 1) for t in tensors), *options)

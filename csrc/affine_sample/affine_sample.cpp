@@ -50,6 +50,8 @@ void check(const Call& call, const char* op) {
   }
   TORCH_CHECK_VALUE(image.dim() == 4 && image.size(2) >= 1 && image.size(3) >= 1, op,
                     ": image must have shape (B, channels, H, W) with at least one pixel, got ", image.sizes());
+  TORCH_CHECK_VALUE(call.height >= 1 && call.width >= 1, op, ": size must be (height, width) of at least 1, got [",
+                    call.height, ", ", call.width, "]");
   check_floating(theta, op, "theta");
   const bool one = theta.dim() == 3, fits = one || theta.dim() == 4;
   TORCH_CHECK_VALUE(fits && theta.size(0) == image.size(0) && theta.size(-2) == 2 && theta.size(-1) == 3, op,
@@ -89,7 +91,7 @@ Strides strides_of(const at::Tensor& tensor) {
 }
 
 at::Tensor without_transforms(const at::Tensor& sampled) {
-  return sampled.dim() == 5 ? sampled.reshape({-1, sampled.size(2), sampled.size(3), sampled.size(4)}) : sampled;
+  return sampled.dim() == 5 ? sampled.flatten(0, 1) : sampled;
 }
 
 // The arguments of a backend, and the tensors that they point to.
@@ -129,7 +131,7 @@ at::Tensor affine_sample(const at::Tensor& image, const at::Tensor& theta, at::I
                          std::string_view padding_mode, bool align_corners, const std::optional<at::Tensor>& mean,
                          const std::optional<at::Tensor>& deviation) {
   constexpr const char* op = "affine_sample";
-  TORCH_CHECK_VALUE(size.size() == 2 && size[0] >= 0 && size[1] >= 0, op, ": size must be (height, width), got ", size);
+  TORCH_CHECK_VALUE(size.size() == 2, op, ": size must be (height, width), got ", size);
   const Call call = {image, theta, size[0], size[1], mode, padding_mode, align_corners, mean, deviation};
   check(call, op);
   const Prepared prepared(call, op);

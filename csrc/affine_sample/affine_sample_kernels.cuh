@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, kResident<arithmetic_t<Out>, kTaps>)
                       at.channel * channel_stride;
     Out* out = static_cast<Out*>(k.out) + int64_t{at.image} * k.out_strides.image + at.channel * out_channel_stride +
                y * Index(k.out_strides.row) + x * Index(k.out_strides.column);
-    const int32_t end = min(at.channel + groups.size, static_cast<int32_t>(in.channels));
+    const int32_t channels = in.channels, last = at.channel + groups.size, end = last < channels ? last : channels;
     for (int32_t channel = at.channel; channel < end; channel += kGroup) {
       const A none = nothing<kTaps>(place, frame, taps);
       A total[kGroup] = {}, inside = 0;
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, kResident<arithmetic_t<T>, kTaps>)
   for (Index i = Index(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
     const GroupedPixel<Index> at = grouped_pixel(i, plane, groups);
     const int32_t row = at.pixel / width, column = at.pixel - row * width;
-    const int32_t channels = min(kGroup, static_cast<int32_t>(in.channels) - at.channel);
+    const int32_t rest = in.channels - at.channel, channels = rest < kGroup ? rest : kGroup;
     A total[kGroup] = {};
     const int64_t first = at.image * in.transforms;
     const A* theta = static_cast<const A*>(in.theta) + first * 6;

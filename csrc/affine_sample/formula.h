@@ -164,10 +164,10 @@ LADA_HD A nothing(const Place<A>& place, const Frame<A>& frame, int taps = kTaps
 template <int kTaps, class A, class Visit>
 LADA_HD void for_each_pair(const Place<A>& place, const Frame<A>& frame, int taps, Visit&& visit) {
   const int count = kTaps == kAnyTaps ? taps : kTaps;
-#pragma unroll(kTaps == kAnyTaps ? 1 : kTaps)
+  LADA_UNROLL(kTaps == kAnyTaps ? 1 : kTaps)
   for (int i = 0; i < count; ++i) {
     const Tap<A> row = tap_at<kTaps>(place.y, frame.down, i, taps);
-#pragma unroll(kTaps == kAnyTaps ? 1 : kTaps)
+    LADA_UNROLL(kTaps == kAnyTaps ? 1 : kTaps)
     for (int j = 0; j < count; ++j) {
       const Tap<A> column = tap_at<kTaps>(place.x, frame.across, j, taps);
       if (row.pixel != kOutside && column.pixel != kOutside) visit(row, column);
