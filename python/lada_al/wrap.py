@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,12 +86,15 @@ class WrappedModel(SplitModel):
         self.module = module
         self._named = {name: part for name, part in module.named_modules() if name}
         self._image = Blank(tuple(shape), torch.float32)
+        device = next((parameter.device for parameter in module.parameters()), None)
+        if device is None:
+            raise UsageError(f"model: expected a classifier, got a {type(module).__name__}, which has no weights")
         sample = torch.randn(SAMPLE, *shape, generator=torch.Generator().manual_seed(0))
         modes = {part: part.training for part in module.modules()}
         module.eval()
         try:
             with torch.no_grad():
-                self._cut_up(sample.to(next(module.parameters()).device), at)
+                self._cut_up(sample.to(device), at)
         finally:
             for part, mode in modes.items():
                 part.training = mode
@@ -204,7 +208,7 @@ class WrappedModel(SplitModel):
         parts = sorted((call for _, call in opened(None)), key=lambda call: call.end)
         times = Counter(call.name for call in calls)
         places = []
-        for part, following in zip(parts, parts[1:], strict=False):
+        for part, following in pairwise(parts):
             module, successor = self._named[part.name], self._named[following.name]
             ends_here = _is_composite(module) or _is_composite(successor) or _has_matrix(successor)
             if ends_here and times[part.name] == 1:

@@ -82,7 +82,7 @@ def _images(path: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # tarfile would keep them all
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
                 if member.isreg() and Path(member.name).suffix.lower() in SUFFIXES and member.name not in seen:
                     seen.add(member.name)
                     yield member
