@@ -115,7 +115,7 @@ class WrappedModel(SplitModel):
         return [tuple(image_shape), *(cut.shape for cut in self.cuts), (self.classes,)]
 
     def forward(self, image: Tensor) -> Tensor:
-        return _logits(self.module(image))
+        return logits_of(self.module(image))
 
     def run(self, h: Tensor, start: int, stop: int) -> Tensor:
         return h if start == stop else self._between(h, start, stop)
@@ -129,7 +129,7 @@ class WrappedModel(SplitModel):
             if stop < self.depth:
                 self._stop(patch, self.cuts[stop - 1])
             try:
-                return _logits(self.module(image))
+                return logits_of(self.module(image))
             except _ReachedError as reached:
                 return reached.features
 
@@ -157,7 +157,7 @@ class WrappedModel(SplitModel):
 
     def _cut_up(self, sample: Tensor, at: Sequence[str] | None) -> None:
         calls, output = _trace(self.module, self._named, sample)
-        logits = _logits(output)
+        logits = logits_of(output)
         if logits.dim() != 2 or len(logits) != len(sample):
             raise UsageError(f"model: expected logits of shape (batch, classes), got {tuple(logits.shape)}")
         self.classes = logits.shape[1]
@@ -330,7 +330,7 @@ def _put(leaf: Any, h: Tensor) -> Any:
     return h if isinstance(leaf, Blank) else leaf
 
 
-def _logits(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
     """The tensor itself, or what Hugging Face's models call logits."""
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):

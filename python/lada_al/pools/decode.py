@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
@@ -108,6 +108,8 @@ def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -
             return _eight_bits(upright) if upright.mode.startswith("I") else upright
     except UnreadableError:
         raise
+    except UnidentifiedImageError as error:  # its text names an address in memory
+        raise UnreadableError(f"no image in any of {', '.join(FORMATS)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError) as error:
         raise UnreadableError(_short(error)) from error
 
