@@ -1,7 +1,8 @@
 # `make demo` and `make test` need Python >= 3.11 and g++; with nvcc and a CUDA build of torch they build CUDA kernels too.
 #   make demo     a whole active-learning comparison on real images, with an HTML report
 #   make test     the test suite
-#   make bench    ops against eager torch and torch.compile
+#   make bench    ops against eager torch, torch.compile and named peers, as a table and in bench/results;
+#                 COMPARE=--benchmark-compare compares ours with the run before, of another commit perhaps
 #   make lint     ruff, mypy, clang-format
 #   make clean    removes what make made
 # make PYTHON=python3.12 takes another Python; FORCE_CUDA, TORCH_CUDA_ARCH_LIST and MAX_JOBS reach the build.
@@ -39,7 +40,8 @@ test: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only
+	$(BIN)/python -m bench
+	$(BIN)/python -m pytest bench/bench_ops.py --benchmark-only --benchmark-autosave $(COMPARE)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Speed of the ops, on the CPU and on a GPU: ``python -m bench --help``."""
