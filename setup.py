@@ -121,7 +121,9 @@ def extension() -> CppExtension:
     sources = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc").rglob("*.cpp"))]
     macros = [("LADA_TORCH_VERSION", f'"{torch.__version__}"')]
     optimise = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
-    flags = {"cxx": [*optimise, "-fopenmp", "-Wall", "-Wno-unknown-pragmas"]}
+    # Nobody reads floating-point exception flags or errno; without them, selects and sqrt become vector instructions.
+    no_flags = ["-fno-trapping-math", "-fno-math-errno"]
+    flags = {"cxx": [*optimise, *no_flags, "-fopenmp", "-Wall", "-Wno-unknown-pragmas"]}
     link = ["-fopenmp"]
     if CUDA is None:
         return CppExtension(

@@ -11,6 +11,11 @@ TORCH_LIBRARY(lada_ext, m) {
   m.def("entropy_backward(Tensor grad, Tensor logits, float base) -> Tensor", pure);
   m.def("variation_ratio(Tensor logits) -> Tensor", pure);
   m.def("variation_ratio_backward(Tensor grad, Tensor logits) -> Tensor", pure);
+  m.def("margin(Tensor logits) -> Tensor", pure);
+  m.def("margin_backward(Tensor grad, Tensor logits) -> Tensor", pure);
+  m.def("bald(Tensor logits, float base=2.0) -> Tensor", pure);
+  m.def("bald_backward(Tensor grad, Tensor logits, float base) -> Tensor", pure);
+  m.def("top_k(Tensor scores, SymInt k) -> (Tensor, Tensor)", pure);
 
   m.def("pair_score(Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
         pure);

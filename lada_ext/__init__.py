@@ -10,19 +10,23 @@ from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_sample
 from lada_ext.keys import make_key
 from lada_ext.pair_score import pair_score
-from lada_ext.scores import entropy, variation_ratio
+from lada_ext.scores import bald, entropy, margin, top_k, topk_scores, variation_ratio
 
 __version__ = "0.1.0"
 
 __all__ = [
     "affine_sample",
+    "bald",
     "beta_logit_grad",
     "beta_mix",
     "beta_sample",
     "build_info",
     "entropy",
     "make_key",
+    "margin",
     "pair_score",
     "reference",
+    "top_k",
+    "topk_scores",
     "variation_ratio",
 ]

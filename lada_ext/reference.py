@@ -24,6 +24,25 @@ def variation_ratio(logits: Tensor) -> Tensor:
     return 1 - logits.softmax(-1).max(-1).values
 
 
+def margin(logits: Tensor) -> Tensor:
+    """1 - (p_1 - p_2) of the two likeliest classes; p_2 is 0 where there is one class."""
+    p = logits.softmax(-1)
+    best = p.topk(min(2, p.shape[-1]), -1).values
+    return 1 - best[..., 0] + best[..., 1:].sum(-1)
+
+
+def bald(logits: Tensor, base: float = 2.0) -> Tensor:
+    """H(mean_t p_t) - mean_t H(p_t) over the passes t, the first axis: the mutual information of class and weights."""
+    log_mean = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    return entropy(log_mean, base) - entropy(logits, base).mean(0)
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest and their indices, best first; equal scores in the order of their indices, NaN as -inf."""
+    order = scores.masked_fill(scores.isnan(), -math.inf).argsort(descending=True, stable=True)[:k]
+    return scores[order], order
+
+
 def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
     """Eq. 13: f_acq(a) + f_acq(b) + gamma * mean_n f_acq(mixed_n)."""
     f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]

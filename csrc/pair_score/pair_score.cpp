@@ -28,7 +28,7 @@ at::Tensor pair_score(const at::Tensor& logits_a, const at::Tensor& logits_b, co
   const at::Tensor a = logits_a.contiguous(), b = logits_b.contiguous(), mixtures = mixed.contiguous();
   at::Tensor out = at::empty({a.size(0)}, a.options().dtype(arithmetic_type(a)));
   run(a, LADA_BACKENDS(pair_scores),
-      PairScores{a.const_data_ptr(), b.const_data_ptr(), mixtures.const_data_ptr(), out.mutable_data_ptr(), a.size(0),
+      PairScores{a.const_data_ptr(), b.const_data_ptr(), nullptr, nullptr, 0, mixtures.const_data_ptr(), out.mutable_data_ptr(), a.size(0),
                  mixtures.size(1), a.size(1), dtype_of(a), score, unit_of(score), gamma});
   return out;
 }

@@ -1,52 +1,303 @@
-// CPU loops of the row scores: one pass over a row for the score, a second one, from cache, for its gradient.
-#include "../common/cpu.h"
+// CPU loops of the row scores, of BALD and of the k best. Rows of up to kTileClasses classes are taken kLanes at a
+// time, longer ones one by one (lanes.h); either way the logits are read from memory once.
+#include <vector>
+
+#include "lanes.h"
 #include "scores.h"
 
 namespace lada::cpu {
 namespace {
 
-template <class T>
+template <class T, Score kScore>
 LADA_CLONES void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const T* logits = static_cast<const T*>(k.logits);
   A* out = static_cast<A*>(k.out);
-  for (int64_t row = begin; row < end; ++row) {
-    RowStats<A> stats;
-    for (int64_t j = 0; j < k.classes; ++j) push(stats, widen(logits[row * k.classes + j]), j);
-    out[row] = static_cast<A>(k.scale) * score_of(stats, k.score);
+  const A scale = static_cast<A>(k.scale);
+  if (k.classes > kTileClasses) {
+    for (int64_t row = begin; row < end; ++row)
+      out[row] = scale * score_of(stats_of_row<kScore>(logits + row * k.classes, k.classes), kScore);
+    return;
+  }
+  Tile<A> tile;
+  for (int64_t row = begin; row < end; row += kLanes<A>) {
+    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+    load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
+    const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile.value, k.classes));
+    for (int l = 0; l < count; ++l) out[row + l] = scale * scores[l];
+  }
+}
+
+template <class T, Score kScore>
+LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<T>;
+  const T* logits = static_cast<const T*>(k.logits);
+  T* grad_logits = static_cast<T*>(k.grad_logits);
+  const A* grad = static_cast<const A*>(k.grad);
+  const A scale = static_cast<A>(k.scale);
+  if (k.classes > kTileClasses) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* z = logits + row * k.classes;
+      gradient_of_row<kScore>(z, k.classes, stats_of_row<kScore>(z, k.classes), scale * grad[row / k.group],
+                              grad_logits + row * k.classes);
+    }
+    return;
+  }
+  Tile<A> tile;
+  Lane<A> factor;
+  for (int64_t row = begin; row < end; row += kLanes<A>) {
+    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+    load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
+    for (int l = 0; l < kLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
+    gradient_of_tile<kScore>(tile.value, k.classes, stats_of_tile<kScore>(tile.value, k.classes), factor);
+    store_tile(tile.value, k.classes, grad_logits + row * k.classes, count);
+  }
+}
+
+// sum_c p_c log p_c of the mean probabilities `mean` of kLanes instances.
+template <class A>
+LADA_HD Lane<A> negative_entropy(const A* mean, int64_t classes) {
+  Lane<A> sum{};
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
+      const A p = mean[j * kLanes<A> + l];
+      sum[l] += p * log_of_probability(p);
+    }
+  }
+  return sum;
+}
+
+// Adds 1 / passes of the probabilities of a tile of logits to `mean`.
+template <class A>
+LADA_HD void add_probabilities(const A* tile, int64_t classes, const LaneStats<A>& s, A share, A* mean) {
+  Lane<A> weight;
+  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) weight[l] = share / (s.ties[l] + s.below[l]);
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
+      const int64_t i = j * kLanes<A> + l;
+      mean[i] += weight[l] * exp_negative(below_max(tile[i], s.max[l]));
+    }
   }
 }
 
 template <class T>
-LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end) {
+const T* pass_rows(const Bald& k, int64_t pass, int64_t row) {
+  return static_cast<const T*>(k.logits) + pass * k.pass_stride + row * k.row_stride;
+}
+
+// H(mean p) - mean H(p) of kLanes instances, `count` of them real, and their mean probabilities.
+template <class T, class A>
+LADA_HD Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* mean) {
+  const A share = A(1) / static_cast<A>(k.passes);
+  std::fill_n(mean, k.classes * kLanes<A>, A(0));
+  Lane<A> value{};
+  for (int64_t pass = 0; pass < k.passes; ++pass) {
+    load_tile(consecutive_rows(pass_rows<T>(k, pass, row), count, k.row_stride), k.classes, tile);
+    const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, k.classes);
+    const Lane<A> entropy = scores_of_tile<Score::kEntropy>(s);
+    for (int l = 0; l < kLanes<A>; ++l) value[l] -= share * entropy[l];
+    add_probabilities(tile, k.classes, s, share, mean);
+  }
+  const Lane<A> of_mean = negative_entropy(mean, k.classes);
+  for (int l = 0; l < kLanes<A>; ++l) value[l] -= of_mean[l];
+  return value;
+}
+
+// The same of one instance with many classes.
+template <class T, class A>
+LADA_HD A bald_of_row(const Bald& k, int64_t row, A* mean) {
+  const A share = A(1) / static_cast<A>(k.passes);
+  std::fill_n(mean, k.classes, A(0));
+  A value = 0, of_mean = 0;
+  for (int64_t pass = 0; pass < k.passes; ++pass) {
+    const T* z = pass_rows<T>(k, pass, row);
+    const RowStats<A> s = stats_of_row<Score::kEntropy>(z, k.classes);
+    const A weight = share / sum_of(s), max = s.max;
+    value -= share * score_of(s, Score::kEntropy);
+    LADA_SIMD for (int64_t j = 0; j < k.classes; ++j) mean[j] += weight * exp_negative(below_max(widen(z[j]), max));
+  }
+#pragma omp simd reduction(+ : of_mean)
+  for (int64_t j = 0; j < k.classes; ++j) of_mean += mean[j] * log_of_probability(mean[j]);
+  return value - of_mean;
+}
+
+template <class T>
+LADA_CLONES void bald_rows(const Bald& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
-  const A* grad = static_cast<const A*>(k.grad);
-  for (int64_t row = begin; row < end; ++row) {
-    const T* z = static_cast<const T*>(k.logits) + row * k.classes;
-    T* grad_z = static_cast<T*>(k.grad_logits) + row * k.classes;
-    RowStats<A> stats;
-    for (int64_t j = 0; j < k.classes; ++j) push(stats, widen(z[j]), j);
-    const A g = static_cast<A>(k.scale) * grad[row / k.group];
-    for (int64_t j = 0; j < k.classes; ++j)
-      grad_z[j] = static_cast<T>(g * score_gradient(stats, k.score, widen(z[j]), j));
+  A* out = static_cast<A*>(k.out);
+  const A scale = static_cast<A>(k.scale);
+  if (k.classes > kTileClasses) {
+    std::vector<A> mean(static_cast<size_t>(k.classes));
+    for (int64_t row = begin; row < end; ++row) out[row] = scale * bald_of_row<T>(k, row, mean.data());
+    return;
+  }
+  Tile<A> tile, mean;
+  for (int64_t row = begin; row < end; row += kLanes<A>) {
+    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+    const Lane<A> value = bald_of_tile<T>(k, row, count, tile.value, mean.value);
+    for (int l = 0; l < count; ++l) out[row + l] = scale * value[l];
   }
 }
+
+// Replaces a tile of logits of one pass by factor * p_j ((log p_j + H) - (log mean_j - sum_i p_i log mean_i)).
+template <class A>
+LADA_HD void bald_gradient_of_tile(A* tile, int64_t classes, const A* log_mean, const Lane<A>& factor) {
+  const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, classes);
+  Lane<A> inverse, offset, cross{};
+  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) inverse[l] = 1 / (s.ties[l] + s.below[l]);
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
+      const int64_t i = j * kLanes<A> + l;
+      cross[l] += inverse[l] * exp_negative(below_max(tile[i], s.max[l])) * log_mean[i];
+    }
+  }
+  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) offset[l] = cross[l] - s.weighted[l] * inverse[l];
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
+      const int64_t i = j * kLanes<A> + l;
+      const A d = below_max(tile[i], s.max[l]), p = exp_negative(d) * inverse[l];
+      tile[i] = factor[l] * p * (d - log_mean[i] + offset[l]);
+    }
+  }
+}
+
+template <class A>
+LADA_HD void take_logs(A* mean, int64_t count) {
+  LADA_SIMD for (int64_t i = 0; i < count; ++i) mean[i] = log_of_probability(mean[i]);
+}
+
+template <class T>
+LADA_CLONES void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<T>;
+  const Bald& f = k.forward;
+  const A scale = static_cast<A>(f.scale) / static_cast<A>(f.passes);
+  const auto out = [&](int64_t pass, int64_t row) {
+    return static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes;
+  };
+  if (f.classes > kTileClasses) {
+    std::vector<A> mean(static_cast<size_t>(f.classes));
+    for (int64_t row = begin; row < end; ++row) {
+      bald_of_row<T>(f, row, mean.data());
+      take_logs(mean.data(), f.classes);
+      const A* log_mean = mean.data();
+      for (int64_t pass = 0; pass < f.passes; ++pass) {
+        const T* z = pass_rows<T>(f, pass, row);
+        T* grad_z = out(pass, row);
+        const RowStats<A> s = stats_of_row<Score::kEntropy>(z, f.classes);
+        const A inverse = 1 / sum_of(s), factor = scale * static_cast<const A*>(k.grad)[row] * inverse, max = s.max;
+        A cross = 0;
+#pragma omp simd reduction(+ : cross)
+        for (int64_t j = 0; j < f.classes; ++j)
+          cross += inverse * exp_negative(below_max(widen(z[j]), max)) * log_mean[j];
+        const A offset = cross - s.weighted * inverse;
+        LADA_SIMD for (int64_t j = 0; j < f.classes; ++j) {
+          const A d = below_max(widen(z[j]), max);
+          grad_z[j] = static_cast<T>(factor * exp_negative(d) * (d - log_mean[j] + offset));
+        }
+      }
+    }
+    return;
+  }
+  Tile<A> tile, mean;
+  Lane<A> factor;
+  for (int64_t row = begin; row < end; row += kLanes<A>) {
+    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+    bald_of_tile<T>(f, row, count, tile.value, mean.value);
+    take_logs(mean.value, f.classes * kLanes<A>);
+    for (int l = 0; l < kLanes<A>; ++l)
+      factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);
+    for (int64_t pass = 0; pass < f.passes; ++pass) {
+      load_tile(consecutive_rows(pass_rows<T>(f, pass, row), count, f.row_stride), f.classes, tile.value);
+      bald_gradient_of_tile(tile.value, f.classes, mean.value, factor);
+      store_tile(tile.value, f.classes, out(pass, row), count);
+    }
+  }
+}
+
+template <class A>
+struct Ranked {
+  A key;  // the score, with NaN as -inf
+  int64_t index;
+
+  bool operator<(const Ranked& other) const {  // better first; the top of a heap of these is the worst
+    return key > other.key || (key == other.key && index < other.index);
+  }
+};
+
+template <class A>
+void best_of(const TopK& k) {
+  const A* scores = static_cast<const A*>(k.scores);
+  std::vector<Ranked<A>> held;
+  held.reserve(static_cast<size_t>(k.k));
+  for (int64_t i = 0; i < k.count; ++i) {
+    const Ranked<A> candidate = {std::isnan(scores[i]) ? -infinity<A>() : scores[i], i};
+    if (i < k.k) {
+      held.push_back(candidate);
+      if (i == k.k - 1) std::make_heap(held.begin(), held.end());
+    } else if (k.k > 0 && candidate.key > held.front().key) {  // a later index loses a tie
+      std::pop_heap(held.begin(), held.end());
+      held.back() = candidate;
+      std::push_heap(held.begin(), held.end());
+    }
+  }
+  std::sort_heap(held.begin(), held.end());
+  for (int64_t i = 0; i < k.k; ++i) {
+    k.indices[i] = held[static_cast<size_t>(i)].index;
+    static_cast<A*>(k.values)[i] = scores[k.indices[i]];
+  }
+}
+
+// Ranges of whole tiles, so that a row's lane mates do not depend on the number of threads.
+template <class Body>
+void parallel_tiles(int64_t rows, int64_t lanes, int64_t cost, int threads, const Body& body) {
+  parallel_for((rows + lanes - 1) / lanes, lanes * cost, threads, [&](int64_t begin, int64_t end) {
+    body(begin * lanes, std::min(rows, end * lanes));
+  });
+}
+
+constexpr int64_t kCostOfExp = 4;  // of a logit, in elements read or written
 
 }  // namespace
 
 void row_scores(const RowScores& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.rows, k.classes, threads, [&](int64_t begin, int64_t end) { score_rows<T>(k, begin, end); });
+    dispatch_score(k.score, [&](auto score) {
+      parallel_tiles(k.rows, kLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads,
+                     [&](int64_t begin, int64_t end) { score_rows<T, decltype(score)::value>(k, begin, end); });
+    });
   });
 }
 
 void row_scores_backward(const RowScoresBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.rows, k.classes, threads,
-                 [&](int64_t begin, int64_t end) { score_rows_backward<T>(k, begin, end); });
+    dispatch_score(k.score, [&](auto score) {
+      parallel_tiles(k.rows, kLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads, [&](int64_t begin, int64_t end) {
+        score_rows_backward<T, decltype(score)::value>(k, begin, end);
+      });
+    });
   });
+}
+
+void bald(const Bald& k, int threads) {
+  dispatch(k.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    parallel_tiles(k.rows, kLanes<arithmetic_t<T>>, k.passes * k.classes * kCostOfExp, threads,
+                   [&](int64_t begin, int64_t end) { bald_rows<T>(k, begin, end); });
+  });
+}
+
+void bald_backward(const BaldBackward& k, int threads) {
+  dispatch(k.forward.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    parallel_tiles(k.forward.rows, kLanes<arithmetic_t<T>>, k.forward.passes * k.forward.classes * kCostOfExp, threads,
+                   [&](int64_t begin, int64_t end) { bald_rows_backward<T>(k, begin, end); });
+  });
+}
+
+void top_k(const TopK& k, int) {
+  dispatch_arithmetic(k.dtype, [&](auto tag) { best_of<typename decltype(tag)::type>(k); });
 }
 
 }  // namespace lada::cpu
