@@ -7,10 +7,11 @@
 
 namespace lada {
 
-// Below this, exp(x) is 0 for the sums it enters. Arguments are clamped here, so that 0 * x is never 0 * infinity.
+// exp_negative of this is 0 on the host, and less than 1e-38 on the device. Arguments are clamped here, so that a sum of
+// exp(x) x never meets 0 * infinity.
 template <class A>
 LADA_HD constexpr A exp_floor() {
-  return sizeof(A) == 4 ? A(-100) : A(-800);
+  return sizeof(A) == 4 ? A(-88) : A(-709);
 }
 
 template <class To, class From>
@@ -40,13 +41,12 @@ struct Elementary<float> {
   using Bits = uint32_t;
   static constexpr int kMantissa = 23;
   static constexpr Bits kOne = 0x3f800000u, kRootHalf = 0x3f3504f3u;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f, kUnderflow = -87.0f;
+  static constexpr float kRound = 12583039.0f;  // 1.5 * 2^23 + 127: after adding it, the low bits are a biased exponent
+  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
-  // e^r for |r| <= ln 2 / 2; minimax, relative error 2e-9
+  // e^r for |r| <= ln 2 / 2; minimax, relative error 8e-8
   LADA_HD static float exp_reduced(float r) {
-    return horner(r, 1.0f, 1.000000036f, 0.4999999208f, 0.1666642007f, 0.04166822619f, 0.008374824031f,
-                  0.001383683574f);
+    return horner(r, 1.000000072f, 0.9999996918f, 0.4999889441f, 0.1666757509f, 0.04191543147f, 0.008297648357f);
   }
   // (log(1 + f) - 2 s) / s + f^2 / 2 with s = f / (2 + f) and z = s^2; fdlibm's coefficients
   LADA_HD static float log_series(float z) {
@@ -60,9 +60,8 @@ struct Elementary<double> {
   using Bits = uint64_t;
   static constexpr int kMantissa = 52;
   static constexpr Bits kOne = 0x3ff0000000000000u, kRootHalf = 0x3fe6a09e667f3bcdu;
-  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kRound = 6755399441056767.0;  // 1.5 * 2^52 + 1023
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
-  static constexpr double kUnderflow = -708.0;
 
   LADA_HD static double exp_reduced(double r) {  // Taylor: the remainder is below 1e-17
     return horner(r, 1.0, 1.0, 1 / 2.0, 1 / 6.0, 1 / 24.0, 1 / 120.0, 1 / 720.0, 1 / 5040.0, 1 / 40320.0, 1 / 362880.0,
@@ -78,15 +77,14 @@ struct Elementary<double> {
   }
 };
 
-// exp(x) for exp_floor() <= x <= 0, to two units in the last place; 0 where it would be denormal. NaN stays NaN.
+// exp(x) for exp_floor() <= x <= 0, with a relative error below (2 + |x|) units in the last place; 0 where it would be
+// denormal, because the biased exponent is then 0. NaN stays NaN.
 template <class A>
 LADA_HD A exp_negative(A x) {
   using E = Elementary<A>;
   const A shifted = x * A(1.44269504088896341) + E::kRound, k = shifted - E::kRound;
-  const A r = (x - k * E::kLn2High) - k * E::kLn2Low;
-  const auto scale = bits_as<A>((bits_as<typename E::Bits>(shifted) << E::kMantissa) + E::kOne);
-  const A value = E::exp_reduced(r) * scale;
-  return x < E::kUnderflow ? A(0) : value;
+  const A r = x - k * A(0.693147180559945309);
+  return E::exp_reduced(r) * bits_as<A>(bits_as<typename E::Bits>(shifted) << E::kMantissa);
 }
 
 // k ln 2 + log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1]

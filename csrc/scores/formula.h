@@ -49,7 +49,7 @@ struct RowStats {
 template <class A>
 LADA_HD A below_max(A z, A max) {
   const A d = z - max;
-  return d < exp_floor<A>() ? exp_floor<A>() : d;
+  return exp_floor<A>() > d ? exp_floor<A>() : d;
 }
 
 // The sums relative to a larger maximum.

@@ -34,6 +34,10 @@ void dispatch_score(Score score, F&& f) {
 template <class A>
 constexpr int kLanes = 64 / sizeof(A);
 
+// An integer as wide as A: counts are vectors of the same lanes.
+template <class A>
+using Count = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+
 constexpr int64_t kTileClasses = 256;  // a row of more classes is not taken in lanes
 
 template <class A>
@@ -141,8 +145,9 @@ struct LaneStats {
   LADA_HD RowStats<A> row(int l) const { return {max[l], second[l], ties[l], below[l], weighted[l]}; }
 };
 
+// With `exps`, the exponentials e_j are kept there.
 template <Score kScore, class A>
-LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes) {
+LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nullptr) {
   constexpr int kWidth = kLanes<A>;
   LaneStats<A> s;
   for (int l = 0; l < kWidth; ++l) {
@@ -163,6 +168,7 @@ LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes) {
       s.ties[l] += one;
       s.below[l] += rest;
       if constexpr (kScore == Score::kEntropy) s.weighted[l] += e * d;
+      if (exps) exps[j * kWidth + l] = e;
     }
   }
   return s;
@@ -176,9 +182,9 @@ LADA_HD Lane<A> scores_of_tile(const LaneStats<A>& s) {
   return scores;
 }
 
-// Replaces the logits of a tile by factor[l] * d score / d z.
+// Replaces the logits of a tile by factor[l] * d score / d z. `exps` are those of stats_of_tile.
 template <Score kScore, class A>
-LADA_HD void gradient_of_tile(A* tile, int64_t classes, const LaneStats<A>& s, const Lane<A>& factor) {
+LADA_HD void gradient_of_tile(A* tile, const A* exps, int64_t classes, const LaneStats<A>& s, const Lane<A>& factor) {
   constexpr int kWidth = kLanes<A>;
   Lane<A> inverse, mean, value, firsts, seconds;
   LADA_SIMD for (int l = 0; l < kWidth; ++l) {
@@ -189,10 +195,10 @@ LADA_HD void gradient_of_tile(A* tile, int64_t classes, const LaneStats<A>& s, c
   if constexpr (kScore != Score::kEntropy) value = scores_of_tile<kScore>(s);
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-      const A z = tile[j * kWidth + l], d = below_max(z, s.max[l]), p = exp_negative(d) * inverse[l];
+      const A z = tile[j * kWidth + l], p = exps[j * kWidth + l] * inverse[l];
       A slope;
       if constexpr (kScore == Score::kEntropy) {
-        slope = -p * (d - mean[l]);
+        slope = -p * (below_max(z, s.max[l]) - mean[l]);
       } else {
         const A first = z == s.max[l] ? 1 - firsts[l] : A(0);  // 1 where z is the first maximum
         firsts[l] += first;
@@ -241,16 +247,17 @@ LADA_HD RowStats<arithmetic_t<T>> stats_of_row(const T* z, int64_t classes) {
     const T* chunk = z + begin;
     total = merge(total, largest_of<kScore>(chunk, size));
     const A top = total.max;
-    A ties = 0, below = 0, weighted = 0;
+    A below = 0, weighted = 0;
+    Count<A> ties = 0;
 #pragma omp simd reduction(+ : ties, below, weighted)
     for (int64_t j = 0; j < size; ++j) {
       const A d = below_max(widen(chunk[j]), top), e = exp_negative(d);
-      const A one = d == 0 ? A(1) : A(0), rest = d == 0 ? A(0) : e;
-      ties += one;
-      below += rest;
+      const bool tie = d == 0;
+      ties += tie;
+      below += tie ? A(0) : e;
       if constexpr (kScore == Score::kEntropy) weighted += e * d;
     }
-    total.ties += ties;
+    total.ties += static_cast<A>(ties);
     total.below += below;
     total.weighted += weighted;
   }

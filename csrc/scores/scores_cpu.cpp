@@ -43,13 +43,14 @@ LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, 
     }
     return;
   }
-  Tile<A> tile;
+  Tile<A> tile, exps;
   Lane<A> factor;
   for (int64_t row = begin; row < end; row += kLanes<A>) {
     const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
     load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
+    const LaneStats<A> s = stats_of_tile<kScore>(tile.value, k.classes, exps.value);
     for (int l = 0; l < kLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
-    gradient_of_tile<kScore>(tile.value, k.classes, stats_of_tile<kScore>(tile.value, k.classes), factor);
+    gradient_of_tile<kScore>(tile.value, exps.value, k.classes, s, factor);
     store_tile(tile.value, k.classes, grad_logits + row * k.classes, count);
   }
 }
@@ -67,15 +68,15 @@ LADA_HD Lane<A> negative_entropy(const A* mean, int64_t classes) {
   return sum;
 }
 
-// Adds 1 / passes of the probabilities of a tile of logits to `mean`.
+// Adds `share` of the probabilities of a tile, whose exponentials are given, to `mean`.
 template <class A>
-LADA_HD void add_probabilities(const A* tile, int64_t classes, const LaneStats<A>& s, A share, A* mean) {
+LADA_HD void add_probabilities(const A* exps, int64_t classes, const LaneStats<A>& s, A share, A* mean) {
   Lane<A> weight;
   LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) weight[l] = share / (s.ties[l] + s.below[l]);
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
       const int64_t i = j * kLanes<A> + l;
-      mean[i] += weight[l] * exp_negative(below_max(tile[i], s.max[l]));
+      mean[i] += weight[l] * exps[i];
     }
   }
 }
@@ -87,16 +88,16 @@ const T* pass_rows(const Bald& k, int64_t pass, int64_t row) {
 
 // H(mean p) - mean H(p) of kLanes instances, `count` of them real, and their mean probabilities.
 template <class T, class A>
-LADA_HD Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* mean) {
+LADA_HD Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean) {
   const A share = A(1) / static_cast<A>(k.passes);
   std::fill_n(mean, k.classes * kLanes<A>, A(0));
   Lane<A> value{};
   for (int64_t pass = 0; pass < k.passes; ++pass) {
     load_tile(consecutive_rows(pass_rows<T>(k, pass, row), count, k.row_stride), k.classes, tile);
-    const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, k.classes);
+    const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, k.classes, exps);
     const Lane<A> entropy = scores_of_tile<Score::kEntropy>(s);
     for (int l = 0; l < kLanes<A>; ++l) value[l] -= share * entropy[l];
-    add_probabilities(tile, k.classes, s, share, mean);
+    add_probabilities(exps, k.classes, s, share, mean);
   }
   const Lane<A> of_mean = negative_entropy(mean, k.classes);
   for (int l = 0; l < kLanes<A>; ++l) value[l] -= of_mean[l];
@@ -131,32 +132,31 @@ LADA_CLONES void bald_rows(const Bald& k, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) out[row] = scale * bald_of_row<T>(k, row, mean.data());
     return;
   }
-  Tile<A> tile, mean;
+  Tile<A> tile, exps, mean;
   for (int64_t row = begin; row < end; row += kLanes<A>) {
     const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
-    const Lane<A> value = bald_of_tile<T>(k, row, count, tile.value, mean.value);
+    const Lane<A> value = bald_of_tile<T>(k, row, count, tile.value, exps.value, mean.value);
     for (int l = 0; l < count; ++l) out[row + l] = scale * value[l];
   }
 }
 
 // Replaces a tile of logits of one pass by factor * p_j ((log p_j + H) - (log mean_j - sum_i p_i log mean_i)).
 template <class A>
-LADA_HD void bald_gradient_of_tile(A* tile, int64_t classes, const A* log_mean, const Lane<A>& factor) {
-  const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, classes);
+LADA_HD void bald_gradient_of_tile(A* tile, A* exps, int64_t classes, const A* log_mean, const Lane<A>& factor) {
+  const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, classes, exps);
   Lane<A> inverse, offset, cross{};
   LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) inverse[l] = 1 / (s.ties[l] + s.below[l]);
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
       const int64_t i = j * kLanes<A> + l;
-      cross[l] += inverse[l] * exp_negative(below_max(tile[i], s.max[l])) * log_mean[i];
+      cross[l] += inverse[l] * exps[i] * log_mean[i];
     }
   }
   LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) offset[l] = cross[l] - s.weighted[l] * inverse[l];
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
       const int64_t i = j * kLanes<A> + l;
-      const A d = below_max(tile[i], s.max[l]), p = exp_negative(d) * inverse[l];
-      tile[i] = factor[l] * p * (d - log_mean[i] + offset[l]);
+      tile[i] = factor[l] * inverse[l] * exps[i] * (below_max(tile[i], s.max[l]) - log_mean[i] + offset[l]);
     }
   }
 }
@@ -198,17 +198,17 @@ LADA_CLONES void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_
     }
     return;
   }
-  Tile<A> tile, mean;
+  Tile<A> tile, exps, mean;
   Lane<A> factor;
   for (int64_t row = begin; row < end; row += kLanes<A>) {
     const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
-    bald_of_tile<T>(f, row, count, tile.value, mean.value);
+    bald_of_tile<T>(f, row, count, tile.value, exps.value, mean.value);
     take_logs(mean.value, f.classes * kLanes<A>);
     for (int l = 0; l < kLanes<A>; ++l)
       factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);
     for (int64_t pass = 0; pass < f.passes; ++pass) {
       load_tile(consecutive_rows(pass_rows<T>(f, pass, row), count, f.row_stride), f.classes, tile.value);
-      bald_gradient_of_tile(tile.value, f.classes, mean.value, factor);
+      bald_gradient_of_tile(tile.value, exps.value, f.classes, mean.value, factor);
       store_tile(tile.value, f.classes, out(pass, row), count);
     }
   }
