@@ -9,24 +9,29 @@ from lada_ext._library import build_info
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_sample
 from lada_ext.keys import make_key
-from lada_ext.pair_score import pair_score
+from lada_ext.pair_score import TopPairs, beta_nodes, indexed_pair_score, mixed_pair_score, pair_score, top_pairs
 from lada_ext.scores import bald, entropy, margin, top_k, topk_scores, variation_ratio
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TopPairs",
     "affine_sample",
     "bald",
     "beta_logit_grad",
     "beta_mix",
+    "beta_nodes",
     "beta_sample",
     "build_info",
     "entropy",
+    "indexed_pair_score",
     "make_key",
     "margin",
+    "mixed_pair_score",
     "pair_score",
     "reference",
     "top_k",
+    "top_pairs",
     "topk_scores",
     "variation_ratio",
 ]

@@ -49,6 +49,51 @@ def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float =
     return f_acq(logits_a) + f_acq(logits_b) + gamma * f_acq(mixed).mean(-1)
 
 
+def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
+    """Eq. 13, where own = f_acq of the whole pool."""
+    f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]
+    return own[pairs].sum(-1) + gamma * f_acq(mixed).mean(-1)
+
+
+def mixed_pair_score(
+    logits: Tensor,
+    pairs: Tensor,
+    tau: Tensor,
+    n: int,
+    key: Tensor,
+    gamma: float = 1.0,
+    score: str = "entropy",
+    index: Tensor | None = None,
+    bits: int = 64,
+) -> Tensor:
+    """Eq. 13 where mixing is followed by a linear layer alone, so that logits mix as features do."""
+    a, b = logits[pairs].unbind(1)
+    mixed, _ = beta_mix(a, b, tau, n, key, index, bits)
+    return pair_score(a, b, mixed, gamma, score)
+
+
+def top_pairs(
+    logits: Tensor, k: int, nodes: Tensor, weights: Tensor, gamma: float = 1.0, score: str = "entropy",
+    disjoint: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The k best of all pairs i < j by Eq. 13 with the mean over lam by quadrature; ties by i, then j; NaN last."""
+    f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]
+    pairs = torch.combinations(torch.arange(len(logits), device=logits.device))
+    a, b = logits[pairs].unbind(1)
+    lam = nodes.to(logits)[:, None]
+    mixed = f_acq(lam * a[:, None] + (1 - lam) * b[:, None]) @ weights.to(logits)
+    scores = f_acq(a) + f_acq(b) + gamma * mixed
+    best, order = top_k(scores, len(scores))
+    if disjoint:
+        free, chosen = set(range(len(logits))), []
+        for place, pair in enumerate(pairs[order].tolist()):
+            if free.issuperset(pair):
+                free -= set(pair)
+                chosen.append(place)
+        best, order = best[chosen], order[chosen]
+    return best[:k], pairs[order[:k]]
+
+
 def philox(key: Tensor, counter: list[Tensor]) -> list[Tensor]:
     """Philox4x32-10: four int64 tensors holding 32 random bits each."""
     mask = 0xFFFFFFFF

@@ -2,10 +2,11 @@
 #pragma once
 #include "../beta_mix/beta_mix.h"
 #include "../scores/scores.h"
+#include "formula.h"
 
 namespace lada {
 
-// Where the scores of the two ends of a pair come from: the rows of its own logits, or the pool's scores by index.
+// The two ends of a pair are rows of logits of their own, or scores of a pool by index.
 struct PairScores {
   const void* logits_a;  // (pairs, classes), or null
   const void* logits_b;
@@ -55,43 +56,29 @@ struct GatherPairGradients {
   double scale;
 };
 
-// A pair's place in the order of top_pairs: higher score first, then the smaller first index, then the second.
-struct RankedPair {
-  double score;
-  int64_t first, second;
-
-  LADA_HD bool before(const RankedPair& other) const {
-    if (score != other.score) return score > other.score;
-    return first != other.first ? first < other.first : second < other.second;
-  }
-};
-
-// Finds pairs of rows whose Eq. 13 may be among the k best. The rows are sorted by their own scores, best first.
+// Finds pairs of rows that may be among the k best by Eq. 13. The rows are sorted by their own scores, best first.
 //
-//   score(i, j) = (own_i + own_j) + sum_n weight_n min(max(f(mu... mixture n), 0), most)
+//   score(i, j) = (own_i + own_j) + sum_n weight_n f(lam_n z_i + mu_n z_j),   0 <= f <= most
 //
-// and `bound` is that sum with every f at its largest (or, for gamma < 0, at zero), formed by the same operations in the
-// same order: no computed score can exceed (own_i + own_j) + bound, even in its last bit.
+// The bound of the sum over n, with f at its largest (or at zero, for negative weights), is formed by the operations
+// that form the sum, in their order: no computed score can exceed (own_i + own_j) + bound, even in its last bit.
 struct PairScan {
-  const void* logits;           // (classes, rows), arithmetic type
-  const void* own;              // (rows,), arithmetic type, none of them NaN
-  const int64_t* index;         // (rows,) which row of the pool it is
-  const int64_t* least_index;   // (rows,) the least of index[i], index[i + 1], ...
-  const void *lam, *mu;         // (samples,), arithmetic type: nodes and one minus them
-  const void* weight;           // (samples,), arithmetic type: gamma * scale * quadrature weight
+  const void* logits;         // (classes, rows), arithmetic type
+  const void* own;            // (rows,), arithmetic type, none of them NaN or infinite
+  const int64_t* index;       // (rows,), which row of the pool it is
+  const int64_t* least_index; // (rows,), the least of index[i], index[i + 1], ...
+  const void *lam, *mu;       // (samples,), arithmetic type: the nodes, positive, and one minus them
+  const void* weight;         // (samples,), arithmetic type: gamma * scale * weight of the node, all of one sign
   int64_t rows, classes, samples, k, capacity;
   bool prune;
   DType dtype;  // float32 or float64
   Score score;
-  double bound;
-  double most;           // the largest score of a row, before scaling
-  RankedPair threshold;  // pairs not before this one are not among the k best
-  // Results: at least those of the k best that are before the threshold; `found` of them, of which min(found, capacity)
-  // are stored, in any order.
-  void* scores;  // (capacity,), arithmetic type
-  int64_t *first, *second;
+  RankedPair threshold;  // a pair that is not before this one is not among the k best
+  // Results: those of the k best that are before the threshold, and perhaps others, `found` of them in any order. Only
+  // the first `capacity` to come are stored.
+  RankedPair* pairs;   // (capacity,)
   int64_t* found;      // zero before
-  int64_t* evaluated;  // the number of pairs scored is added
+  int64_t* evaluated;  // the number of pairs that were scored is added
 };
 
 namespace cpu {

@@ -1,6 +1,6 @@
 // Rows in the lanes of a vector unit: how the CPU loops of the scores are written.
 //
-// A tile holds the logits of kLanes rows, transposed: tile[j * kLanes + l] is logit j of row l, so that every step of
+// A tile holds the logits of kRowLanes rows, transposed: tile[j * kRowLanes + l] is logit j of row l, so that every step of
 // the online sums is one vector operation for all rows, and nothing is summed across lanes. Rows too long for that are
 // taken one at a time, in chunks that stay in the first-level cache. All of this is inlined into LADA_CLONES functions.
 #pragma once
@@ -32,22 +32,22 @@ void dispatch_score(Score score, F&& f) {
 }
 
 template <class A>
-constexpr int kLanes = 64 / sizeof(A);
+constexpr int kRowLanes = 64 / sizeof(A);
+
+constexpr int64_t kTileClasses = 256;  // a row of more classes is not taken in lanes
 
 // An integer as wide as A: counts are vectors of the same lanes.
 template <class A>
 using Count = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
 
-constexpr int64_t kTileClasses = 256;  // a row of more classes is not taken in lanes
-
 template <class A>
 struct alignas(64) Tile {
-  A value[kTileClasses * kLanes<A>];
+  A value[kTileClasses * kRowLanes<A>];
 };
 
 template <class A>
 struct alignas(64) Lane {
-  A value[kLanes<A>];
+  A value[kRowLanes<A>];
   LADA_HD A& operator[](int l) { return value[l]; }
   LADA_HD const A& operator[](int l) const { return value[l]; }
 };
@@ -55,13 +55,13 @@ struct alignas(64) Lane {
 // The rows of a tile: `count` of them, the last repeated to fill the lanes.
 template <class T>
 struct TileRows {
-  const T* row[kLanes<arithmetic_t<T>>];
+  const T* row[kRowLanes<arithmetic_t<T>>];
 };
 
 template <class T>
 LADA_HD TileRows<T> consecutive_rows(const T* first, int64_t count, int64_t stride) {
   TileRows<T> rows;
-  for (int l = 0; l < kLanes<arithmetic_t<T>>; ++l) rows.row[l] = first + std::min<int64_t>(l, count - 1) * stride;
+  for (int l = 0; l < kRowLanes<arithmetic_t<T>>; ++l) rows.row[l] = first + std::min<int64_t>(l, count - 1) * stride;
   return rows;
 }
 
@@ -88,7 +88,7 @@ LADA_HD void transpose(Quad& a, Quad& b, Quad& c, Quad& d) {
 
 template <class T>
 LADA_HD void load_tile(const TileRows<T>& rows, int64_t classes, arithmetic_t<T>* tile) {
-  constexpr int kWidth = kLanes<arithmetic_t<T>>;
+  constexpr int kWidth = kRowLanes<arithmetic_t<T>>;
 #ifdef LADA_QUADS
   if constexpr (std::is_same_v<T, float>)
     if (classes >= 4) {
@@ -114,7 +114,7 @@ LADA_HD void load_tile(const TileRows<T>& rows, int64_t classes, arithmetic_t<T>
 // The first `count` rows of a tile to consecutive rows in memory.
 template <class T>
 LADA_HD void store_tile(const arithmetic_t<T>* tile, int64_t classes, T* to, int64_t count) {
-  constexpr int kWidth = kLanes<arithmetic_t<T>>;
+  constexpr int kWidth = kRowLanes<arithmetic_t<T>>;
 #ifdef LADA_QUADS
   if constexpr (std::is_same_v<T, float>)
     if (classes >= 4 && count == kWidth) {
@@ -148,7 +148,7 @@ struct LaneStats {
 // With `exps`, the exponentials e_j are kept there.
 template <Score kScore, class A>
 LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nullptr) {
-  constexpr int kWidth = kLanes<A>;
+  constexpr int kWidth = kRowLanes<A>;
   LaneStats<A> s;
   for (int l = 0; l < kWidth; ++l) {
     s.max[l] = s.second[l] = lowest<A>();
@@ -177,7 +177,7 @@ LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nul
 template <Score kScore, class A>
 LADA_HD Lane<A> scores_of_tile(const LaneStats<A>& s) {
   Lane<A> scores;
-  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) scores[l] =
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) scores[l] =
       score_of(RowStats<A>{s.max[l], s.second[l], s.ties[l], s.below[l], s.weighted[l]}, kScore);
   return scores;
 }
@@ -185,7 +185,7 @@ LADA_HD Lane<A> scores_of_tile(const LaneStats<A>& s) {
 // Replaces the logits of a tile by factor[l] * d score / d z. `exps` are those of stats_of_tile.
 template <Score kScore, class A>
 LADA_HD void gradient_of_tile(A* tile, const A* exps, int64_t classes, const LaneStats<A>& s, const Lane<A>& factor) {
-  constexpr int kWidth = kLanes<A>;
+  constexpr int kWidth = kRowLanes<A>;
   Lane<A> inverse, mean, value, firsts, seconds;
   LADA_SIMD for (int l = 0; l < kWidth; ++l) {
     inverse[l] = 1 / (s.ties[l] + s.below[l]);
@@ -294,6 +294,14 @@ LADA_HD void gradient_of_row(const T* z, int64_t classes, const RowStats<arithme
         grad_z[second] = static_cast<T>(factor * score_gradient(s, kScore, s.second, Role::kSecond));
     }
   }
+}
+
+// Ranges of whole tiles, so that a row's lane mates do not depend on the number of threads.
+template <class Body>
+void parallel_tiles(int64_t rows, int64_t lanes, int64_t cost, int threads, const Body& body) {
+  parallel_for((rows + lanes - 1) / lanes, lanes * cost, threads, [&](int64_t begin, int64_t end) {
+    body(begin * lanes, std::min(rows, end * lanes));
+  });
 }
 
 }  // namespace lada::cpu

@@ -1,4 +1,4 @@
-// CPU loops of the row scores, of BALD and of the k best. Rows of up to kTileClasses classes are taken kLanes at a
+// CPU loops of the row scores, of BALD and of the k best. Rows of up to kTileClasses classes are taken kRowLanes at a
 // time, longer ones one by one (lanes.h); either way the logits are read from memory once.
 #include <vector>
 
@@ -20,8 +20,8 @@ LADA_CLONES void score_rows(const RowScores& k, int64_t begin, int64_t end) {
     return;
   }
   Tile<A> tile;
-  for (int64_t row = begin; row < end; row += kLanes<A>) {
-    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+  for (int64_t row = begin; row < end; row += kRowLanes<A>) {
+    const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
     const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile.value, k.classes));
     for (int l = 0; l < count; ++l) out[row + l] = scale * scores[l];
@@ -45,23 +45,23 @@ LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, 
   }
   Tile<A> tile, exps;
   Lane<A> factor;
-  for (int64_t row = begin; row < end; row += kLanes<A>) {
-    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+  for (int64_t row = begin; row < end; row += kRowLanes<A>) {
+    const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
     const LaneStats<A> s = stats_of_tile<kScore>(tile.value, k.classes, exps.value);
-    for (int l = 0; l < kLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
+    for (int l = 0; l < kRowLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
     gradient_of_tile<kScore>(tile.value, exps.value, k.classes, s, factor);
     store_tile(tile.value, k.classes, grad_logits + row * k.classes, count);
   }
 }
 
-// sum_c p_c log p_c of the mean probabilities `mean` of kLanes instances.
+// sum_c p_c log p_c of the mean probabilities `mean` of kRowLanes instances.
 template <class A>
 LADA_HD Lane<A> negative_entropy(const A* mean, int64_t classes) {
   Lane<A> sum{};
   for (int64_t j = 0; j < classes; ++j) {
-    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
-      const A p = mean[j * kLanes<A> + l];
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const A p = mean[j * kRowLanes<A> + l];
       sum[l] += p * log_of_probability(p);
     }
   }
@@ -72,10 +72,10 @@ LADA_HD Lane<A> negative_entropy(const A* mean, int64_t classes) {
 template <class A>
 LADA_HD void add_probabilities(const A* exps, int64_t classes, const LaneStats<A>& s, A share, A* mean) {
   Lane<A> weight;
-  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) weight[l] = share / (s.ties[l] + s.below[l]);
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) weight[l] = share / (s.ties[l] + s.below[l]);
   for (int64_t j = 0; j < classes; ++j) {
-    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
-      const int64_t i = j * kLanes<A> + l;
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const int64_t i = j * kRowLanes<A> + l;
       mean[i] += weight[l] * exps[i];
     }
   }
@@ -86,21 +86,21 @@ const T* pass_rows(const Bald& k, int64_t pass, int64_t row) {
   return static_cast<const T*>(k.logits) + pass * k.pass_stride + row * k.row_stride;
 }
 
-// H(mean p) - mean H(p) of kLanes instances, `count` of them real, and their mean probabilities.
+// H(mean p) - mean H(p) of kRowLanes instances, `count` of them real, and their mean probabilities.
 template <class T, class A>
 LADA_HD Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean) {
   const A share = A(1) / static_cast<A>(k.passes);
-  std::fill_n(mean, k.classes * kLanes<A>, A(0));
+  std::fill_n(mean, k.classes * kRowLanes<A>, A(0));
   Lane<A> value{};
   for (int64_t pass = 0; pass < k.passes; ++pass) {
     load_tile(consecutive_rows(pass_rows<T>(k, pass, row), count, k.row_stride), k.classes, tile);
     const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, k.classes, exps);
     const Lane<A> entropy = scores_of_tile<Score::kEntropy>(s);
-    for (int l = 0; l < kLanes<A>; ++l) value[l] -= share * entropy[l];
+    for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= share * entropy[l];
     add_probabilities(exps, k.classes, s, share, mean);
   }
   const Lane<A> of_mean = negative_entropy(mean, k.classes);
-  for (int l = 0; l < kLanes<A>; ++l) value[l] -= of_mean[l];
+  for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= of_mean[l];
   return value;
 }
 
@@ -133,8 +133,8 @@ LADA_CLONES void bald_rows(const Bald& k, int64_t begin, int64_t end) {
     return;
   }
   Tile<A> tile, exps, mean;
-  for (int64_t row = begin; row < end; row += kLanes<A>) {
-    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+  for (int64_t row = begin; row < end; row += kRowLanes<A>) {
+    const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     const Lane<A> value = bald_of_tile<T>(k, row, count, tile.value, exps.value, mean.value);
     for (int l = 0; l < count; ++l) out[row + l] = scale * value[l];
   }
@@ -145,17 +145,17 @@ template <class A>
 LADA_HD void bald_gradient_of_tile(A* tile, A* exps, int64_t classes, const A* log_mean, const Lane<A>& factor) {
   const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, classes, exps);
   Lane<A> inverse, offset, cross{};
-  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) inverse[l] = 1 / (s.ties[l] + s.below[l]);
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) inverse[l] = 1 / (s.ties[l] + s.below[l]);
   for (int64_t j = 0; j < classes; ++j) {
-    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
-      const int64_t i = j * kLanes<A> + l;
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const int64_t i = j * kRowLanes<A> + l;
       cross[l] += inverse[l] * exps[i] * log_mean[i];
     }
   }
-  LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) offset[l] = cross[l] - s.weighted[l] * inverse[l];
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) offset[l] = cross[l] - s.weighted[l] * inverse[l];
   for (int64_t j = 0; j < classes; ++j) {
-    LADA_SIMD for (int l = 0; l < kLanes<A>; ++l) {
-      const int64_t i = j * kLanes<A> + l;
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const int64_t i = j * kRowLanes<A> + l;
       tile[i] = factor[l] * inverse[l] * exps[i] * (below_max(tile[i], s.max[l]) - log_mean[i] + offset[l]);
     }
   }
@@ -200,11 +200,11 @@ LADA_CLONES void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_
   }
   Tile<A> tile, exps, mean;
   Lane<A> factor;
-  for (int64_t row = begin; row < end; row += kLanes<A>) {
-    const int64_t count = std::min<int64_t>(kLanes<A>, end - row);
+  for (int64_t row = begin; row < end; row += kRowLanes<A>) {
+    const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     bald_of_tile<T>(f, row, count, tile.value, exps.value, mean.value);
-    take_logs(mean.value, f.classes * kLanes<A>);
-    for (int l = 0; l < kLanes<A>; ++l)
+    take_logs(mean.value, f.classes * kRowLanes<A>);
+    for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);
     for (int64_t pass = 0; pass < f.passes; ++pass) {
       load_tile(consecutive_rows(pass_rows<T>(f, pass, row), count, f.row_stride), f.classes, tile.value);
@@ -247,14 +247,6 @@ void best_of(const TopK& k) {
   }
 }
 
-// Ranges of whole tiles, so that a row's lane mates do not depend on the number of threads.
-template <class Body>
-void parallel_tiles(int64_t rows, int64_t lanes, int64_t cost, int threads, const Body& body) {
-  parallel_for((rows + lanes - 1) / lanes, lanes * cost, threads, [&](int64_t begin, int64_t end) {
-    body(begin * lanes, std::min(rows, end * lanes));
-  });
-}
-
 constexpr int64_t kCostOfExp = 4;  // of a logit, in elements read or written
 
 }  // namespace
@@ -263,7 +255,7 @@ void row_scores(const RowScores& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     dispatch_score(k.score, [&](auto score) {
-      parallel_tiles(k.rows, kLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads,
+      parallel_tiles(k.rows, kRowLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads,
                      [&](int64_t begin, int64_t end) { score_rows<T, decltype(score)::value>(k, begin, end); });
     });
   });
@@ -273,7 +265,7 @@ void row_scores_backward(const RowScoresBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     dispatch_score(k.score, [&](auto score) {
-      parallel_tiles(k.rows, kLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads, [&](int64_t begin, int64_t end) {
+      parallel_tiles(k.rows, kRowLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads, [&](int64_t begin, int64_t end) {
         score_rows_backward<T, decltype(score)::value>(k, begin, end);
       });
     });
@@ -283,7 +275,7 @@ void row_scores_backward(const RowScoresBackward& k, int threads) {
 void bald(const Bald& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_tiles(k.rows, kLanes<arithmetic_t<T>>, k.passes * k.classes * kCostOfExp, threads,
+    parallel_tiles(k.rows, kRowLanes<arithmetic_t<T>>, k.passes * k.classes * kCostOfExp, threads,
                    [&](int64_t begin, int64_t end) { bald_rows<T>(k, begin, end); });
   });
 }
@@ -291,7 +283,7 @@ void bald(const Bald& k, int threads) {
 void bald_backward(const BaldBackward& k, int threads) {
   dispatch(k.forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_tiles(k.forward.rows, kLanes<arithmetic_t<T>>, k.forward.passes * k.forward.classes * kCostOfExp, threads,
+    parallel_tiles(k.forward.rows, kRowLanes<arithmetic_t<T>>, k.forward.passes * k.forward.classes * kCostOfExp, threads,
                    [&](int64_t begin, int64_t end) { bald_rows_backward<T>(k, begin, end); });
   });
 }
