@@ -115,7 +115,7 @@ def beta_nodes(tau: float, n: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"beta_nodes: tau must be positive and finite, got {tau}")
     if n < 1:
         raise ValueError(f"beta_nodes: n must be at least 1, got {n}")
-    k = torch.arange(2, n, dtype=torch.float64)
+    k = torch.arange(2, max(2, n), dtype=torch.float64)
     squares = k * (k + 2 * tau - 2) / ((2 * k + 2 * tau - 3) * (2 * k + 2 * tau - 1))
     off_diagonal = torch.cat([torch.tensor([1 / (2 * tau + 1)], dtype=torch.float64)[: n - 1], squares]).sqrt()
     x, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))

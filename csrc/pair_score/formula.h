@@ -21,8 +21,9 @@ LADA_HD A slope_to_lam(A gradient, A a, A b) {
 }
 
 // A pair's place in the order of top_pairs: higher score first, then the smaller first index, then the second.
+template <class A>
 struct RankedPair {
-  double score;
+  A score;
   int64_t first, second;
 
   LADA_HD bool before(const RankedPair& other) const {
@@ -33,8 +34,21 @@ struct RankedPair {
 
 // Whether no pair with an own score and bound of `most` in sum, none of its indices below `least_index`, is before
 // `threshold`.
-LADA_HD bool is_hopeless(double most, int64_t least_index, const RankedPair& threshold) {
+template <class A>
+LADA_HD bool is_hopeless(A most, int64_t least_index, const RankedPair<A>& threshold) {
   return most < threshold.score || (most == threshold.score && least_index > threshold.first);
+}
+
+// One step of sum_n weight_n f_n. Scores and their bound are formed by it, so that rounding cannot part them.
+template <class A>
+LADA_HD A add_weighted(A sum, A weight, A score) {
+  return std::fma(weight, score, sum);
+}
+
+// f of a mixture within its bounds, which rounding may pass; NaN stays NaN.
+template <class A>
+LADA_HD A bounded(A score, A most) {
+  return score < 0 ? A(0) : (score > most ? most : score);
 }
 
 }  // namespace lada

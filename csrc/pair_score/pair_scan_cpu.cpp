@@ -20,16 +20,11 @@ constexpr int kBlock = 32;
 // The error of an estimate: rounding of sums that cancel to about 70 of 1e-30, in nats, is below 1e-4.
 constexpr double kRoom = 1e-3, kLeastSum = 1e-30;
 
-template <class A>
-LADA_HD A bounded(A score, A most) {
-  return larger(smaller(score, most), A(0));
-}
-
 // sum_n weight_n value_n: the one function that forms this sum, for scores and for their bound.
 template <class A>
 LADA_CLONES A weighted_sum(const A* weight, const A* value, int64_t count) {
   A sum = 0;
-  for (int64_t n = 0; n < count; ++n) sum += weight[n] * value[n];
+  for (int64_t n = 0; n < count; ++n) sum = add_weighted(sum, weight[n], value[n]);
   return sum;
 }
 
@@ -99,7 +94,7 @@ LADA_CLONES void estimate(const PairScan& k, const Tables<A>& block, int64_t i, 
         }
       }
     }
-    const A of_lam = lam[n], of_mu = mu[n], of_n = weight[n];
+    const A of_lam = lam[n], of_mu = mu[n], of_n = weight[n], unknown = of_n > 0 ? most : A(0);
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
       const A s = larger(sum[l], A(kLeastSum));
       A value;
@@ -107,8 +102,8 @@ LADA_CLONES void estimate(const PairScan& k, const Tables<A>& block, int64_t i, 
         value = log_positive(s) - (of_lam * first[l] + of_mu * second[l]) / s;
       else
         value = 1 - first[l] / s;
-      value = sum[l] > A(kLeastSum) ? bounded(value, most) : (of_n > 0 ? most : A(0));
-      total[l] += of_n * value;
+      const A known = bounded(value, most);
+      total[l] += of_n * (sum[l] > A(kLeastSum) ? known : unknown);
     }
   }
   out = total;
@@ -133,8 +128,7 @@ LADA_CLONES void score_nodes(const PairScan& k, int64_t i, int64_t j, A most, A*
     }
     const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile, k.classes));
     for (int64_t n = begin; n < std::min(begin + kWidth, k.samples); ++n) {
-      const A score = scores[static_cast<int>(n - begin)];
-      values[n] = std::isnan(score) ? score : bounded(score, most);
+      values[n] = bounded(scores[static_cast<int>(n - begin)], most);
     }
   }
 }
@@ -156,7 +150,7 @@ class Search {
         part_(which),
         step_(of),
         most_(largest_score<kScore, A>(scan.classes)),
-        threshold_(scan.threshold),
+        threshold_{static_cast<A>(scan.threshold.score), scan.threshold.first, scan.threshold.second},
         block_(scan.samples * scan.classes * kBlock),
         tile_(scan.samples * scan.classes * kRowLanes<A>),
         values_(static_cast<size_t>(scan.samples)),
@@ -175,11 +169,11 @@ class Search {
     }
   }
 
-  std::vector<RankedPair> held;
+  std::vector<RankedPair<A>> held;
   int64_t evaluated = 0;
 
  private:
-  static bool before(const RankedPair& a, const RankedPair& b) { return a.before(b); }
+  static bool before(const RankedPair<A>& a, const RankedPair<A>& b) { return a.before(b); }
 
   A own(int64_t i) const { return static_cast<const A*>(k_.own)[i]; }
 
@@ -216,7 +210,7 @@ class Search {
     const A mixed = weighted_sum(static_cast<const A*>(k_.weight), values_.data(), k_.samples);
     const A score = (own(i) + own(j)) + mixed;
     const int64_t a = k_.index[i], b = k_.index[j];
-    const RankedPair pair = {static_cast<double>(score), std::min(a, b), std::max(a, b)};
+    const RankedPair<A> pair = {score, std::min(a, b), std::max(a, b)};
     if (std::isnan(score) || !pair.before(threshold_)) return;
     held.push_back(pair);
     std::push_heap(held.begin(), held.end(), before);  // its top is the last in the order
@@ -230,7 +224,7 @@ class Search {
   const PairScan& k_;
   int64_t part_, step_;
   A most_, bound_, room_;
-  RankedPair threshold_;
+  RankedPair<A> threshold_;
   Tables<A> block_, tile_;
   std::vector<A> values_, mixed_;
   Lane<A> estimates_;
@@ -246,9 +240,12 @@ void scan_pairs(const PairScan& k, int threads) {
   for (int64_t part = 0; part < parts; ++part) searches[static_cast<size_t>(part)].run();
   for (const auto& search : searches) {
     *k.evaluated += search.evaluated;
-    for (const RankedPair& pair : search.held) {
-      if (*k.found < k.capacity) k.pairs[*k.found] = pair;
-      ++*k.found;
+    for (const RankedPair<A>& pair : search.held) {
+      const int64_t place = (*k.found)++;
+      if (place >= k.capacity) continue;
+      static_cast<A*>(k.scores)[place] = pair.score;
+      k.pairs[2 * place] = pair.first;
+      k.pairs[2 * place + 1] = pair.second;
     }
   }
 }

@@ -168,8 +168,8 @@ MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const 
                        const at::Tensor& key, double gamma, std::string_view score, const OptionalTensor& index) {
   constexpr const char* op = "mixed_pair_score";
   check_floating(logits, op, "logits");
-  TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1, op,
-                    ": logits must have shape (M, C) with at least one class, got ", logits.sizes());
+  TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1 && logits.size(1) < int64_t{1} << 31, op,
+                    ": logits must have shape (M, C) with 1 <= C < 2^31, got ", logits.sizes());
   check_pairs(pairs, op, logits, "logits");
   TORCH_CHECK_VALUE(n >= 1, op, ": n must be at least 1, got ", n);
   check_tau(tau, pairs.size(0), logits, op);
@@ -205,11 +205,19 @@ std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& g
   check_shape(grad, "mixed_pair_score_backward", "grad", {pairs.size(0)});
   const at::Tensor g = arithmetic(grad, arithmetic_type(logits));
   const int64_t count = pairs.size(0), rows = logits.size(0), classes = logits.size(1);
-  at::Tensor grad_tau = needed[1] ? at::empty({count}, inputs.tau.options()) : at::Tensor();
+  const MixedPairScores forward = inputs.pointers();
+  at::Tensor grad_lam = needed[1] ? at::empty({count, n}, inputs.tau.options()) : at::Tensor();
   at::Tensor contributions = needed[0] ? at::empty({2, count, classes}, inputs.tau.options()) : at::Tensor();
   run(inputs.logits, LADA_BACKENDS(mixed_pair_scores_backward),
-      MixedPairScoresBackward{inputs.pointers(), g.const_data_ptr(), needed[1] ? grad_tau.mutable_data_ptr() : nullptr,
+      MixedPairScoresBackward{forward, g.const_data_ptr(), needed[1] ? grad_lam.mutable_data_ptr() : nullptr,
                               needed[0] ? contributions.mutable_data_ptr() : nullptr});
+  at::Tensor grad_tau = no_gradient(tau);
+  if (needed[1]) {
+    grad_tau = at::empty({count}, inputs.tau.options());
+    run(inputs.logits, LADA_BACKENDS(beta_sample_backward),
+        BetaSampleBackward{forward.source, grad_lam.const_data_ptr(), grad_tau.mutable_data_ptr(),
+                           dtype_of(inputs.tau)});
+  }
   at::Tensor grad_logits = no_gradient(logits);
   if (needed[0]) {
     const SlotsOfRows slots = slots_of_rows(inputs.ends, rows);
@@ -220,7 +228,7 @@ std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& g
                             grad_logits.mutable_data_ptr(), rows, count, classes, dtype_of(inputs.logits), inputs.score,
                             unit_of(inputs.score)});
   }
-  return {grad_logits, needed[1] ? grad_tau.to(tau.scalar_type()) : no_gradient(tau)};
+  return {grad_logits, grad_tau.to(tau.scalar_type())};
 }
 
 // d / d own is one for each end; the mixtures' gradient is that of their rows' scores.

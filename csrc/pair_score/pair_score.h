@@ -23,7 +23,7 @@ struct PairScores {
 };
 
 struct MixedPairScores {
-  const void* logits;   // (rows, classes)
+  const void* logits;   // (rows, classes), classes below 2^31
   const void* own;      // (rows,), arithmetic type, in the unit of the result; or null: scored here
   const int64_t* ends;  // (pairs, 2)
   int64_t rows, classes;
@@ -34,11 +34,12 @@ struct MixedPairScores {
   double scale, gamma;
 };
 
-// One pass over the pairs: the gradient to tau, and what each pair adds to the gradients of its two rows.
+// One pass over the pairs: the gradient to lam, which beta_sample's backward pass turns into one to tau, and what each
+// pair adds to the gradients of its two rows.
 struct MixedPairScoresBackward {
   MixedPairScores forward;  // `own` and `out` are not used
   const void* grad;         // (pairs,), arithmetic type
-  void* grad_tau;           // (pairs,), arithmetic type, or null
+  void* grad_lam;           // (pairs, samples), arithmetic type, or null
   void* contributions;      // (2, pairs, classes), arithmetic type, or null: without the ends' own scores
 };
 
@@ -73,12 +74,13 @@ struct PairScan {
   bool prune;
   DType dtype;  // float32 or float64
   Score score;
-  RankedPair threshold;  // a pair that is not before this one is not among the k best
+  RankedPair<double> threshold;  // a pair that is not before this one is not among the k best
   // Results: those of the k best that are before the threshold, and perhaps others, `found` of them in any order. Only
   // the first `capacity` to come are stored.
-  RankedPair* pairs;   // (capacity,)
+  void* scores;        // (capacity,), arithmetic type
+  int64_t* pairs;      // (capacity, 2), the smaller index first
   int64_t* found;      // zero before
-  int64_t* evaluated;  // the number of pairs that were scored is added
+  int64_t* evaluated;  // zero before: the number of pairs that were scored
 };
 
 namespace cpu {

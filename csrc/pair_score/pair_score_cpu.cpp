@@ -1,61 +1,52 @@
 // CPU loops of Eq. 13. Mixtures are scored in the lanes of scores/lanes.h: for given mixtures a lane is a row, for
 // mixtures of logits a lane is a pair, whose two rows are gathered once for all its samples.
+#include <numeric>
 #include <vector>
 
-#include "../beta_mix/formula.h"
 #include "../scores/lanes.h"
 #include "pair_score.h"
 
 namespace lada::cpu {
 namespace {
 
-constexpr int64_t kCostOfExp = 4, kCostOfDraw = 64;
-
-// The scores of `count` consecutive rows, in nats for entropy.
-template <Score kScore, class T>
-LADA_HD void score_rows(const T* rows, int64_t count, int64_t classes, arithmetic_t<T>* out) {
-  using A = arithmetic_t<T>;
-  if (classes > kTileClasses) {
-    for (int64_t row = 0; row < count; ++row)
-      out[row] = score_of(stats_of_row<kScore>(rows + row * classes, classes), kScore);
-    return;
-  }
-  Tile<A> tile;
-  for (int64_t row = 0; row < count; row += kRowLanes<A>) {
-    const int64_t here = std::min<int64_t>(kRowLanes<A>, count - row);
-    load_tile(consecutive_rows(rows + row * classes, here, classes), classes, tile.value);
-    const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile.value, classes));
-    std::copy_n(scores.value, here, out + row);
-  }
+// Pairs have no margins.
+template <class F>
+void dispatch_pair_score(Score score, F&& f) {
+  score == Score::kEntropy ? f(ScoreTag<Score::kEntropy>{}) : f(ScoreTag<Score::kVariationRatio>{});
 }
 
-// Pairs in blocks, so that their mixtures fill the lanes.
-template <class T, Score kScore>
-LADA_CLONES void score_pairs(const PairScores& k, int64_t begin, int64_t end) {
+constexpr int64_t kCostOfExp = 4;
+
+// The scores of both ends of a pair; NaN if it names no row.
+template <class A>
+A own_scores(const void* own, const int64_t* ends, int64_t rows) {
+  if (!is_row(ends[0], rows) || !is_row(ends[1], rows)) return not_a_number<A>();
+  return static_cast<const A*>(own)[ends[0]] + static_cast<const A*>(own)[ends[1]];
+}
+
+// Pairs in blocks, so that their mixtures fill the lanes of row_scores.
+template <class T>
+void score_pairs(const PairScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   constexpr int64_t kBlock = 64;
   std::vector<A> mixed(static_cast<size_t>(kBlock * k.samples));
   A a[kBlock], b[kBlock];
-  const A scale = static_cast<A>(k.scale), gamma = static_cast<A>(k.gamma), *own = static_cast<const A*>(k.own);
+  const auto score_rows = [&](const void* logits, int64_t first, int64_t count, double scale, A* out) {
+    const T* rows = static_cast<const T*>(logits) + first * k.classes;
+    row_scores({rows, out, count, k.classes, k.dtype, k.score, scale}, 1);
+  };
   for (int64_t first = begin; first < end; first += kBlock) {
-    const int64_t count = std::min(kBlock, end - first), row = first * k.classes;
-    score_rows<kScore>(static_cast<const T*>(k.mixed) + row * k.samples, count * k.samples, k.classes, mixed.data());
-    if (own == nullptr) {
-      score_rows<kScore>(static_cast<const T*>(k.logits_a) + row, count, k.classes, a);
-      score_rows<kScore>(static_cast<const T*>(k.logits_b) + row, count, k.classes, b);
+    const int64_t count = std::min(kBlock, end - first);
+    score_rows(k.mixed, first * k.samples, count * k.samples, k.scale * k.gamma, mixed.data());
+    if (k.own == nullptr) {
+      score_rows(k.logits_a, first, count, k.scale, a);
+      score_rows(k.logits_b, first, count, k.scale, b);
     }
     for (int64_t p = 0; p < count; ++p) {
-      A sum = 0;
-      for (int64_t n = 0; n < k.samples; ++n) sum += mixed[static_cast<size_t>(p * k.samples + n)];
-      A ends = 0;
-      if (own) {
-        const int64_t *at = k.ends + 2 * (first + p), i = at[0], j = at[1];
-        const bool known = is_row(i, k.rows) && is_row(j, k.rows);
-        ends = known ? own[i] + own[j] : not_a_number<A>();
-      } else {
-        ends = scale * (a[p] + b[p]);
-      }
-      static_cast<A*>(k.out)[first + p] = ends + scale * gamma * sum / static_cast<A>(k.samples);
+      const A* of_pair = mixed.data() + p * k.samples;
+      const A sum = std::accumulate(of_pair, of_pair + k.samples, A(0));
+      const A ends = k.own ? own_scores<A>(k.own, k.ends + 2 * (first + p), k.rows) : a[p] + b[p];
+      static_cast<A*>(k.out)[first + p] = ends + sum / static_cast<A>(k.samples);
     }
   }
 }
@@ -87,19 +78,25 @@ LADA_CLONES void gather_ends(const MixedPairScores& k, int64_t first, int64_t co
   load_tile(rows_b, k.classes, b);
 }
 
-// One sample of a block of pairs.
+// lam of all pairs and samples. They are drawn before the pairs are scored, since draws have lanes of their own.
+template <class A>
+std::vector<A> draw_all(const BetaSource& source, int threads) {
+  std::vector<A> lam(static_cast<size_t>(source.pairs * source.samples));
+  beta_sample({source, lam.data(), sizeof(A) == 4 ? DType::kFloat32 : DType::kFloat64}, threads);
+  return lam;
+}
+
+// lam and 1 - lam of one sample of a block of pairs.
 template <class A>
 struct Draws {
-  Lane<A> lam, mu, slope;  // slope = dlam / dlog tau
+  Lane<A> lam, mu;
 
-  void draw(const BetaSource& source, int64_t first, int64_t count, int64_t n, bool with_slope) {
+  void take(const std::vector<A>& all, int64_t samples, int64_t first, int64_t count, int64_t n) {
     for (int l = 0; l < kRowLanes<A>; ++l) {
       const int64_t pair = first + std::min<int64_t>(l, count - 1);
-      const A tau = static_cast<const A*>(source.tau)[pair];
-      const BetaDraw<A> drawn = beta_draw(source.key, source.index_of(pair), n, tau);
-      lam[l] = positive_weight(drawn.lam);
-      mu[l] = positive_weight(drawn.mu);
-      slope[l] = with_slope ? beta_lam_gradient_log_tau(drawn, tau) : A(0);
+      const A value = all[static_cast<size_t>(pair * samples + n)];
+      lam[l] = positive_weight(value);
+      mu[l] = positive_weight(1 - value);
     }
   }
 };
@@ -129,13 +126,11 @@ LADA_CLONES void add_mixture_scores(const A* a, const A* b, const Draws<A>& draw
   for (int l = 0; l < kRowLanes<A>; ++l) sum[l] += scores[l];
 }
 
-template <class T, Score kScore>
-void score_mixed_pairs(const MixedPairScores& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<T>;
+template <class T, Score kScore, class A>
+void score_mixed_pairs(const MixedPairScores& k, const std::vector<A>& lam, int64_t begin, int64_t end) {
   Workspace<A> work(3, k.classes);
   A *a = work.tile(0), *b = work.tile(1), *mixed = work.tile(2);
-  const A scale = static_cast<A>(k.scale), *own = static_cast<const A*>(k.own);
-  const A share = scale * static_cast<A>(k.gamma) / static_cast<A>(k.source.samples);
+  const A scale = static_cast<A>(k.scale), share = scale * static_cast<A>(k.gamma) / static_cast<A>(k.source.samples);
   Lane<A> known;
   Draws<A> draws;
   for (int64_t first = begin; first < end; first += kRowLanes<A>) {
@@ -143,31 +138,30 @@ void score_mixed_pairs(const MixedPairScores& k, int64_t begin, int64_t end) {
     gather_ends<T>(k, first, count, a, b, known);
     Lane<A> mixtures{}, ends{};
     for (int64_t n = 0; n < k.source.samples; ++n) {
-      draws.draw(k.source, first, count, n, false);
+      draws.take(lam, k.source.samples, first, count, n);
       add_mixture_scores<kScore>(a, b, draws, k.classes, mixed, mixtures);
     }
-    if (own == nullptr) {
+    if (k.own == nullptr) {
       add_scores<kScore>(a, k.classes, ends);
       add_scores<kScore>(b, k.classes, ends);
     }
     for (int l = 0; l < count; ++l) {
-      const int64_t* at = k.ends + 2 * (first + l);
-      const A of_ends = own && known[l] != 0 ? own[at[0]] + own[at[1]] : scale * ends[l];
+      const A of_ends = k.own ? own_scores<A>(k.own, k.ends + 2 * (first + l), k.rows) : scale * ends[l];
       static_cast<A*>(k.out)[first + l] = known[l] != 0 ? of_ends + share * mixtures[l] : not_a_number<A>();
     }
   }
 }
 
-// For one sample: sum_a += lam s, sum_b += mu s, to_log_tau += dlam / dlog tau sum_c s_c (a_c - b_c), where s is the
-// weighted gradient to the mixed logits.
+// For one sample: sum_a += lam s, sum_b += mu s, to_lam = sum_c s_c (a_c - b_c), where s is the weighted gradient to the
+// mixed logits.
 template <Score kScore, class A>
 LADA_CLONES void add_mixture_gradients(const A* a, const A* b, const Draws<A>& draws, const Lane<A>& factor,
-                                       int64_t classes, A* mixed, A* exps, A* sum_a, A* sum_b, Lane<A>& to_log_tau) {
+                                       int64_t classes, A* mixed, A* exps, A* sum_a, A* sum_b, Lane<A>& to_lam) {
   constexpr int kWidth = kRowLanes<A>;
   mix_tiles(a, b, draws, classes, mixed);
   const LaneStats<A> s = stats_of_tile<kScore>(mixed, classes, exps);
   gradient_of_tile<kScore>(mixed, exps, classes, s, factor);
-  Lane<A> to_lam{};
+  to_lam = {};
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
       const int64_t i = j * kWidth + l;
@@ -176,24 +170,22 @@ LADA_CLONES void add_mixture_gradients(const A* a, const A* b, const Draws<A>& d
       to_lam[l] += slope_to_lam(mixed[i], a[i], b[i]);
     }
   }
-  for (int l = 0; l < kWidth; ++l) to_log_tau[l] += draws.slope[l] * to_lam[l];
 }
 
 template <class A>
-LADA_CLONES void store_contributions(const A* tile, int64_t classes, A* to, int64_t count) {
+LADA_CLONES void store_rows(const A* tile, int64_t classes, A* to, int64_t count) {
   store_tile(tile, classes, to, count);
 }
 
-template <class T, Score kScore>
-void score_mixed_pairs_backward(const MixedPairScoresBackward& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<T>;
+template <class T, Score kScore, class A>
+void score_mixed_pairs_backward(const MixedPairScoresBackward& k, const std::vector<A>& lam, int64_t begin,
+                                int64_t end) {
   const MixedPairScores& f = k.forward;
   Workspace<A> work(6, f.classes);
   A *a = work.tile(0), *b = work.tile(1), *mixed = work.tile(2), *exps = work.tile(3);
   A *sum_a = work.tile(4), *sum_b = work.tile(5);
-  const A* tau = static_cast<const A*>(f.source.tau);
   const A share = static_cast<A>(f.scale * f.gamma) / static_cast<A>(f.source.samples);
-  Lane<A> known, factor;
+  Lane<A> known, factor, to_lam;
   Draws<A> draws;
   for (int64_t first = begin; first < end; first += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - first);
@@ -202,35 +194,31 @@ void score_mixed_pairs_backward(const MixedPairScoresBackward& k, int64_t begin,
     std::fill_n(sum_b, work.size, A(0));
     for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? share * static_cast<const A*>(k.grad)[first + l] : A(0);
-    Lane<A> to_log_tau{};
     for (int64_t n = 0; n < f.source.samples; ++n) {
-      draws.draw(f.source, first, count, n, k.grad_tau != nullptr);
-      add_mixture_gradients<kScore>(a, b, draws, factor, f.classes, mixed, exps, sum_a, sum_b, to_log_tau);
+      draws.take(lam, f.source.samples, first, count, n);
+      add_mixture_gradients<kScore>(a, b, draws, factor, f.classes, mixed, exps, sum_a, sum_b, to_lam);
+      if (k.grad_lam)
+        for (int l = 0; l < count; ++l)
+          static_cast<A*>(k.grad_lam)[(first + l) * f.source.samples + n] = known[l] != 0 ? to_lam[l] : not_a_number<A>();
     }
-    if (k.grad_tau)
-      for (int l = 0; l < count; ++l)
-        static_cast<A*>(k.grad_tau)[first + l] =
-            known[l] != 0 ? to_log_tau[l] / clamp_tau(tau[first + l]) : not_a_number<A>();
     if (k.contributions) {
       A* to = static_cast<A*>(k.contributions) + first * f.classes;
-      store_contributions(sum_a, f.classes, to, count);
-      store_contributions(sum_b, f.classes, to + f.source.pairs * f.classes, count);
+      store_rows(sum_a, f.classes, to, count);
+      store_rows(sum_b, f.classes, to + f.source.pairs * f.classes, count);
     }
   }
 }
 
 // The gradients of the rows' own scores, each times the sum of the gradients of the pairs it belongs to.
-template <class T, Score kScore, class A>
-LADA_CLONES void own_gradients(const GatherPairGradients& k, int64_t first, int64_t count, A* tile, A* exps, A* out) {
-  Lane<A> factor{};
-  for (int64_t l = 0; l < count; ++l)
-    for (int64_t s = k.begin[first + l]; s < k.begin[first + l + 1]; ++s)
-      factor[static_cast<int>(l)] += static_cast<A>(k.scale) * static_cast<const A*>(k.grad)[k.slots[s] / 2];
-  const T* rows = static_cast<const T*>(k.logits) + first * k.classes;
-  load_tile(consecutive_rows(rows, count, k.classes), k.classes, tile);
-  const LaneStats<A> s = stats_of_tile<kScore>(tile, k.classes, exps);
-  gradient_of_tile<kScore>(tile, exps, k.classes, s, factor);
-  store_tile(tile, k.classes, out, count);
+template <class T, class A>
+LADA_CLONES void load_rows(const T* rows, int64_t count, int64_t classes, A* tile) {
+  load_tile(consecutive_rows(rows, count, classes), classes, tile);
+}
+
+template <Score kScore, class A>
+LADA_CLONES void own_gradients(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
+  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
+  gradient_of_tile<kScore>(tile, exps, classes, s, factor);
 }
 
 template <class T, class A>
@@ -250,7 +238,13 @@ void gather_rows(const GatherPairGradients& k, int64_t begin, int64_t end) {
   Workspace<A> work(3, k.classes);
   for (int64_t first = begin; first < end; first += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - first);
-    own_gradients<T, kScore>(k, first, count, work.tile(0), work.tile(1), work.tile(2));
+    Lane<A> factor{};
+    for (int l = 0; l < count; ++l)
+      for (int64_t s = k.begin[first + l]; s < k.begin[first + l + 1]; ++s)
+        factor[l] += static_cast<A>(k.scale) * static_cast<const A*>(k.grad)[k.slots[s] / 2];
+    load_rows(static_cast<const T*>(k.logits) + first * k.classes, count, k.classes, work.tile(0));
+    own_gradients<kScore>(work.tile(0), work.tile(1), k.classes, factor);
+    store_rows(work.tile(0), k.classes, work.tile(2), count);
     for (int64_t l = 0; l < count; ++l)
       add_contributions(k, first + l, work.tile(2) + l * k.classes,
                         static_cast<T*>(k.grad_logits) + (first + l) * k.classes);
@@ -263,33 +257,32 @@ void pair_scores(const PairScores& k, int threads) {
   const int64_t cost = (k.samples + 2) * k.classes * kCostOfExp;
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    dispatch_score(k.score, [&](auto score) {
-      parallel_for(k.pairs, cost, threads,
-                   [&](int64_t begin, int64_t end) { score_pairs<T, decltype(score)::value>(k, begin, end); });
-    });
+    parallel_for(k.pairs, cost, threads, [&](int64_t begin, int64_t end) { score_pairs<T>(k, begin, end); });
   });
 }
 
 void mixed_pair_scores(const MixedPairScores& k, int threads) {
-  const int64_t cost = (k.source.samples + 2) * (k.classes * kCostOfExp + kCostOfDraw);
+  const int64_t cost = (k.source.samples + 2) * k.classes * kCostOfExp;
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    dispatch_score(k.score, [&](auto score) {
+    const auto lam = draw_all<arithmetic_t<T>>(k.source, threads);
+    dispatch_pair_score(k.score, [&](auto score) {
       parallel_tiles(k.source.pairs, kRowLanes<arithmetic_t<T>>, cost, threads, [&](int64_t begin, int64_t end) {
-        score_mixed_pairs<T, decltype(score)::value>(k, begin, end);
+        score_mixed_pairs<T, decltype(score)::value>(k, lam, begin, end);
       });
     });
   });
 }
 
 void mixed_pair_scores_backward(const MixedPairScoresBackward& k, int threads) {
-  const int64_t cost = (k.forward.source.samples + 2) * (k.forward.classes * kCostOfExp + kCostOfDraw);
+  const int64_t cost = (k.forward.source.samples + 2) * k.forward.classes * kCostOfExp;
   dispatch(k.forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    dispatch_score(k.forward.score, [&](auto score) {
+    const auto lam = draw_all<arithmetic_t<T>>(k.forward.source, threads);
+    dispatch_pair_score(k.forward.score, [&](auto score) {
       parallel_tiles(k.forward.source.pairs, kRowLanes<arithmetic_t<T>>, cost, threads,
                      [&](int64_t begin, int64_t end) {
-                       score_mixed_pairs_backward<T, decltype(score)::value>(k, begin, end);
+                       score_mixed_pairs_backward<T, decltype(score)::value>(k, lam, begin, end);
                      });
     });
   });
@@ -298,7 +291,7 @@ void mixed_pair_scores_backward(const MixedPairScoresBackward& k, int threads) {
 void gather_pair_gradients(const GatherPairGradients& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    dispatch_score(k.score, [&](auto score) {
+    dispatch_pair_score(k.score, [&](auto score) {
       parallel_tiles(k.rows, kRowLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads,
                      [&](int64_t begin, int64_t end) { gather_rows<T, decltype(score)::value>(k, begin, end); });
     });

@@ -35,12 +35,13 @@ struct Pool {
   bool prune;
 };
 
-using Pairs = std::vector<RankedPair>;
+using Pair = RankedPair<double>;
+using Pairs = std::vector<Pair>;
 
 void sort_unique(Pairs& pairs, int64_t k) {
-  std::sort(pairs.begin(), pairs.end(), [](const RankedPair& a, const RankedPair& b) { return a.before(b); });
+  std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.before(b); });
   pairs.erase(std::unique(pairs.begin(), pairs.end(),
-                          [](const RankedPair& a, const RankedPair& b) {
+                          [](const Pair& a, const Pair& b) {
                             return a.first == b.first && a.second == b.second;
                           }),
               pairs.end());
@@ -55,25 +56,24 @@ void scan(const Pool& pool, const at::Tensor& rows, int64_t k, Pairs& best, int6
   const at::Tensor least = std::get<0>(at::cummin(index.flip(0), 0)).flip(0).contiguous();
   const at::Tensor logits = pool.logits.index_select(0, index).to(own.scalar_type()).t().contiguous();
   const int64_t capacity = std::max<int64_t>(4 * k, 1 << 16);
-  const auto bytes = static_cast<int64_t>(sizeof(RankedPair));
-  at::Tensor stored = at::empty({capacity * bytes}, own.options().dtype(at::kByte));
+  at::Tensor scores = at::empty({capacity}, own.options()), pairs = at::empty({capacity, 2}, index.options());
   while (true) {
     at::Tensor counts = at::zeros({2}, index.options());
     int64_t* count = counts.mutable_data_ptr<int64_t>();
     const bool full = static_cast<int64_t>(best.size()) == k;
-    const RankedPair threshold = full ? best.back() : RankedPair{kNever, 0, 0};
+    const Pair threshold = full ? best.back() : Pair{kNever, 0, 0};
     run(logits, LADA_BACKENDS(pair_scan),
         PairScan{logits.const_data_ptr(), own.const_data_ptr(), index.const_data_ptr<int64_t>(),
                  least.const_data_ptr<int64_t>(), pool.lam.const_data_ptr(), pool.mu.const_data_ptr(),
                  pool.weight.const_data_ptr(), logits.size(1), logits.size(0), pool.lam.size(0), k, capacity,
-                 pool.prune, dtype_of(logits), pool.score, threshold,
-                 static_cast<RankedPair*>(stored.mutable_data_ptr()), count, count + 1});
+                 pool.prune, dtype_of(logits), pool.score, threshold, scores.mutable_data_ptr(),
+                 pairs.mutable_data_ptr<int64_t>(), count, count + 1});
     const at::Tensor totals = counts.cpu();
     const int64_t found = totals.const_data_ptr<int64_t>()[0], here = std::min(found, capacity);
     evaluated += totals.const_data_ptr<int64_t>()[1];
-    const at::Tensor pairs = stored.slice(0, 0, here * bytes).cpu();
-    const auto* first = static_cast<const RankedPair*>(pairs.const_data_ptr());
-    best.insert(best.end(), first, first + here);
+    const at::Tensor values = scores.slice(0, 0, here).to(at::kCPU, at::kDouble), ends = pairs.slice(0, 0, here).cpu();
+    const int64_t* end = ends.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < here; ++i) best.push_back({values.const_data_ptr<double>()[i], end[2 * i], end[2 * i + 1]});
     sort_unique(best, k);
     if (found <= capacity) return;
   }
@@ -113,7 +113,7 @@ Pairs best_disjoint_pairs(Pool pool, int64_t k, int64_t& evaluated) {
     const Pairs list = best_pairs(pool, std::max<int64_t>(8 * missing, 1024), evaluated);
     if (list.empty()) break;
     std::vector<int64_t> used;
-    for (const RankedPair& pair : list) {
+    for (const Pair& pair : list) {
       if (static_cast<int64_t>(chosen.size()) == k) break;
       const auto a = static_cast<size_t>(pair.first), b = static_cast<size_t>(pair.second);
       if (taken[a] || taken[b]) continue;
@@ -132,7 +132,7 @@ void fill_up(Pairs& pairs, int64_t rows, int64_t k, bool disjoint) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   if (disjoint) {
     std::vector<bool> taken(static_cast<size_t>(rows));
-    for (const RankedPair& pair : pairs)
+    for (const Pair& pair : pairs)
       taken[static_cast<size_t>(pair.first)] = taken[static_cast<size_t>(pair.second)] = true;
     int64_t waiting = -1;
     for (int64_t row = 0; row < rows && static_cast<int64_t>(pairs.size()) < k; ++row) {
@@ -143,7 +143,7 @@ void fill_up(Pairs& pairs, int64_t rows, int64_t k, bool disjoint) {
     return;
   }
   std::set<std::pair<int64_t, int64_t>> scored;
-  for (const RankedPair& pair : pairs) scored.emplace(pair.first, pair.second);
+  for (const Pair& pair : pairs) scored.emplace(pair.first, pair.second);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = i + 1; j < rows; ++j) {
       if (static_cast<int64_t>(pairs.size()) >= k) return;
@@ -204,7 +204,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> top_pairs(const at::Tensor& logit
   fill_up(pairs, logits.size(0), k, disjoint);
   at::Tensor scores = at::empty({k}, at::kDouble), ends = at::empty({k, 2}, at::kLong);
   for (int64_t i = 0; i < k; ++i) {
-    const RankedPair& pair = pairs[static_cast<size_t>(i)];
+    const Pair& pair = pairs[static_cast<size_t>(i)];
     scores.mutable_data_ptr<double>()[i] = pair.score;
     ends.mutable_data_ptr<int64_t>()[2 * i] = pair.first;
     ends.mutable_data_ptr<int64_t>()[2 * i + 1] = pair.second;

@@ -216,16 +216,15 @@ LADA_HD void gradient_of_tile(A* tile, const A* exps, int64_t classes, const Lan
 }
 
 // The largest and the second largest of a chunk of a row.
-template <Score kScore, class T>
-LADA_HD RowStats<arithmetic_t<T>> largest_of(const T* z, int64_t size) {
-  using A = arithmetic_t<T>;
+template <Score kScore, class A>
+LADA_HD RowStats<A> largest_of(const A* z, int64_t size) {
   A max = lowest<A>(), second = lowest<A>(), equal = 0;
 #pragma omp simd reduction(max : max)
-  for (int64_t j = 0; j < size; ++j) max = larger(widen(z[j]), max);
+  for (int64_t j = 0; j < size; ++j) max = larger(z[j], max);
   if constexpr (kScore == Score::kMargin) {
 #pragma omp simd reduction(max : second) reduction(+ : equal)
     for (int64_t j = 0; j < size; ++j) {
-      const A value = widen(z[j]), rest = value < max ? value : lowest<A>(), one = value == max ? A(1) : A(0);
+      const A value = z[j], rest = value < max ? value : lowest<A>(), one = value == max ? A(1) : A(0);
       second = larger(rest, second);
       equal += one;
     }
@@ -237,21 +236,20 @@ LADA_HD RowStats<arithmetic_t<T>> largest_of(const T* z, int64_t size) {
 }
 
 // The statistics of one long row: in each chunk first the maximum, then the sums relative to the largest so far.
-template <Score kScore, class T>
-LADA_HD RowStats<arithmetic_t<T>> stats_of_row(const T* z, int64_t classes) {
-  using A = arithmetic_t<T>;
+template <Score kScore, class A>
+LADA_HD RowStats<A> stats_of_row(const A* z, int64_t classes) {
   constexpr int64_t kChunk = 2048;
   RowStats<A> total;
   for (int64_t begin = 0; begin < classes; begin += kChunk) {
     const int64_t size = std::min(kChunk, classes - begin);
-    const T* chunk = z + begin;
+    const A* chunk = z + begin;
     total = merge(total, largest_of<kScore>(chunk, size));
     const A top = total.max;
     A below = 0, weighted = 0;
     Count<A> ties = 0;
 #pragma omp simd reduction(+ : ties, below, weighted)
     for (int64_t j = 0; j < size; ++j) {
-      const A d = below_max(widen(chunk[j]), top), e = exp_negative(d);
+      const A d = below_max(chunk[j], top), e = exp_negative(d);
       const bool tie = d == 0;
       ties += tie;
       below += tie ? A(0) : e;
@@ -265,14 +263,12 @@ LADA_HD RowStats<arithmetic_t<T>> stats_of_row(const T* z, int64_t classes) {
 }
 
 // grad_z = factor * d score / d z of one long row.
-template <Score kScore, class T>
-LADA_HD void gradient_of_row(const T* z, int64_t classes, const RowStats<arithmetic_t<T>>& s, arithmetic_t<T> factor,
-                             T* grad_z) {
-  using A = arithmetic_t<T>;
+template <Score kScore, class A>
+LADA_HD void gradient_of_row(const A* z, int64_t classes, const RowStats<A>& s, A factor, A* grad_z) {
   const A inverse = 1 / sum_of(s), mean = s.weighted * inverse, value = score_of(s, kScore), max = s.max;
   const A scale = factor * inverse;
   LADA_SIMD for (int64_t j = 0; j < classes; ++j) {
-    const A d = below_max(widen(z[j]), max), e = exp_negative(d);
+    const A d = below_max(z[j], max), e = exp_negative(d);
     A slope;
     if constexpr (kScore == Score::kEntropy)
       slope = -e * (d - mean);
@@ -280,18 +276,16 @@ LADA_HD void gradient_of_row(const T* z, int64_t classes, const RowStats<arithme
       slope = e * inverse;
     else
       slope = e * (1 - value);
-    grad_z[j] = static_cast<T>(scale * slope);
+    grad_z[j] = scale * slope;
   }
   if constexpr (kScore != Score::kEntropy) {
-    const auto equals = [&](A wanted) { return [=](T z_j) { return widen(z_j) == wanted; }; };
-    const int64_t first = std::find_if(z, z + classes, equals(max)) - z;
+    const int64_t first = std::find(z, z + classes, max) - z;
     if (first == classes || !(s.ties > 0)) return;
-    grad_z[first] = static_cast<T>(factor * score_gradient(s, kScore, max, Role::kFirst));
+    grad_z[first] = factor * score_gradient(s, kScore, max, Role::kFirst);
     if constexpr (kScore == Score::kMargin) {
       const int64_t begin = s.second == max ? first + 1 : 0;
-      const int64_t second = std::find_if(z + begin, z + classes, equals(s.second)) - z;
-      if (second < classes)
-        grad_z[second] = static_cast<T>(factor * score_gradient(s, kScore, s.second, Role::kSecond));
+      const int64_t second = std::find(z + begin, z + classes, s.second) - z;
+      if (second < classes) grad_z[second] = factor * score_gradient(s, kScore, s.second, Role::kSecond);
     }
   }
 }

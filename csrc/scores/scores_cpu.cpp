@@ -8,38 +8,106 @@
 namespace lada::cpu {
 namespace {
 
+// The loops are cut where they leave the storage type: what follows a load is compiled for float and double alone.
+template <class T>
+LADA_CLONES void load(const T* rows, int64_t count, int64_t stride, int64_t classes, arithmetic_t<T>* tile) {
+  load_tile(consecutive_rows(rows, count, stride), classes, tile);
+}
+
+template <class T>
+LADA_CLONES void store(const arithmetic_t<T>* tile, int64_t classes, T* to, int64_t count) {
+  store_tile(tile, classes, to, count);
+}
+
+template <class T>
+LADA_CLONES void widen_row(const T* row, int64_t size, arithmetic_t<T>* to) {
+  for (int64_t j = 0; j < size; ++j) to[j] = widen(row[j]);
+}
+
+template <class T>
+LADA_CLONES void narrow_row(const arithmetic_t<T>* row, int64_t size, T* to) {
+  for (int64_t j = 0; j < size; ++j) to[j] = static_cast<T>(row[j]);
+}
+
+// A long row in arithmetic type: itself, or a copy.
+template <class T>
+class WideRow {
+ public:
+  using A = arithmetic_t<T>;
+  explicit WideRow(int64_t classes) : copy_(std::is_same_v<T, A> ? 0 : static_cast<size_t>(classes)) {}
+
+  const A* of(const T* row, int64_t classes) {
+    if constexpr (std::is_same_v<T, A>) return row;
+    widen_row(row, classes, copy_.data());
+    return copy_.data();
+  }
+
+ private:
+  std::vector<A> copy_;
+};
+
+template <Score kScore, class A>
+LADA_CLONES void score_tile(const A* tile, int64_t classes, A scale, A* out, int64_t count) {
+  const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile, classes));
+  for (int l = 0; l < count; ++l) out[l] = scale * scores[l];
+}
+
+template <Score kScore, class A>
+LADA_CLONES RowStats<A> row_stats(const A* row, int64_t classes) {
+  return stats_of_row<kScore>(row, classes);
+}
+
+template <Score kScore, class A>
+LADA_CLONES void tile_gradient(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
+  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
+  gradient_of_tile<kScore>(tile, exps, classes, s, factor);
+}
+
+template <Score kScore, class A>
+LADA_CLONES void row_gradient(const A* row, int64_t classes, const RowStats<A>& s, A factor, A* out) {
+  gradient_of_row<kScore>(row, classes, s, factor, out);
+}
+
 template <class T, Score kScore>
-LADA_CLONES void score_rows(const RowScores& k, int64_t begin, int64_t end) {
+void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const T* logits = static_cast<const T*>(k.logits);
   A* out = static_cast<A*>(k.out);
   const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
+    WideRow<T> wide(k.classes);
     for (int64_t row = begin; row < end; ++row)
-      out[row] = scale * score_of(stats_of_row<kScore>(logits + row * k.classes, k.classes), kScore);
+      out[row] = scale * score_of(row_stats<kScore>(wide.of(logits + row * k.classes, k.classes), k.classes), kScore);
     return;
   }
   Tile<A> tile;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
-    const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile.value, k.classes));
-    for (int l = 0; l < count; ++l) out[row + l] = scale * scores[l];
+    load(logits + row * k.classes, count, k.classes, k.classes, tile.value);
+    score_tile<kScore>(tile.value, k.classes, scale, out + row, count);
   }
 }
 
 template <class T, Score kScore>
-LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end) {
+void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const T* logits = static_cast<const T*>(k.logits);
   T* grad_logits = static_cast<T*>(k.grad_logits);
   const A* grad = static_cast<const A*>(k.grad);
   const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
+    WideRow<T> wide(k.classes);
+    std::vector<A> narrowed(std::is_same_v<T, A> ? 0 : static_cast<size_t>(k.classes));
     for (int64_t row = begin; row < end; ++row) {
-      const T* z = logits + row * k.classes;
-      gradient_of_row<kScore>(z, k.classes, stats_of_row<kScore>(z, k.classes), scale * grad[row / k.group],
-                              grad_logits + row * k.classes);
+      const A* z = wide.of(logits + row * k.classes, k.classes);
+      const RowStats<A> s = row_stats<kScore>(z, k.classes);
+      T* to = grad_logits + row * k.classes;
+      if constexpr (std::is_same_v<T, A>) {
+        row_gradient<kScore>(z, k.classes, s, scale * grad[row / k.group], to);
+      } else {
+        row_gradient<kScore>(z, k.classes, s, scale * grad[row / k.group], narrowed.data());
+        narrow_row(narrowed.data(), k.classes, to);
+      }
     }
     return;
   }
@@ -47,11 +115,10 @@ LADA_CLONES void score_rows_backward(const RowScoresBackward& k, int64_t begin, 
   Lane<A> factor;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    load_tile(consecutive_rows(logits + row * k.classes, count, k.classes), k.classes, tile.value);
-    const LaneStats<A> s = stats_of_tile<kScore>(tile.value, k.classes, exps.value);
+    load(logits + row * k.classes, count, k.classes, k.classes, tile.value);
     for (int l = 0; l < kRowLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
-    gradient_of_tile<kScore>(tile.value, exps.value, k.classes, s, factor);
-    store_tile(tile.value, k.classes, grad_logits + row * k.classes, count);
+    tile_gradient<kScore>(tile.value, exps.value, k.classes, factor);
+    store(tile.value, k.classes, grad_logits + row * k.classes, count);
   }
 }
 
@@ -86,50 +153,71 @@ const T* pass_rows(const Bald& k, int64_t pass, int64_t row) {
   return static_cast<const T*>(k.logits) + pass * k.pass_stride + row * k.row_stride;
 }
 
+// Adds `share` of the probabilities of a tile to `mean`, and subtracts `share` of its entropies from `value`.
+template <class A>
+LADA_CLONES void add_pass(const A* tile, A* exps, int64_t classes, A share, A* mean, Lane<A>& value) {
+  const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, classes, exps);
+  const Lane<A> entropy = scores_of_tile<Score::kEntropy>(s);
+  for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= share * entropy[l];
+  add_probabilities(exps, classes, s, share, mean);
+}
+
+template <class A>
+LADA_CLONES void add_entropy_of_mean(const A* mean, int64_t classes, Lane<A>& value) {
+  const Lane<A> of_mean = negative_entropy(mean, classes);
+  for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= of_mean[l];
+}
+
 // H(mean p) - mean H(p) of kRowLanes instances, `count` of them real, and their mean probabilities.
 template <class T, class A>
-LADA_HD Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean) {
+Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean) {
   const A share = A(1) / static_cast<A>(k.passes);
   std::fill_n(mean, k.classes * kRowLanes<A>, A(0));
   Lane<A> value{};
   for (int64_t pass = 0; pass < k.passes; ++pass) {
-    load_tile(consecutive_rows(pass_rows<T>(k, pass, row), count, k.row_stride), k.classes, tile);
-    const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, k.classes, exps);
-    const Lane<A> entropy = scores_of_tile<Score::kEntropy>(s);
-    for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= share * entropy[l];
-    add_probabilities(exps, k.classes, s, share, mean);
+    load(pass_rows<T>(k, pass, row), count, k.row_stride, k.classes, tile);
+    add_pass(tile, exps, k.classes, share, mean, value);
   }
-  const Lane<A> of_mean = negative_entropy(mean, k.classes);
-  for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= of_mean[l];
+  add_entropy_of_mean(mean, k.classes, value);
   return value;
 }
 
 // The same of one instance with many classes.
+template <class A>
+LADA_CLONES A add_pass_of_row(const A* z, int64_t classes, A share, A* mean) {
+  const RowStats<A> s = stats_of_row<Score::kEntropy>(z, classes);
+  const A weight = share / sum_of(s), max = s.max;
+  LADA_SIMD for (int64_t j = 0; j < classes; ++j) mean[j] += weight * exp_negative(below_max(z[j], max));
+  return share * score_of(s, Score::kEntropy);
+}
+
+template <class A>
+LADA_CLONES A entropy_of_mean_row(const A* mean, int64_t classes) {
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < classes; ++j) sum -= mean[j] * log_of_probability(mean[j]);
+  return sum;
+}
+
 template <class T, class A>
-LADA_HD A bald_of_row(const Bald& k, int64_t row, A* mean) {
-  const A share = A(1) / static_cast<A>(k.passes);
-  std::fill_n(mean, k.classes, A(0));
-  A value = 0, of_mean = 0;
-  for (int64_t pass = 0; pass < k.passes; ++pass) {
-    const T* z = pass_rows<T>(k, pass, row);
-    const RowStats<A> s = stats_of_row<Score::kEntropy>(z, k.classes);
-    const A weight = share / sum_of(s), max = s.max;
-    value -= share * score_of(s, Score::kEntropy);
-    LADA_SIMD for (int64_t j = 0; j < k.classes; ++j) mean[j] += weight * exp_negative(below_max(widen(z[j]), max));
-  }
-#pragma omp simd reduction(+ : of_mean)
-  for (int64_t j = 0; j < k.classes; ++j) of_mean += mean[j] * log_of_probability(mean[j]);
-  return value - of_mean;
+A bald_of_row(const Bald& k, int64_t row, WideRow<T>& wide, std::vector<A>& mean) {
+  std::fill(mean.begin(), mean.end(), A(0));
+  A entropy = 0;
+  for (int64_t pass = 0; pass < k.passes; ++pass)
+    entropy += add_pass_of_row(wide.of(pass_rows<T>(k, pass, row), k.classes), k.classes,
+                               A(1) / static_cast<A>(k.passes), mean.data());
+  return entropy_of_mean_row(mean.data(), k.classes) - entropy;
 }
 
 template <class T>
-LADA_CLONES void bald_rows(const Bald& k, int64_t begin, int64_t end) {
+void bald_rows(const Bald& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   A* out = static_cast<A*>(k.out);
   const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
     std::vector<A> mean(static_cast<size_t>(k.classes));
-    for (int64_t row = begin; row < end; ++row) out[row] = scale * bald_of_row<T>(k, row, mean.data());
+    WideRow<T> wide(k.classes);
+    for (int64_t row = begin; row < end; ++row) out[row] = scale * bald_of_row(k, row, wide, mean);
     return;
   }
   Tile<A> tile, exps, mean;
@@ -140,9 +228,14 @@ LADA_CLONES void bald_rows(const Bald& k, int64_t begin, int64_t end) {
   }
 }
 
+template <class A>
+LADA_CLONES void take_logs(A* mean, int64_t count) {
+  LADA_SIMD for (int64_t i = 0; i < count; ++i) mean[i] = log_of_probability(mean[i]);
+}
+
 // Replaces a tile of logits of one pass by factor * p_j ((log p_j + H) - (log mean_j - sum_i p_i log mean_i)).
 template <class A>
-LADA_HD void bald_gradient_of_tile(A* tile, A* exps, int64_t classes, const A* log_mean, const Lane<A>& factor) {
+LADA_CLONES void bald_gradient_of_tile(A* tile, A* exps, int64_t classes, const A* log_mean, const Lane<A>& factor) {
   const LaneStats<A> s = stats_of_tile<Score::kEntropy>(tile, classes, exps);
   Lane<A> inverse, offset, cross{};
   LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) inverse[l] = 1 / (s.ties[l] + s.below[l]);
@@ -161,43 +254,44 @@ LADA_HD void bald_gradient_of_tile(A* tile, A* exps, int64_t classes, const A* l
   }
 }
 
+// The same of one long row.
 template <class A>
-LADA_HD void take_logs(A* mean, int64_t count) {
-  LADA_SIMD for (int64_t i = 0; i < count; ++i) mean[i] = log_of_probability(mean[i]);
+LADA_CLONES void bald_gradient_of_row(const A* z, int64_t classes, const A* log_mean, A factor, A* out) {
+  const RowStats<A> s = stats_of_row<Score::kEntropy>(z, classes);
+  const A inverse = 1 / sum_of(s), max = s.max, scale = factor * inverse;
+  A cross = 0;
+#pragma omp simd reduction(+ : cross)
+  for (int64_t j = 0; j < classes; ++j) cross += inverse * exp_negative(below_max(z[j], max)) * log_mean[j];
+  const A offset = cross - s.weighted * inverse;
+  LADA_SIMD for (int64_t j = 0; j < classes; ++j) {
+    const A d = below_max(z[j], max);
+    out[j] = scale * exp_negative(d) * (d - log_mean[j] + offset);
+  }
 }
 
 template <class T>
-LADA_CLONES void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
+void long_bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const Bald& f = k.forward;
-  const A scale = static_cast<A>(f.scale) / static_cast<A>(f.passes);
-  const auto out = [&](int64_t pass, int64_t row) {
-    return static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes;
-  };
-  if (f.classes > kTileClasses) {
-    std::vector<A> mean(static_cast<size_t>(f.classes));
-    for (int64_t row = begin; row < end; ++row) {
-      bald_of_row<T>(f, row, mean.data());
-      take_logs(mean.data(), f.classes);
-      const A* log_mean = mean.data();
-      for (int64_t pass = 0; pass < f.passes; ++pass) {
-        const T* z = pass_rows<T>(f, pass, row);
-        T* grad_z = out(pass, row);
-        const RowStats<A> s = stats_of_row<Score::kEntropy>(z, f.classes);
-        const A inverse = 1 / sum_of(s), factor = scale * static_cast<const A*>(k.grad)[row] * inverse, max = s.max;
-        A cross = 0;
-#pragma omp simd reduction(+ : cross)
-        for (int64_t j = 0; j < f.classes; ++j)
-          cross += inverse * exp_negative(below_max(widen(z[j]), max)) * log_mean[j];
-        const A offset = cross - s.weighted * inverse;
-        LADA_SIMD for (int64_t j = 0; j < f.classes; ++j) {
-          const A d = below_max(widen(z[j]), max);
-          grad_z[j] = static_cast<T>(factor * exp_negative(d) * (d - log_mean[j] + offset));
-        }
-      }
+  std::vector<A> mean(static_cast<size_t>(f.classes)), out(static_cast<size_t>(f.classes));
+  WideRow<T> wide(f.classes);
+  for (int64_t row = begin; row < end; ++row) {
+    bald_of_row(f, row, wide, mean);
+    take_logs(mean.data(), f.classes);
+    const A factor = static_cast<A>(f.scale) / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row];
+    for (int64_t pass = 0; pass < f.passes; ++pass) {
+      bald_gradient_of_row(wide.of(pass_rows<T>(f, pass, row), f.classes), f.classes, mean.data(), factor, out.data());
+      narrow_row(out.data(), f.classes, static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes);
     }
-    return;
   }
+}
+
+template <class T>
+void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<T>;
+  const Bald& f = k.forward;
+  if (f.classes > kTileClasses) return long_bald_rows_backward<T>(k, begin, end);
+  const A scale = static_cast<A>(f.scale) / static_cast<A>(f.passes);
   Tile<A> tile, exps, mean;
   Lane<A> factor;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
@@ -207,9 +301,9 @@ LADA_CLONES void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_
     for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);
     for (int64_t pass = 0; pass < f.passes; ++pass) {
-      load_tile(consecutive_rows(pass_rows<T>(f, pass, row), count, f.row_stride), f.classes, tile.value);
+      load(pass_rows<T>(f, pass, row), count, f.row_stride, f.classes, tile.value);
       bald_gradient_of_tile(tile.value, exps.value, f.classes, mean.value, factor);
-      store_tile(tile.value, f.classes, out(pass, row), count);
+      store(tile.value, f.classes, static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes, count);
     }
   }
 }

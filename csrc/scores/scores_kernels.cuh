@@ -108,7 +108,7 @@ __device__ __forceinline__ int64_t first_place(const T* z, int64_t classes, arit
 }
 
 template <class T, Score kScore, int kThreads, int kGroup>
-__global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k) {
+__global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   constexpr int kRows = kThreads / kGroup;
   const T* logits = static_cast<const T*>(k.logits);
@@ -116,12 +116,12 @@ __global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k) {
     const int64_t mine = first + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
     const RowStats<A> s = stats_of_group<kScore, kGroup>(logits + row * k.classes, k.classes);
     if (mine < k.rows && threadIdx.x % kGroup == 0)
-      static_cast<A*>(k.out)[row] = static_cast<A>(k.scale) * score_of(s, kScore);
+      static_cast<A*>(k.out)[row] = scale * score_of(s, kScore);
   }
 }
 
 template <class T, Score kScore, int kThreads, int kGroup>
-__global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScoresBackward k) {
+__global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   constexpr int kRows = kThreads / kGroup, kSize = RowPacket<T>::kSize;
   for (int64_t block = int64_t{blockIdx.x} * kRows; block < k.rows; block += int64_t{gridDim.x} * kRows) {
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScores
     if constexpr (kScore != Score::kEntropy) first = first_place<kGroup>(z, k.classes, s.max, -1);
     if constexpr (kScore == Score::kMargin) second = first_place<kGroup>(z, k.classes, s.second, first);
     if (mine >= k.rows) continue;  // the last barrier or shuffle of this round is behind
-    const A g = static_cast<A>(k.scale) * static_cast<const A*>(k.grad)[row / k.group];
+    const A g = scale * static_cast<const A*>(k.grad)[row / k.group];
     const bool aligned = is_aligned(z) && is_aligned(grad_z);
     for (int64_t j = threadIdx.x % kGroup * kSize; j < k.classes; j += kGroup * kSize) {
       RowPacket<T> packet = load_packet(z, j, k.classes, aligned, narrow<T>(A(0)));
@@ -208,7 +208,7 @@ __device__ __forceinline__ int rows_here(int64_t first, int64_t rows, int most) 
 }
 
 template <class T, Score kScore, int kThreads>
-__global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k) {
+__global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
   const int classes = static_cast<int>(k.classes);
@@ -218,14 +218,14 @@ __global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k)
     __syncthreads();
     if (threadIdx.x < rows) {
       const RowStats<A> s = stats_of_short_row<kScore>(tile, threadIdx.x * classes, classes);
-      static_cast<A*>(k.out)[first + threadIdx.x] = static_cast<A>(k.scale) * score_of(s, kScore);
+      static_cast<A*>(k.out)[first + threadIdx.x] = scale * score_of(s, kScore);
     }
     __syncthreads();  // the tile is free for the next rows
   }
 }
 
 template <class T, Score kScore, int kThreads>
-__global__ void __launch_bounds__(kThreads) short_row_scores_backward_kernel(RowScoresBackward k) {
+__global__ void __launch_bounds__(kThreads) short_row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
   const int classes = static_cast<int>(k.classes);
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads) short_row_scores_backward_kernel(Row
     if (threadIdx.x < rows) {
       const int begin = threadIdx.x * classes;
       const RowStats<A> s = stats_of_short_row<kScore>(tile, begin, classes);
-      const A g = static_cast<A>(k.scale) * static_cast<const A*>(k.grad)[(first + threadIdx.x) / k.group];
+      const A g = scale * static_cast<const A*>(k.grad)[(first + threadIdx.x) / k.group];
       bool found_first = false, found_second = false;
       for (int j = 0; j < classes; ++j) {
         const A z = tile[padded(begin + j)];
@@ -276,7 +276,7 @@ __device__ __forceinline__ A add_short_row(A* tile, int begin, int classes, A sh
 
 // BALD of short rows: a thread an instance, its mean probabilities in registers.
 template <class T, int kThreads, int kClasses>
-__global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k) {
+__global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   SHARED_ARRAY(A, tile, (kShortTile<kThreads, kClasses>));
   const int classes = static_cast<int>(k.classes), begin = threadIdx.x * classes;
@@ -292,12 +292,12 @@ __global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k) {
     }
 #pragma unroll
     for (int j = 0; j < kClasses; ++j) value -= mean[j] * log_of_probability(mean[j]);
-    if (threadIdx.x < rows) static_cast<A*>(k.out)[first + threadIdx.x] = static_cast<A>(k.scale) * value;
+    if (threadIdx.x < rows) static_cast<A*>(k.out)[first + threadIdx.x] = scale * value;
   }
 }
 
 template <class T, int kThreads, int kClasses>
-__global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackward k) {
+__global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   SHARED_ARRAY(A, tile, (kShortTile<kThreads, kClasses>));
   const Bald& f = k.forward;
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackw
       if (threadIdx.x < rows) {
         const RowStats<A> s = stats_of_short_row<Score::kEntropy>(tile, begin, classes);
         const A inverse = 1 / sum_of(s);
-        const A g = static_cast<A>(f.scale) * share * static_cast<const A*>(k.grad)[first + threadIdx.x];
+        const A g = scale * share * static_cast<const A*>(k.grad)[first + threadIdx.x];
         A cross = 0;
 #pragma unroll
         for (int j = 0; j < kClasses; ++j)
@@ -383,7 +383,7 @@ __device__ __forceinline__ arithmetic_t<T> mean_of_group(const Bald& k, int64_t 
 }
 
 template <class T, int kThreads, int kGroup, int kItems>
-__global__ void __launch_bounds__(kThreads) bald_kernel(Bald k) {
+__global__ void __launch_bounds__(kThreads) bald_kernel(Bald k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   constexpr int kRows = kThreads / kGroup;
   for (int64_t first = int64_t{blockIdx.x} * kRows; first < k.rows; first += int64_t{gridDim.x} * kRows) {
@@ -395,12 +395,12 @@ __global__ void __launch_bounds__(kThreads) bald_kernel(Bald k) {
     for (int i = 0; i < kItems; ++i) of_mean -= means.value[i] * log_of_probability(means.value[i]);
     of_mean = group_reduce<kGroup>(of_mean, Sum{});
     if (mine < k.rows && threadIdx.x % kGroup == 0)
-      static_cast<A*>(k.out)[row] = static_cast<A>(k.scale) * (of_mean - entropy);
+      static_cast<A*>(k.out)[row] = scale * (of_mean - entropy);
   }
 }
 
 template <class T, int kThreads, int kGroup, int kItems>
-__global__ void __launch_bounds__(kThreads) bald_backward_kernel(BaldBackward k) {
+__global__ void __launch_bounds__(kThreads) bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   constexpr int kRows = kThreads / kGroup;
   const Bald& f = k.forward;
@@ -419,7 +419,7 @@ __global__ void __launch_bounds__(kThreads) bald_backward_kernel(BaldBackward k)
                         [&](A& mean, A z_j, int64_t) { cross += exp_negative(below_max(z_j, s.max)) * mean; });
       cross = group_reduce<kGroup>(cross, Sum{});
       const A inverse = 1 / sum_of(s), offset = (cross - s.weighted) * inverse;
-      const A g = static_cast<A>(f.scale) / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row] * inverse;
+      const A g = scale / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row] * inverse;
       for_items<kGroup>(z, f.classes, means, [&](A& mean, A z_j, int64_t j) {
         const A d = below_max(z_j, s.max);
         if (mine < f.rows && j < f.classes) grad_z[j] = narrow<T>(g * exp_negative(d) * (d - mean + offset));
@@ -447,7 +447,7 @@ __device__ __forceinline__ arithmetic_t<T> mean_of_long_row(const Bald& k, int64
 }
 
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) long_bald_kernel(Bald k) {
+__global__ void __launch_bounds__(kThreads) long_bald_kernel(Bald k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   for (int64_t row = blockIdx.x; row < k.rows; row += gridDim.x) {
     A* mean = static_cast<A*>(k.mean) + row * k.classes;
@@ -455,12 +455,12 @@ __global__ void __launch_bounds__(kThreads) long_bald_kernel(Bald k) {
     A of_mean = 0;
     for (int64_t j = threadIdx.x; j < k.classes; j += kThreads) of_mean -= mean[j] * log_of_probability(mean[j]);
     of_mean = group_reduce<kThreads>(of_mean, Sum{});
-    if (threadIdx.x == 0) static_cast<A*>(k.out)[row] = static_cast<A>(k.scale) * (of_mean - entropy);
+    if (threadIdx.x == 0) static_cast<A*>(k.out)[row] = scale * (of_mean - entropy);
   }
 }
 
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) long_bald_backward_kernel(BaldBackward k) {
+__global__ void __launch_bounds__(kThreads) long_bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   const Bald& f = k.forward;
   for (int64_t row = blockIdx.x; row < f.rows; row += gridDim.x) {
@@ -476,7 +476,7 @@ __global__ void __launch_bounds__(kThreads) long_bald_backward_kernel(BaldBackwa
         cross += exp_negative(below_max(widen(z[j]), s.max)) * mean[j];
       cross = group_reduce<kThreads>(cross, Sum{});
       const A inverse = 1 / sum_of(s), offset = (cross - s.weighted) * inverse;
-      const A g = static_cast<A>(f.scale) / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row] * inverse;
+      const A g = scale / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row] * inverse;
       for (int64_t j = threadIdx.x; j < f.classes; j += kThreads) {
         const A d = below_max(widen(z[j]), s.max);
         grad_z[j] = narrow<T>(g * exp_negative(d) * (d - mean[j] + offset));
