@@ -23,7 +23,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(known))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--out", type=Path, help="folder of the CSV files")
+    parser.add_argument("--out", type=Path, help="folder of the CSV files, or one .csv for all")
     parser.add_argument("--case", default="", metavar="REGEX", help="only cases whose name holds this")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, to look rather than to report")
     chosen = parser.parse_args()
@@ -42,6 +42,7 @@ def main() -> None:
     chosen = arguments()
     effort = harness.QUICK if chosen.quick else harness.THOROUGH
     origin = results.provenance(chosen.device)
+    everything: list[dict[str, str]] = []
     for family in chosen.families:
         measured: list[harness.Result] = []
         for case in harness.cases(family, chosen.device):
@@ -51,8 +52,12 @@ def main() -> None:
         if not measured:
             continue
         results.show(f"{family} on {origin['device']}, {origin['host']}, commit {origin['commit']}", measured)
-        if chosen.out:
-            results.write_csv(chosen.out / f"{family}-{chosen.device}.csv", results.rows(measured, origin))
+        rows = results.rows(measured, origin)
+        everything += rows
+        if chosen.out and chosen.out.suffix == ".csv":
+            results.write_csv(chosen.out, everything)
+        elif chosen.out:
+            results.write_csv(chosen.out / f"{family}-{chosen.device}.csv", rows)
 
 
 if __name__ == "__main__":

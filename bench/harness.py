@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -74,6 +74,7 @@ class Result:
     `seconds` is the time of a call: on the CPU the wall clock's, on CUDA the device's, while `host_seconds` is what
     queueing the call took. `ratio` is how many times longer it took than ours; `peak_bytes` is the most memory a call
     held beside its inputs; `floor_seconds` is the time of copying `bytes_moved`, and `copy_fraction` how near it came.
+    `kernels` are those of the library that a call of ours launches, on CUDA.
     """
 
     family: str
@@ -88,6 +89,7 @@ class Result:
     copy_fraction: float | None
     rounds: int
     note: str = ""
+    kernels: tuple[str, ...] = ()
 
 
 class WrongResultError(Exception):
@@ -124,9 +126,13 @@ def measure(case: Case, device: str, effort: Effort = THOROUGH) -> list[Result]:
     clock = clock_of(device)
     torch.compiler.reset()  # sizes of another case must not make a compiled contender a dynamic one
     notes, peaks = _warm_up(case, clock)
+    kernels = tuple(sorted(clock.kernels(case.contenders[OURS])))
     lanes = {name: _Lane(f, clock.plan(f)) for name, f in case.contenders.items() if name not in notes}
     copies = _race(lanes, clock, effort)
-    return [_result(case, name, lanes, copies, clock, notes.get(name, ""), peaks.get(name)) for name in case.contenders]
+    measured = [
+        _result(case, name, lanes, copies, clock, notes.get(name, ""), peaks.get(name)) for name in case.contenders
+    ]
+    return [replace(measured[0], kernels=kernels), *measured[1:]]
 
 
 def check(case: Case) -> None:

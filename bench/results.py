@@ -18,7 +18,8 @@ from bench.harness import Result, Spread
 ROOT = Path(__file__).parent.parent
 COLUMNS = [
     "family", "case", "contender", "median_us", "p20_us", "p80_us", "ratio", "ratio_p20", "ratio_p80", "host_us",
-    "peak_mib", "bytes_moved", "floor_us", "copy_fraction", "rounds", "note", "device", "host", "torch", "commit",
+    "peak_mib", "bytes_moved", "floor_us", "copy_fraction", "rounds", "note", "kernels", "device", "host",
+    "torch", "commit",
 ]  # fmt: skip
 HEADINGS = ["case", "contender", "median", "p20 to p80", "ratio to ours", "peak MiB", "floor", "% of copy", "note"]
 
@@ -69,6 +70,7 @@ def _row(result: Result) -> dict[str, str]:
         "copy_fraction": _number(result.copy_fraction, 1),
         "rounds": str(result.rounds),
         "note": result.note,
+        "kernels": " ".join(result.kernels),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
+import re
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ from torch import Tensor
 Function = Callable[[], object]
 SAMPLE_SECONDS = 1e-3  # a sample repeats short calls until it lasts this long
 MOST_CALLS = 100
+KERNEL = re.compile(r"lada::cuda::(?:\(anonymous namespace\)::)?(\w+)")
 COPY_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}  # of the source; far more than any cache
 
 
@@ -47,6 +49,11 @@ class Clock(ABC):
     @abstractmethod
     def peak_bytes(self, function: Function) -> int | None:
         """The most memory a call holds at once beside what was there before, its results included; None if unknown."""
+
+    def kernels(self, function: Function) -> set[str]:
+        """Kernels of the library that a call launches."""
+        del function
+        return set()
 
     def plan(self, function: Function) -> Plan:
         """For a function that is warm."""
@@ -150,6 +157,18 @@ class CudaClock(Clock):
         peak = torch.cuda.max_memory_allocated() - before
         del result
         return peak
+
+    def kernels(self, function: Function) -> set[str]:
+        return launched_kernels(function)
+
+
+def launched_kernels(function: Function) -> set[str]:
+    """CUDA kernels of the library that a call launches, as the profiler sees them."""
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profile:
+        function()
+        torch.cuda.synchronize()
+    return {name for event in profile.events() for name in KERNEL.findall(event.name)}
 
 
 @cache

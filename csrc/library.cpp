@@ -62,4 +62,9 @@ TORCH_LIBRARY(lada_ext, m) {
       "affine_sample_backward(Tensor grad, Tensor image, Tensor theta, str mode, str padding_mode, bool align_corners, "
       "bool[2] needed) -> (Tensor, Tensor)",
       atomic);
+
+  m.def("k_center_greedy(Tensor features, Tensor centers, SymInt k) -> Tensor", pure);
+  m.def("badge_select(Tensor features, Tensor logits, SymInt k, Tensor key) -> Tensor", pure);
+  m.def("consistency_variance(Tensor logits) -> Tensor", pure);
+  m.def("consistency_variance_backward(Tensor grad, Tensor logits) -> Tensor", pure);
 }

@@ -11,20 +11,24 @@ from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_sample
 from lada_ext.keys import make_key
 from lada_ext.pair_score import TopPairs, beta_nodes, indexed_pair_score, mixed_pair_score, pair_score, top_pairs
 from lada_ext.scores import bald, entropy, margin, top_k, topk_scores, variation_ratio
+from lada_ext.select import badge_select, consistency_variance, k_center_greedy
 
 __version__ = "0.1.0"
 
 __all__ = [
     "TopPairs",
     "affine_sample",
+    "badge_select",
     "bald",
     "beta_logit_grad",
     "beta_mix",
     "beta_nodes",
     "beta_sample",
     "build_info",
+    "consistency_variance",
     "entropy",
     "indexed_pair_score",
+    "k_center_greedy",
     "make_key",
     "margin",
     "mixed_pair_score",

@@ -214,3 +214,51 @@ def affine_sample(
     grid = F.affine_grid(theta.reshape(-1, 2, 3).to(image.dtype), [*images.shape[:2], height, width], align_corners)
     out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
     return out.reshape(shape)
+
+
+def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
+    """k times the row farthest from all centers and earlier picks; without any, the row of greatest norm."""
+    picks: list[int] = []
+    nearest = torch.cdist(features, centers).amin(1) if len(centers) else features.norm(dim=1)
+    while len(picks) < k:
+        picks.append(int(nearest.argmax()))
+        distance = (features - features[picks[-1]]).norm(dim=1)
+        nearest = torch.minimum(nearest, distance) if len(centers) + len(picks) > 1 else distance
+        nearest[picks] = -1
+    return torch.tensor(picks, dtype=torch.int64, device=features.device)
+
+
+def badge_embedding(features: Tensor, logits: Tensor) -> Tensor:
+    """The gradient of the loss to the last layer's weights, were the predicted class the label: (M, C * D)."""
+    p = logits.softmax(-1)
+    residual = p - F.one_hot(p.argmax(-1), p.shape[-1])
+    return (residual[:, :, None] * features[:, None]).flatten(1)
+
+
+def exponential_draws(key: Tensor, pick: int, rows: int) -> Tensor:
+    """E ~ Exp(1) for every row in the race of one pick, (rows,) in float64; four rows share a call of the generator."""
+    four = torch.arange((rows + 3) // 4, device=key.device)
+    counter = [torch.full_like(four, pick), four, four >> 32, (key[1] & 0xFFFFFFFF).expand_as(four)]
+    words = torch.stack(philox(key, counter), -1).flatten()[:rows]
+    return -torch.log1p(-(words.double() + 0.5) / 2**32)
+
+
+def badge_select(features: Tensor, logits: Tensor, k: int, key: Tensor) -> Tensor:
+    """k-means++ over `badge_embedding`: the longest, then D^2 sampling as the winner of the race distance^2 / E."""
+    g = badge_embedding(features, logits)
+    picks: list[int] = []
+    weight = g.square().sum(1)
+    while len(picks) < k:
+        draw = exponential_draws(key, len(picks), len(g))
+        alive = torch.ones(len(g), dtype=torch.bool, device=g.device)
+        alive[picks] = False
+        worth = weight if not picks else torch.where((weight[alive] > 0).any(), weight, torch.ones_like(weight)) / draw
+        picks.append(int(worth.masked_fill(~alive, -1).argmax()))
+        distance = (g - g[picks[-1]]).square().sum(1)
+        weight = torch.minimum(weight, distance) if len(picks) > 1 else distance
+    return torch.tensor(picks, dtype=torch.int64, device=g.device)
+
+
+def consistency_variance(logits: Tensor) -> Tensor:
+    """sum_c Var_v p_c over the views v, logits (V, M, C); the variance of all views there are, divided by V."""
+    return logits.softmax(-1).var(0, correction=0).sum(-1)

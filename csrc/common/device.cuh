@@ -7,7 +7,9 @@
 #include "dtype.h"
 #include "math.h"
 
+#ifndef SHARED_ARRAY  // the host emulation has its own
 #define SHARED_ARRAY(T, name, count) __shared__ T name[count]
+#endif
 
 namespace lada::cuda {
 

@@ -1,5 +1,6 @@
 // Storage types and the type arithmetic is done in: float64 for float64, float32 for all others.
 #pragma once
+#include "math.h"
 
 namespace lada {
 
@@ -20,6 +21,22 @@ struct Arithmetic<double> {
 };
 template <class T>
 using arithmetic_t = typename Arithmetic<T>::type;
+
+// A number from Python in both arithmetic types, so that a float kernel converts no double.
+struct Scalar {
+  double wide;
+  float narrow;
+
+  Scalar(double value) : wide(value), narrow(static_cast<float>(value)) {}
+  LADA_HD void get(double& value) const { value = wide; }
+  LADA_HD void get(float& value) const { value = narrow; }
+  template <class A>
+  LADA_HD A as() const {
+    A value;
+    get(value);
+    return value;
+  }
+};
 
 // Calls f(Tag<A>{}) with the arithmetic type of `dtype`.
 template <class F>

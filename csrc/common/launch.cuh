@@ -1,5 +1,6 @@
 // The only place a kernel is launched: skips empty work, caps the grid (kernels loop over it), and reports a failed
-// launch by the kernel's name. The caller has set the device and passes its current stream.
+// launch by the kernel's name. The caller has set the device and passes its current stream. Compiled for the host
+// (tests/emulation), a launch runs the blocks one after another.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -12,18 +13,43 @@
 
 namespace lada::cuda {
 
-constexpr int64_t kMaxBlocks = int64_t{1} << 30;
+#ifdef __CUDACC__
+
+inline int64_t max_blocks() { return int64_t{1} << 30; }
+inline int64_t max_int32_count() { return int64_t{1} << 31; }
+
+template <class... Parameters, class... Arguments>
+void start(const char* name, void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void* stream,
+           Arguments... arguments) {
+  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  const cudaError_t status = cudaGetLastError();
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("lada_ext: launch of ") + name + " failed: " + cudaGetErrorString(status));
+}
+
+#else
+
+using on_host::max_blocks;
+using on_host::max_int32_count;
+
+template <class... Parameters, class... Arguments>
+void start(const char* name, void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void*,
+           Arguments... arguments) {
+  on_host::launch(name, reinterpret_cast<void*>(kernel), blocks, threads, [=] { kernel(arguments...); });
+}
+
+#endif
 
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads, void* stream,
             Arguments... arguments) {
   if (blocks <= 0) return;
-  const auto grid = static_cast<unsigned>(std::min(blocks, kMaxBlocks));
-  kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("lada_ext: launch of ") + name + " failed: " + cudaGetErrorString(status));
+  start(name, kernel, static_cast<unsigned>(std::min(blocks, max_blocks())), static_cast<unsigned>(threads), stream,
+        arguments...);
 }
+
+// Whether indices 0 .. count-1, and a grid's stride beyond them, fit 32 bits: the choice of a kernel's index type.
+inline bool fits_int32(int64_t count) { return count < max_int32_count() / 2; }
 
 // Calls f(Tag<T>{}) with the storage type of `dtype`.
 template <class F>

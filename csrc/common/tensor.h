@@ -20,7 +20,8 @@
 #include "dtype.h"
 #include "huge_pages.h"
 
-#ifdef LADA_WITH_CUDA
+#if defined(LADA_BACKENDS)  // the host emulation has its own
+#elif defined(LADA_WITH_CUDA)
 #define LADA_BACKENDS(name) lada::cpu::name, lada::cuda::name
 #else
 #define LADA_BACKENDS(name) lada::cpu::name, nullptr

@@ -4,6 +4,7 @@ arguments or files, which are told in one line before anything is written."""
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lada_al.errors import UsageError, one_line
@@ -89,9 +91,12 @@ def run(
 
 @app.command()
 def compare(
-    methods: Annotated[str, typer.Option(help="Names separated by commas; see `lada methods`.", show_default=False)],
     out: Out,
-    seeds: Annotated[str, typer.Option(help="Numbers separated by commas.")] = "1,2,3",
+    methods: Annotated[
+        str | None, typer.Option(help="Names separated by commas, table1, table2, table3, figure5 or all.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many (5), or which (1,2,5); default 3.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="paper, table3 or mini; see docs/methods.md.")] = None,
     dataset: Dataset = None,
     data: Data = None,
     download: Download = False,
@@ -104,13 +109,17 @@ def compare(
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
     resume: Resume = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long it would take, and stop.")] = False,
 ) -> None:
     """Run methods x seeds and report them side by side."""
+    from lada_al.methods import expand
     from lada_al.report import page
     from lada_al.run import compare as comparison
+    from lada_al.run import estimate, protocols
     from lada_al.run.progress import CompareProgress
 
-    given = _given(
+    study = protocols.protocol(protocol) if protocol else protocols.Protocol("", methods or "", seeds=3)
+    given = study.settings | _given(
         settings,
         dataset=dataset,
         data=data,
@@ -122,9 +131,14 @@ def compare(
         device=device,
     )
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
-    names, numbers = _names(methods), _numbers("--seeds", seeds)
-    todo = comparison.make_jobs(names, numbers, given, out, workers=workers, resume=resume)
-    comparison.check(todo, resume=resume, download=download)
+    names, numbers = expand(methods or study.methods), _seeds(seeds or str(study.seeds))
+    every = comparison.make_jobs(names, numbers, given, out, workers=workers, resume=resume)
+    comparison.check(every, resume=resume, download=download)
+    todo = [job for job in every if not job.is_finished]
+    time_left = estimate.in_words(estimate.seconds_left(todo) / min(workers, max(1, len(todo))))
+    console.print(f"{len(todo)} of {len(every)} runs to do, {workers} at a time: about {time_left}")
+    if dry_run:
+        return
     reported, rounds_reported = 0.0, 0
     with CompareProgress(console, todo) as progress:
         for ended in comparison.carry_out(todo, workers):
@@ -132,16 +146,21 @@ def compare(
             if rounds_done > rounds_reported and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                 page.write(out)
                 reported, rounds_reported = time.monotonic(), rounds_done
-    path = page.write(out)
     console.print(_table_of(out))
-    console.print(f"report: {path}", soft_wrap=True)
+    console.print(f"report: {page.write(out, whole=True)}", soft_wrap=True)
 
 
 @app.command()
-def methods(as_json: Annotated[bool, typer.Option("--json", help="As a JSON list.")] = False) -> None:
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON list.")] = False,
+    params: Annotated[bool, typer.Option("--params", help="Sizes of the networks that each method adds.")] = False,
+) -> None:
     """List every method: acquisition functions, pipelines, look-ahead."""
     from lada_al.methods import all_methods
 
+    if params:
+        console.print(_table_of_sizes())
+        return
     if as_json:
         rows = [
             {
@@ -164,10 +183,10 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="As a JSON list
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder, or one above several.")]) -> None:
-    """Write report.html and report.csv over all runs in or below a folder."""
+    """Write report.html, and all tables and figures as LaTeX, CSV and PNG, over all runs in or below a folder."""
     from lada_al.report import page
 
-    console.print(f"report: {page.write(folder)}", soft_wrap=True)
+    console.print(f"report: {page.write(folder, whole=True)}", soft_wrap=True)
 
 
 @app.command()
@@ -212,21 +231,36 @@ def _given(settings: list[str] | None, **options: Any) -> dict[str, Any]:
     return {**values, **parse_settings(settings or [])}
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"--methods takes different names separated by commas, got '{text}'")
-    return names
-
-
-def _numbers(option: str, text: str) -> list[int]:
+def _seeds(text: str) -> list[int]:
+    """One number is how many, 1 to N; several are the seeds themselves."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
+    if len(numbers) == 1 and numbers[0] > 0:
+        return list(range(1, numbers[0] + 1))
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"{option} takes different whole numbers separated by commas, got '{text}'")
+        raise UsageError(f"--seeds takes one number, or different ones separated by commas, got '{text}'")
     return numbers
+
+
+def _table_of_sizes() -> Table:
+    """The column Param. of Table 1: for ResNet-18 and images of 1 x 28 x 28."""
+    from lada_al import sizes
+    from lada_al.methods import GROUPS, method, rows
+
+    table = Table("method", "parameters", "networks (in brackets: not counted in the paper)", box=None)
+    for name in dict.fromkeys(name for group in GROUPS for name in rows(group)):
+        networks = sizes.of_table_1(method(name))
+        texts = [f"{n.name} {n.parameters:,}" if n.in_table else f"[{n.name} {n.parameters:,}]" for n in networks]
+        total = sizes.in_table(networks)
+        table.add_row(name, f"{total:,}" if total else "-", escape(", ".join(texts)))
+    return table
+
+
+def _percent(mean: float, deviation: float) -> str:
+    """Without the deviation where one seed has none."""
+    return f"{100 * mean:.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
 def _table_of(out: Path) -> Table:
@@ -238,8 +272,8 @@ def _table_of(out: Path) -> Table:
             row.method,
             str(row.seeds),
             str(row.labels),
-            f"{100 * row.accuracy:.2f} ± {100 * row.accuracy_deviation:.2f}",
-            f"{100 * row.aubc:.2f} ± {100 * row.aubc_deviation:.2f}",
+            _percent(row.accuracy, row.accuracy_deviation),
+            _percent(row.aubc, row.aubc_deviation),
             f"{row.seconds:.2f}",
             f"{row.ratio_to_random:.2f}",
         )

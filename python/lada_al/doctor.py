@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import lada_ext
 from lada_al import models
-from lada_al.augment.mix import PolicyNet
 from lada_al.augment.stn import LocalisationNet
+from lada_al.pair_net import PairNet
 from lada_ext import reference
 
 TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ def facts() -> dict[str, str]:
 def parameter_counts() -> list[tuple[str, str, int]]:
     """Sizes of the networks, for the inputs of the paper's Table 1."""
     networks: list[tuple[str, str, nn.Module]] = [
-        ("policy network of InfoMixup (pi_phi)", "2 x 64 x 28 x 28 features", PolicyNet(64, (28, 28))),
+        ("policy network of InfoMixup (pi_phi)", "2 x 64 x 28 x 28 features", PairNet(64, (28, 28))),
         ("localisation network of InfoSTN", "1 x 28 x 28", LocalisationNet(1, 28, 28)),
         ("localisation network of InfoSTN", "3 x 32 x 32", LocalisationNet(3, 32, 32)),
         ("classifier resnet18", "3 x 32 x 32", models.resnet18(3, (32, 32), 10)),

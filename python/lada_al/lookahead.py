@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
-from lada_al.acquire import Acquisition, top
+from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
 from lada_al.keys import Keys
@@ -36,14 +36,20 @@ class Round:
     meter: Meter
     clock: Clock
 
+    @property
+    def query(self) -> int:
+        return self.config.labels_of(self.number)
+
 
 def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:
-    """Chooses and buys `config.query` instances (Algorithm 1, lines 2 to 7)."""
+    """Chooses and buys the round's labels (Algorithm 1, lines 2 to 7)."""
     ids = pool.candidates(now.config.candidates, now.keys.generator("candidates", now.number))
     view = View(net, draw_layer(now), image=pool.pixels(ids), ids=ids)
-    choose = look_ahead if now.config.chosen.look_ahead else choose_by_score
-    with frozen(net), torch.no_grad():
-        choice = choose(view, now)
+    occasion = Occasion(net, pool, now.config, now.keys, now.number, view.k)
+    with frozen(net, now.f_acq.trained), torch.no_grad():
+        with now.clock("prepare"):
+            now.f_acq.prepare(occasion)
+        choice = look_ahead(view, now) if now.config.chosen.look_ahead else choose(view, now, occasion)
         entropy = lada_ext.entropy(view[choice.positions].logits)
     bought = ids[choice.positions.cpu()]
     return Bought(
@@ -79,19 +85,43 @@ class Choice:
     statistics: dict[str, float] = field(default_factory=dict)
 
 
-def choose_by_score(view: View, now: Round) -> Choice:
+def choose(view: View, now: Round, occasion: Occasion) -> Choice:
     """Acquisition alone; what was chosen is put in random order, so that a pipeline's pairs are random."""
     with now.clock("score"):
-        if now.f_acq.score is not None:
-            view.computed(now.config.scoring_batch)
-        positions = now.f_acq.pick(view, now.config.query, now.keys.generator("pick", now.number))
+        if now.config.chosen.acquisition.scores:
+            scores = _scored(view, now)
+            positions = top(scores, now.query)
+        else:
+            scores, positions = None, now.f_acq.pick(view, now.query, occasion)
         if now.f_aug is not None:
             shuffle = torch.randperm(len(positions), generator=now.keys.generator("virtual pairs", now.number))
             positions = positions[shuffle.to(positions.device)]
-        if now.f_acq.score is None:
-            return Choice(positions)
-        scores = now.f_acq.score(view[positions])
-        return Choice(positions, scores=scores, statistics=_statistics(entropy=lada_ext.entropy(view.logits)))
+    return Choice(
+        positions,
+        scores=None if scores is None else scores[positions],
+        virtual_entropy=_entropy_in_pipeline(view[positions], now),
+        statistics={} if scores is None else _statistics(entropy=lada_ext.entropy(view.logits)),
+    )
+
+
+def _scored(view: View, now: Round) -> Tensor:
+    """f_acq of every candidate; their logits are kept."""
+    parts = [(now.f_acq.score(part), part.logits) for part in view.split(now.config.scoring_batch)]
+    scores, logits = zip(*parts, strict=True)
+    view.remember(view.net.depth, torch.cat(logits))
+    return torch.cat(scores)
+
+
+def _entropy_in_pipeline(bought: View, now: Round) -> Tensor | None:
+    """Mean entropy of what a pipeline will make of each bought unit, to compare with look-ahead."""
+    kind = now.config.chosen.augmentation
+    if now.f_aug is None or kind is None or not kind.look_ahead:
+        return None
+    views = [bought[torch.arange(i, len(bought), kind.arity)] for i in range(kind.arity)]
+    key = now.keys.key("score samples", now.number, device=bought.image.device)
+    tau = now.f_aug.policy(*views, learn=False)(*views)
+    virtual = now.f_aug(*views, tau=tau, key=key, samples=now.config.samples)
+    return _mean_of_draws(lada_ext.entropy(virtual.logits))
 
 
 def look_ahead(view: View, now: Round) -> Choice:
@@ -110,7 +140,7 @@ def look_ahead(view: View, now: Round) -> Choice:
     with now.clock("score"):
         tau = policy(*views) if tau is None else tau
         scores, virtual_entropy = unit_scores(views, tau, now)
-        best = top(scores, now.config.query // f_aug.arity).cpu()
+        best = top(scores, now.query // f_aug.arity).cpu()
     return Choice(
         positions=members[:, best].t().flatten(),
         scores=scores[best].repeat_interleave(f_aug.arity),
@@ -123,7 +153,6 @@ def look_ahead(view: View, now: Round) -> Choice:
 def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round) -> Tensor:
     """f_acq(f_aug(x; tau); f_theta), Eq. 3 and 6: (P, N) or (B,) scores of virtual instances."""
     assert now.f_aug is not None
-    assert now.f_acq.score is not None
     return now.f_acq.score(now.f_aug(*views, tau=tau, key=key, samples=now.config.samples))
 
 
@@ -161,16 +190,16 @@ def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Ten
     """Eq. 5 or 13 for each unit, and the mean entropy of its virtual instances in bits; both (P,)."""
     config, f_acq, f_aug = now.config, now.f_acq, now.f_aug
     assert f_aug is not None
-    assert f_acq.score is not None
+    fused = config.chosen.acquisition.fused
     key = now.keys.key("score samples", now.number, device=tau.device)
     scores, entropies = [], []
     batch = max(1, config.scoring_batch // config.samples)
     for part in now.meter.track("score", torch.arange(len(tau)).split(batch)):
         real = [view[part] for view in views]
         virtual = f_aug(*real, tau=tau[part], key=key, samples=config.samples)
-        if f_acq.fused and f_aug.arity == 2:
+        if fused and f_aug.arity == 2:
             a, b = real
-            score = lada_ext.pair_score(a.logits, b.logits, virtual.logits, config.look_ahead_weight, f_acq.fused)
+            score = lada_ext.pair_score(a.logits, b.logits, virtual.logits, config.look_ahead_weight, fused)
         else:
             score = composed_score(f_acq, real, virtual, config.look_ahead_weight)
         scores.append(score)
@@ -180,15 +209,15 @@ def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Ten
 
 def composed_score(f_acq: Acquisition, real: list[View], virtual: View, gamma: float) -> Tensor:
     """Eq. 2, 5 and 13 for any acquisition function: sum over the real instances + gamma * mean over the virtual."""
-    assert f_acq.score is not None
     plain = torch.stack([f_acq.score(view) for view in real]).sum(0)
     return plain + gamma * _mean_of_draws(f_acq.score(virtual))
 
 
 def virtual_view(net: SplitModel, pool: Pool, f_aug: Augmentation, bought: Bought, key: Tensor) -> View:
     """X_M (line 9): one virtual instance of each bought unit, with its label, for training."""
-    ids = torch.tensor(bought.ids).view(-1, f_aug.arity).unbind(1)
-    views = [View(net, bought.k, image=pool.pixels(i), ids=i, target=pool.targets(i)) for i in ids]
+    ids = torch.tensor(bought.ids)
+    view = View(net, bought.k, image=pool.pixels(ids), ids=ids, target=pool.targets(ids)).computed(len(ids), bought.k)
+    views = [view[torch.arange(i, len(ids), f_aug.arity)] for i in range(f_aug.arity)]
     if bought.tau is None or f_aug.trained is not None:
         tau = f_aug.policy(*views, learn=False)(*views)
     else:

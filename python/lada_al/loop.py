@@ -54,7 +54,7 @@ def active_learning(
             if r == 0:
                 bought = Bought(0, first_ids.tolist(), oracle(first_ids).tolist())
             else:
-                now = lookahead.Round(r, config, keys, config.chosen.acquisition, learner.f_aug, meter, clock)
+                now = lookahead.Round(r, config, keys, learner.f_acq, learner.f_aug, meter, clock)
                 bought = lookahead.acquire(learner.net, pool, oracle, now)  # lines 2 to 6
             yield bought
         pool.add(bought.ids, bought.labels)  # line 7

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a method needs besides the classifier."""
+
+    name: str
+    module: nn.Module
+    in_table: bool = True
+    """Whether the paper's Table 1 counts it."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
 
 class SplitModel(nn.Module):
@@ -35,6 +52,16 @@ class SplitModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self._run(image, 0, self.depth)
 
+    def shapes(self, image_shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
+        """Shapes of h^0 to h^K of one image."""
+        h = next(self.parameters()).new_zeros(1, *image_shape)
+        shapes = [tuple(h.shape[1:])]
+        with frozen(self), torch.no_grad():
+            for stage in self.stages:
+                h = stage(h)
+                shapes.append(tuple(h.shape[1:]))
+        return shapes
+
     def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
         for stage in self.stages[start:stop]:
             h = stage(h)
@@ -42,14 +69,15 @@ class SplitModel(nn.Module):
 
 
 @contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
+def frozen(*nets: nn.Module | None) -> Iterator[None]:
     """Evaluation mode and no gradients to the weights inside the block; both are put back after it.
 
-    Without weight gradients, a backward pass through the network computes only the gradient to its input.
+    Without weight gradients, a backward pass through a network computes only the gradient to its input.
     """
-    modes = {module: module.training for module in net.modules()}
-    needs = {parameter: parameter.requires_grad for parameter in net.parameters()}
-    net.eval().requires_grad_(False)
+    whole = nn.ModuleList(net for net in nets if net is not None)
+    modes = {module: module.training for module in whole.modules()}
+    needs = {parameter: parameter.requires_grad for parameter in whole.parameters()}
+    whole.eval().requires_grad_(False)
     try:
         yield
     finally:
@@ -59,7 +87,18 @@ def frozen(net: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(need)
 
 
-def small(channels: int, size: tuple[int, int], classes: int) -> SplitModel:
+class Classifier(nn.Linear):
+    """The last layer. In training, its input goes through dropout, which methods that sample it afterwards need."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__(inputs, outputs)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, self.dropout, self.training))
+
+
+def small(channels: int, size: tuple[int, int], classes: int, dropout: float = 0.0) -> SplitModel:
     """A convolutional net that trains in seconds on a CPU. Its maps at k = 1 and k = 2 have half the image's size."""
     height, width = size[0] // 4, size[1] // 4
     return SplitModel(
@@ -67,12 +106,12 @@ def small(channels: int, size: tuple[int, int], classes: int) -> SplitModel:
             nn.Sequential(_conv3x3(channels, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2)),
             nn.Sequential(_conv3x3(8, 32), nn.BatchNorm2d(32), nn.ReLU()),
             nn.Sequential(nn.AvgPool2d(2), nn.Flatten()),
-            nn.Linear(32 * height * width, classes),
+            Classifier(32 * height * width, classes, dropout),
         ]
     )
 
 
-def resnet18(channels: int, size: tuple[int, int], classes: int) -> SplitModel:
+def resnet18(channels: int, size: tuple[int, int], classes: int, dropout: float = 0.0) -> SplitModel:
     """ResNet-18 for small images: 3x3 stem, no max-pool. k = 1 is after the stem, k = 2 after the first layer."""
     del size
     return SplitModel(
@@ -82,12 +121,12 @@ def resnet18(channels: int, size: tuple[int, int], classes: int) -> SplitModel:
             nn.Sequential(_Residual(64, 128, stride=2), _Residual(128, 128)),
             nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256)),
             nn.Sequential(_Residual(256, 512, stride=2), _Residual(512, 512), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            nn.Linear(512, classes),
+            Classifier(512, classes, dropout),
         ]
     )
 
 
-MODELS: dict[str, Callable[[int, tuple[int, int], int], SplitModel]] = {"small": small, "resnet18": resnet18}
+MODELS: dict[str, Callable[[int, tuple[int, int], int, float], SplitModel]] = {"small": small, "resnet18": resnet18}
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

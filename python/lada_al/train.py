@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
 from lada_al.keys import Keys
@@ -17,27 +18,37 @@ from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool
 from lada_al.run.config import Config
 from lada_al.timing import Meter
+from lada_al.train_pi import PiModel
 from lada_al.view import View
 
 
 class Learner:
     """f_theta, what is trained along with it, and the optimiser: all that a checkpoint must hold."""
 
-    def __init__(self, net: SplitModel, f_aug: Augmentation | None, config: Config) -> None:
-        self.net, self.f_aug, self.config = net, f_aug, config
-        companion = f_aug.trained if f_aug is not None else None
-        self.modules = nn.ModuleList([net] if companion is None else [net, companion])
-        self._initial = copy.deepcopy(net.state_dict())
+    def __init__(
+        self,
+        net: SplitModel,
+        f_acq: Acquisition,
+        f_aug: Augmentation | None,
+        config: Config,
+        unlabelled: PiModel | None = None,
+    ) -> None:
+        self.net, self.f_acq, self.f_aug, self.config, self.unlabelled = net, f_acq, f_aug, config, unlabelled
+        companions = [f_acq.trained, f_aug.trained if f_aug is not None else None]
+        self.modules = nn.ModuleList([net, *(module for module in companions if module is not None)])
+        # What starts anew with the classifier: the module that reads its features, but not an augmentation's policy.
+        self.restarting = nn.ModuleList([net] if f_acq.trained is None else [net, f_acq.trained])
+        self._initial = copy.deepcopy(self.restarting.state_dict())
         self.optimizer = self._new_optimizer()
 
     def fit(self, pool: Pool, bought: Bought, keys: Keys, meter: Meter) -> float:
         """Trains on all labelled instances and on virtual ones of the last purchase (Algorithm 1, lines 8 to 11).
 
         Returns:
-            The mean loss of the last epoch.
+            The mean cross entropy of the labelled instances in the last epoch.
         """
         if self.config.restart_weights:
-            self.net.load_state_dict(self._initial)
+            self.restarting.load_state_dict(self._initial)
         if not self.config.keep_optimizer:
             self.optimizer = self._new_optimizer()
         self.modules.train()
@@ -50,13 +61,19 @@ class Learner:
     def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
         config, total = self.config, torch.zeros((), device=pool.device)
+        progress = epoch / config.epochs
         has_virtual = self.f_aug is not None and bought.round > 0
+        if self.f_aug is not None and has_virtual:
+            self.f_aug.adapt(self.net, pool, epoch, config.epochs)
+        if self.unlabelled is not None:
+            self._set_adam(*self.unlabelled.adam(progress))
         key = keys.key("virtual samples", bought.round, epoch, pool.device)
         batches = pool.labelled[torch.randperm(len(pool.labelled))].split(config.batch)
         for step, ids in enumerate(batches):
             self.optimizer.zero_grad()
-            loss = self._labelled_loss(pool, ids)
-            total += loss.detach() * len(ids)
+            losses, extra = self._labelled_losses(pool, ids, progress)
+            total += losses.detach().sum()
+            loss = losses.mean() + extra
             if has_virtual and step == 0 and config.virtual_loss == "summed":
                 loss = loss + self._virtual_loss(pool, bought, key)
             loss.backward()
@@ -68,18 +85,35 @@ class Learner:
             self.optimizer.step()
         return total / len(pool.labelled)
 
-    def _labelled_loss(self, pool: Pool, ids: Tensor) -> Tensor:
+    def _labelled_losses(self, pool: Pool, ids: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Cross entropies (B,) of a labelled batch, and the sum of what the method adds to their mean."""
         images = pool.images[ids.to(pool.device)]
         if pool.random_crop:
             images = crop_and_flip(images)
-        return cross_entropy(View(self.net, 0, image=pool.normalised(images), target=pool.targets(ids)))
+        view = View(self.net, 0, image=pool.normalised(images), target=pool.targets(ids))
+        losses = cross_entropies(view)
+        terms = [self.f_acq.loss(view, losses, progress)]
+        if self.unlabelled is not None:
+            terms.append(self.unlabelled.loss(self.net, pool, progress))
+        return losses, sum((term for term in terms if term is not None), torch.zeros((), device=pool.device))
 
     def _virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
         assert self.f_aug is not None
-        return cross_entropy(virtual_view(self.net, pool, self.f_aug, bought, key))
+        virtual = virtual_view(self.net, pool, self.f_aug, bought, key)
+        loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
+        return loss if extra is None else loss + extra
+
+    def _set_adam(self, factor: float, beta_1: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = factor * self.config.lr, (beta_1, group["betas"][1])
 
     def _new_optimizer(self) -> torch.optim.Adam:
         return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
+
+    def to(self, device: torch.device) -> None:
+        """Moves the weights, before any training."""
+        self.modules.to(device)
+        self._initial = copy.deepcopy(self.restarting.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         return {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -90,10 +124,10 @@ class Learner:
         self.net.version += 1
 
 
-def cross_entropy(view: View) -> Tensor:
-    """Mean cross entropy of a view's logits with its label distributions: both terms of Eq. 14."""
+def cross_entropies(view: View) -> Tensor:
+    """Cross entropy of each instance's logits with its label distribution: both terms of Eq. 14 are means of these."""
     assert view.target is not None
-    return F.cross_entropy(view.logits.flatten(0, -2), view.target.flatten(0, -2))
+    return F.cross_entropy(view.logits.flatten(0, -2), view.target.flatten(0, -2), reduction="none")
 
 
 def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lada_al import all_methods, cli
+from lada_al import acquire, all_methods, augment, cli
+from lada_al.methods import GROUPS, rows
+from lada_al.run.protocols import PROTOCOLS
 from tiny import TINY_SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +53,7 @@ def test_run_resume_and_report(lada: Lada, tiny_folder: Path, tmp_path: Path) ->
     assert f"report: {out / 'report.html'}" in done.stdout
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "config.json", "about.json", "rounds.jsonl", "checkpoint.pt", "acquired", "report.html", "report.csv",
+        "config.json", "about.json", "rounds.jsonl", "checkpoint.pt", "acquired", "latent.npz", "report.html", "report.csv",
     }  # fmt: skip
 
     again = lada("run", "--out", out)
@@ -74,6 +76,7 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ["compare", "--out", out, "--data", tiny_folder, "--methods", "random,lada-var-stn", "--seeds", "1,2"]
     done = process(*arguments, *OPTIONS, "--jobs", 2)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"4 of 4 runs to do, 2 at a time: about \d+ s", done.stdout)
     assert done.stdout.count("finished: ") == 4
     assert re.search(r"lada-var-stn +2 +10 ", done.stdout)
     assert (out / "report.html").exists()
@@ -82,13 +85,15 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     assert process(*arguments, *OPTIONS, "--jobs", 1).returncode == 2
     resumed = process(*arguments, "--jobs", 1, "--resume")
     assert resumed.returncode == 0, resumed.stderr
+    assert "0 of 4 runs to do" in resumed.stdout
+    assert "finished: " not in resumed.stdout
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "lada-foo"], "unknown method 'lada-foo'; choose one of entropy, random"),
+        (["--method", "lada-foo"], "unknown method 'lada-foo'; the nearest are lada-"),
         (["--dataset", "imagenet"], "unknown data set 'imagenet'; choose one of mnist5k, fashion"),
         (["--dataset", "cifar10"], "data set 'cifar10' needs --data DIR"),
         (["--dataset", "cifar10", "--data", "/nowhere"], "--data: there is no folder /nowhere"),
@@ -97,7 +102,7 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
         (["--rounds", "1000"], "labels, but the pool of mnist5k has 4000 images"),
         (["--query", "9000"], "candidates must be at least query (9000), got 2000"),
         (["--set", "epochs"], "--set takes NAME=VALUE, got 'epochs'"),
-        (["--set", "epoch=3"], "unknown setting 'epoch'; there are batch, candidates"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'; there are adamixup_mean_label, "),
         (["--set", "epochs=few"], "epochs: Input should be a valid integer"),
         (["--preset", "mine"], "preset: Input should be 'clean', 'paper' or 'official'"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
@@ -119,8 +124,10 @@ def test_bad_arguments_are_one_line_and_write_nothing(
     ("arguments", "message"),
     [
         (["--methods", "random,random"], "--methods takes different names separated by commas"),
+        ([], "--methods takes different names separated by commas, got ''"),
+        (["--protocol", "huge"], "unknown protocol 'huge'; choose one of paper, table3, mini"),
         (["--methods", "random,nonsense"], "unknown method 'nonsense'"),
-        (["--methods", "random", "--seeds", "1,x"], "--seeds takes different whole numbers separated by commas"),
+        (["--methods", "random", "--seeds", "1,x"], "--seeds takes one number, or different ones separated by commas"),
         (["--methods", "random", "--seeds", "1,-2"], "seed: Input should be greater than or equal to 0"),
     ],
 )
@@ -152,6 +159,9 @@ def test_methods(lada: Lada) -> None:
         assert name in table.stdout
     rows = json.loads(lada("methods", "--json").stdout)
     assert [row["name"] for row in rows] == list(all_methods())
+    sizes = lada("methods", "--params").stdout
+    assert re.search(r"lada-vaal-mix +378,815 +discriminator 301,569", sizes)
+    assert "[autoencoder 1,428,001]" in sizes
     row = next(row for row in rows if row["name"] == "lada-ent-mix")
     assert row["look_ahead"]
     assert row["learn"]
@@ -182,5 +192,8 @@ def test_every_command_and_method_is_in_the_docs() -> None:
     docs = "".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
     for command in ("run", "compare", "methods", "report", "doctor"):
         assert f"lada {command}" in docs
-    for name in all_methods():
+    for group in GROUPS:
+        for name in rows(group):
+            assert f"`{name}`" in docs, name
+    for name in [*acquire.names(), *augment.names(), *PROTOCOLS]:
         assert f"`{name}`" in docs, name

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
-from lada_al import Config, View, acquire, augment, lookahead, models
-from lada_al.data import Dataset
+from lada_al import Config, View, acquire, all_methods, augment, lookahead, models
+from lada_al.acquire import Occasion
+from lada_al.data import Dataset, Task
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, simulated_oracle
 from lada_al.timing import Clock, NoMeter
+from torch import nn
 
 import lada_ext
 
-SCORING = [name for name in acquire.names() if acquire.load(name).score is not None]
-COMBINATIONS = [(f_acq, f_aug) for f_acq in SCORING for f_aug in augment.names()]
+TASK = Task("fashion", (1, 20, 20), 3, [0.3], [0.3])
+LOOKING_AHEAD = sorted(
+    {(m.acquisition.name, m.augmentation.name) for m in all_methods().values() if m.look_ahead and m.augmentation}
+)
 
 
 @pytest.fixture
 def pool(tiny: Dataset) -> Pool:
-    return Pool(tiny, torch.device("cpu"))
+    pool = Pool(tiny, torch.device("cpu"))
+    pool.add(range(80, 90), tiny.train_labels[80:90])
+    return pool
 
 
 @pytest.fixture
@@ -32,32 +39,68 @@ def net() -> SplitModel:
         return models.small(1, (20, 20), 3)
 
 
-def round_of(config: Config, f_acq: str, f_aug: str | None, number: int = 1) -> lookahead.Round:
-    augmentation = augment.load(f_aug).make(config, (1, 20, 20)) if f_aug else None
-    return lookahead.Round(number, config, Keys(1), acquire.load(f_acq), augmentation, NoMeter(), Clock())
+def round_of(
+    net: SplitModel, pool: Pool, config: Config, f_acq: str, f_aug: str | None, *, number: int = 1, learn: bool = False
+) -> lookahead.Round:
+    """A round of a composition, its acquisition function prepared."""
+    acquisition, augmentation = acquire.load(f_acq), augment.load(f_aug) if f_aug else None
+    name = f"lada-{acquisition.short}-{f_aug}" if f_aug else f_acq
+    config = config.model_copy(update={"method": name if learn or not f_aug else f"{name}-fixed"})
+    with Keys(5).scope("network weights", 0):
+        made = acquisition.make(config, TASK, net)
+        made_aug = augmentation.make(config, TASK, net) if augmentation else None
+    now = lookahead.Round(number, config, Keys(1), made, made_aug, NoMeter(), Clock())
+    with frozen(net, made.trained), torch.no_grad():
+        made.prepare(Occasion(net, pool, config, now.keys, number, layer_of(now)))
+    return now
+
+
+def layer_of(now: lookahead.Round) -> int:
+    return 1 if now.f_aug is not None and now.f_aug.uses_hidden else 0
 
 
 def views_of(net: SplitModel, pool: Pool, now: lookahead.Round, count: int = 12) -> list[View]:
     assert now.f_aug is not None
     ids = torch.arange(count * now.f_aug.arity)
-    k = 1 if now.f_aug.uses_hidden else 0
     with frozen(net), torch.no_grad():
-        view = View(net, k, image=pool.pixels(ids), ids=ids).computed(7)
+        view = View(net, layer_of(now), image=pool.pixels(ids), ids=ids).computed(7)
     return [view[part] for part in ids.split(count)]
 
 
-@pytest.mark.parametrize("name", acquire.names())
-def test_scores_keep_leading_axes_and_rank_uncertain_instances_first(name: str) -> None:
-    f_acq = acquire.load(name)
+@pytest.mark.parametrize("name", ["entropy", "var-ratio"])
+def test_scores_of_logits_keep_leading_axes_and_rank_uncertain_instances_first(name: str) -> None:
     net = SplitModel([torch.nn.Identity()])
     logits = torch.tensor([[9.0, 0.0, 0.0], [0.1, 0.0, 0.0], [3.0, 0.0, 0.0]])
-    view = View(net, 0, hidden=logits, ids=torch.arange(3))
-    picked = f_acq.pick(view, 2, torch.Generator().manual_seed(0))
-    assert len(set(picked.tolist())) == 2
-    if f_acq.score is not None:
-        assert picked.tolist() == [1, 2]
-        mixtures = View(net, 0, hidden=logits.expand(4, 3, 3), leading=2)
-        assert f_acq.score(mixtures).shape == (4, 3)
+    f_acq = acquire.load(name).make(Config(), TASK, net)
+    scores = f_acq.score(View(net, 0, hidden=logits, ids=torch.arange(3)))
+    assert acquire.top(scores, 2).tolist() == [1, 2]
+    mixtures = View(net, 0, hidden=logits.expand(4, 3, 3), leading=2)
+    assert f_acq.score(mixtures).shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", acquire.names())
+def test_every_acquisition_alone(name: str, net: SplitModel, pool: Pool, tiny_config: Config) -> None:
+    """It buys different instances, says a finite score for each if it scores at all, and does so again."""
+    now = round_of(net, pool, tiny_config, name, None)
+    now = dataclasses.replace(now, config=now.config.model_copy(update={"method": plain_name(name)}))
+    oracle = lambda ids: ids % 3  # noqa: E731
+    bought = lookahead.acquire(net, pool, oracle, now)
+    assert len(set(bought.ids)) == 4
+    assert not set(bought.ids) & set(range(80, 90))
+    assert (bought.scores is not None) == acquire.load(name).scores
+    if bought.scores is not None:
+        assert all(math.isfinite(score) for score in bought.scores)
+        assert bought.scores == sorted(bought.scores, reverse=True)
+    again = lookahead.acquire(net, pool, oracle, dataclasses.replace(now, clock=Clock()))
+    assert (again.ids, again.scores) == (bought.ids, bought.scores)
+    smaller = now.config.model_copy(update={"scoring_batch": 5})
+    in_batches = lookahead.acquire(net, pool, oracle, dataclasses.replace(now, config=smaller, clock=Clock()))
+    assert in_batches.ids == bought.ids
+    assert net.training
+
+
+def plain_name(acquisition: str) -> str:
+    return next(m.name for m in all_methods().values() if m.acquisition.name == acquisition and not m.augmentation)
 
 
 def test_nan_never_ranks_first() -> None:
@@ -66,39 +109,44 @@ def test_nan_never_ranks_first() -> None:
     assert 1 not in acquire.top(scores, 4).tolist() or scores.isnan().sum() == 1
 
 
-@pytest.mark.parametrize(("f_acq", "f_aug"), COMBINATIONS)
+@pytest.mark.parametrize(("f_acq", "f_aug"), LOOKING_AHEAD)
 class TestEveryCombination:
-    def test_fused_and_composed_scores_agree(
+    def test_the_score_is_that_of_its_parts(
         self, f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny_config: Config
     ) -> None:
-        now = round_of(tiny_config.model_copy(update={"gamma": 0.7}), f_acq, f_aug)
+        """Eq. 2, 5 and 13 spelled out, which the fused path must equal too."""
+        now = round_of(net, pool, tiny_config.model_copy(update={"gamma": 0.7}), f_acq, f_aug)
         views = views_of(net, pool, now)
         with frozen(net), torch.no_grad():
             tau = now.f_aug.policy(*views, learn=False)(*views)
             scores, entropies = lookahead.unit_scores(views, tau, now)
-            plain = dataclasses.replace(now, f_acq=dataclasses.replace(now.f_acq, fused=None))
-            composed, again = lookahead.unit_scores(views, tau, plain)
-        torch.testing.assert_close(scores, composed, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(entropies, again)
+            key = now.keys.key("score samples", 1)
+            virtual = now.f_aug(*views, tau=tau, key=key, samples=now.config.samples)
+            mean = lambda values: values.flatten(1).mean(1) if values.dim() > 1 else values  # noqa: E731
+            expected = sum(now.f_acq.score(view) for view in views) + 0.7 * mean(now.f_acq.score(virtual))
+            expected_entropies = mean(lada_ext.entropy(virtual.logits))
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(entropies, expected_entropies)
         assert torch.isfinite(scores).all()
 
     def test_batches_do_not_matter(
         self, f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny_config: Config
     ) -> None:
+        now = round_of(net, pool, tiny_config, f_acq, f_aug)
+        views = views_of(net, pool, now)
         results = []
         for scoring_batch in (1, 10, 1000):
-            now = round_of(tiny_config.model_copy(update={"scoring_batch": scoring_batch}), f_acq, f_aug)
-            views = views_of(net, pool, now)
+            config = now.config.model_copy(update={"scoring_batch": scoring_batch})
             with frozen(net), torch.no_grad():
                 tau = now.f_aug.policy(*views, learn=False)(*views)
-                results.append(lookahead.unit_scores(views, tau, now)[0])
+                results.append(lookahead.unit_scores(views, tau, dataclasses.replace(now, config=config))[0])
         torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(results[0], results[2], rtol=1e-5, atol=1e-6)
 
     def test_a_unit_has_its_score_whatever_stands_beside_it(
         self, f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny_config: Config
     ) -> None:
-        now = round_of(tiny_config, f_acq, f_aug)
+        now = round_of(net, pool, tiny_config, f_acq, f_aug)
         views = views_of(net, pool, now)
         order = torch.randperm(12, generator=torch.Generator().manual_seed(3))[:9]
         with frozen(net), torch.no_grad():
@@ -110,29 +158,27 @@ class TestEveryCombination:
     def test_learning_raises_the_objective_and_touches_nothing_else(
         self, f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny_config: Config
     ) -> None:
-        config = tiny_config.model_copy(update={"policy_epochs": 30, "samples": 8, "policy_lr": 3e-3})
-        now = round_of(config, f_acq, f_aug)
+        if not augment.load(f_aug).learnable:
+            pytest.skip(f"{f_aug} has no policy that gradients could move")
+        changes = {"policy_epochs": 30, "samples": 8, "policy_lr": 3e-3}
+        now = round_of(net, pool, tiny_config.model_copy(update=changes), f_acq, f_aug, learn=True)
         views = views_of(net, pool, now)
-        weights = copy.deepcopy(net.state_dict())
-        trained = copy.deepcopy(now.f_aug.trained)
+        kept = nn.ModuleList(m for m in (net, now.f_aug.trained, now.f_acq.trained) if m is not None)
+        weights = copy.deepcopy(kept.state_dict())
         key = lada_ext.make_key(99)
-        with frozen(net), now.keys.scope("policy weights", 1):
+        with frozen(net, now.f_acq.trained), now.keys.scope("policy weights", 1):
             policy = now.f_aug.policy(*views, learn=True)
             before = lookahead.f_integ(views, policy(*views), key, now).mean()
             assert lookahead.learn_policy(policy, views, now) is None
             after = lookahead.f_integ(views, policy(*views), key, now).mean()
         assert after > before
-        assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
-        if trained is not None:  # Section 3.2.1: the localisation network that the classifier trains with is kept
-            for kept, now_kept in zip(trained.parameters(), now.f_aug.trained.parameters(), strict=True):
-                assert torch.equal(kept, now_kept)
+        # Section 3.2.1: the localisation network that the classifier trains with is kept, as is all else.
+        assert all(torch.equal(value, weights[name]) for name, value in kept.state_dict().items())
 
     def test_acquire(
         self, f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny: Dataset, tiny_config: Config
     ) -> None:
-        short = acquire.load(f_acq).short
-        config = tiny_config.model_copy(update={"method": f"lada-{short}-{f_aug}"})
-        now = round_of(config, f_acq, f_aug)
+        now = round_of(net, pool, tiny_config, f_acq, f_aug, learn=augment.load(f_aug).learnable)
         bought = lookahead.acquire(net, pool, simulated_oracle(tiny), now)
         arity = now.f_aug.arity
         assert len(set(bought.ids)) == 4
@@ -150,7 +196,7 @@ class TestEveryCombination:
 def test_eq_13_by_hand(net: SplitModel, pool: Pool, tiny_config: Config) -> None:
     """H(x) + H(x') + gamma / N sum_n H(lam_n h + (1 - lam_n) h'), with lam drawn apart."""
     config = tiny_config.model_copy(update={"gamma": 0.4})
-    now = round_of(config, "entropy", "mix", number=6)
+    now = round_of(net, pool, config, "entropy", "mix", number=6)
     views = views_of(net, pool, now, count=3)
     tau = torch.tensor([0.3, 1.0, 4.0])
     with frozen(net), torch.no_grad():
@@ -166,7 +212,7 @@ def test_eq_13_by_hand(net: SplitModel, pool: Pool, tiny_config: Config) -> None
 
 def test_best_epoch_records_what_the_policy_said(net: SplitModel, pool: Pool, tiny_config: Config) -> None:
     config = tiny_config.model_copy(update={"tau_star": "best epoch", "policy_epochs": 1})
-    now = round_of(config, "entropy", "mix")
+    now = round_of(net, pool, config, "entropy", "mix", learn=True)
     views = views_of(net, pool, now)
     with frozen(net), now.keys.scope("policy weights", 1):
         policy = now.f_aug.policy(*views, learn=True)
@@ -178,18 +224,20 @@ def test_best_epoch_records_what_the_policy_said(net: SplitModel, pool: Pool, ti
     assert not torch.allclose(recorded, policy(*views).detach(), atol=1e-7)
 
 
-def test_layers_are_drawn_for_features_only(tiny_config: Config) -> None:
-    drawn = {lookahead.draw_layer(round_of(tiny_config, "entropy", "mix", number)) for number in range(40)}
-    assert drawn == {1, 2}
-    assert lookahead.draw_layer(round_of(tiny_config, "entropy", "stn")) == 0
-    assert lookahead.draw_layer(round_of(tiny_config, "entropy", None)) == 0
+def test_layers_are_drawn_for_features_only(net: SplitModel, pool: Pool, tiny_config: Config) -> None:
+    layer = lambda f_aug, number: lookahead.draw_layer(  # noqa: E731
+        round_of(net, pool, tiny_config, "entropy", f_aug, number=number)
+    )
+    assert {layer("mix", number) for number in range(20)} == {1, 2}
+    assert layer("stn", 1) == 0
+    assert layer(None, 1) == 0
 
 
 def test_virtual_instances_for_training(net: SplitModel, pool: Pool, tiny: Dataset, tiny_config: Config) -> None:
     """Pairs are consecutive ids, labels are mixed by the lam that mixed the features, tau is the purchase's own."""
     ids = [3, 11, 40, 7]
     pool.add(ids, tiny.train_labels[ids])
-    f_aug = augment.load("mix").make(tiny_config, (1, 20, 20))
+    f_aug = augment.load("mix").make(tiny_config, TASK, net)
     bought = Bought(1, ids, tiny.train_labels[ids].tolist(), k=2, tau=[0.7, 3.0])
     key = lada_ext.make_key(4)
     virtual = lookahead.virtual_view(net.eval(), pool, f_aug, bought, key)

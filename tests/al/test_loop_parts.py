@@ -7,12 +7,13 @@ import itertools
 import pytest
 import torch
 from lada_al import View, models
-from lada_al.augment.mix import PolicyNet
+from lada_al.augment.mix import Concentration
 from lada_al.augment.stn import BOUND, LocalisationNet
 from lada_al.data import Dataset
 from lada_al.keys import Keys
 from lada_al.loop import balanced_choice
 from lada_al.models import SplitModel, frozen
+from lada_al.pair_net import PairNet
 from lada_al.pool import Pool
 from torch import Tensor, nn
 
@@ -131,8 +132,8 @@ def test_frozen_puts_everything_back() -> None:
 
 def test_sizes_of_the_networks_are_the_papers() -> None:
     count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
-    assert count(PolicyNet(64, (28, 28))) == 77_246
-    assert count(PolicyNet(64, (32, 32))) == 98_366
+    assert count(PairNet(64, (28, 28))) == 77_246
+    assert count(PairNet(64, (32, 32))) == 98_366
     assert count(LocalisationNet(1, 28, 28)) == 5_520
     assert count(LocalisationNet(3, 32, 32)) == 8_544
     assert count(models.resnet18(3, (32, 32), 10)) == 11_173_962
@@ -151,7 +152,7 @@ def test_localisation_starts_at_the_identity_and_stays_bounded() -> None:
 @pytest.mark.parametrize("size", [(28, 28), (14, 14), (7, 7), (5, 9)])
 def test_policy_network_takes_maps_of_any_size(size: tuple[int, int]) -> None:
     view = View(counting_net(), 1, hidden=1e4 * torch.randn(3, 4, *size))
-    tau = PolicyNet(4, size)(view, view)
+    tau = Concentration(PairNet(4, size), 1.0)(view, view)
     assert tau.shape == (3,)
     assert ((tau > 0) & (tau <= 1)).all()
 

@@ -40,7 +40,7 @@ def made_up(method: str, accuracies: list[float], seed: int = 1, headline: str =
     config = Config(method=method, seed=seed, headline=headline)  # type: ignore[arg-type]
     trained = [Trained(r, 20 + 10 * r, a, 0.0, {"train": seconds}) for r, a in enumerate(accuracies)]
     bought = [Bought(r, [r], [0]) for r in range(len(accuracies))]
-    return Run(Path("."), config, list("0123456789"), bought, trained)
+    return Run(Path("."), config, list("0123456789"), 77_246, bought, trained)
 
 
 class TestTables:
@@ -101,10 +101,11 @@ def test_figures_are_svg(folder: Path) -> None:
         figures.real_and_virtual_entropy,
         figures.concentrations,
     ):
-        svg = draw(runs)
-        assert svg is not None
-        assert ET.fromstring(svg).tag.endswith("svg")
-        assert draw(runs) == svg
+        figure = draw(runs)
+        assert figure is not None
+        assert ET.fromstring(figures.svg(figure)).tag.endswith("svg")
+        assert figures.svg(draw(runs)) == figures.svg(figure)
+        assert figures.png(figure).startswith(b"\x89PNG")
     plain = [run for run in runs if run.config.method == "random"]
     assert figures.real_and_virtual_entropy(plain) is None
     assert figures.concentrations([run for run in runs if "stn" in run.config.method]) is None

@@ -62,6 +62,8 @@ def test_every_method_from_end_to_end(name: str, tiny: Dataset, tiny_config: Con
         assert len(event.entropy) == 4
         assert (event.tau is not None) == method.look_ahead
         assert ("policy" in event.seconds) == method.look_ahead
+        augmented = method.augmentation is not None and method.augmentation.look_ahead
+        assert (event.virtual_entropy is not None) == augmented
         strip = np.asarray(Image.open(tmp_path / "acquired" / f"{event.round:04d}.png"))
         assert np.array_equal(strip[:, 20:40], tiny.train_images[event.ids[1], 0].numpy())
     assert [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()] == [
@@ -94,7 +96,8 @@ def test_a_plain_loop_from_python_needs_no_files(tiny: Dataset, tiny_config: Con
 
     config = with_changes(tiny_config, method="entropy")
     pool = Pool(tiny, torch.device("cpu"))
-    learner = Learner(small(1, (20, 20), 3), None, config)
+    net = small(1, (20, 20), 3)
+    learner = Learner(net, config.chosen.acquisition.make(config, tiny.task, net), None, config)
     test = HeldOut(pool.normalised(tiny.test_images), tiny.test_labels)
     first = balanced_choice(tiny.train_labels, 3, 6, torch.Generator())
     events = list(active_learning(learner, pool, simulated_oracle(tiny), test, config, Keys(1), first))
@@ -102,7 +105,7 @@ def test_a_plain_loop_from_python_needs_no_files(tiny: Dataset, tiny_config: Con
     assert len(pool.labelled) == 14
 
 
-@pytest.fixture(scope="module", params=["lada-ent-mix", "lada-ent-stn", "random"])
+@pytest.fixture(scope="module", params=["lada-ent-mix", "lada-ent-stn", "lada-ll4al-adamixup", "bgadl"])
 def unbroken(
     request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Config, Any]:
@@ -262,7 +265,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"method": "lada-foo"}, "unknown method 'lada-foo'; choose one of entropy, random"),
+            ({"method": "lada-foo"}, "unknown method 'lada-foo'; the nearest are lada-"),
             ({"dataset": "imagenet"}, "unknown data set 'imagenet'; choose one of mnist5k"),
             ({"model": "vgg"}, "unknown model 'vgg'; choose one of small, resnet18"),
             ({"preset": "mine"}, "preset: Input should be 'clean', 'paper' or 'official'"),
@@ -293,7 +296,7 @@ class TestConfig:
         [
             ({"initial": 2}, "initial must give each of the 3 classes a label, got 2"),
             ({"rounds": 22}, r"initial \+ rounds \* query = 94 labels, but the pool of fashion has 90 images"),
-            ({"layers": (1, 4)}, r"layers must lie below 4, the depth of model small, got \(1, 4\)"),
+            ({"layers": (1, 4)}, r"layers must lie below 3, from where model small has no feature maps, got \(1, 4\)"),
             ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
             ({"device": "toaster"}, "device 'toaster' cannot be used"),
         ],

@@ -24,6 +24,13 @@ TINY_SETTINGS: dict[str, Any] = {
     "policy_batch": 5,
     "policy_lr": 1e-3,
     "epochs": 3,
+    "bald_samples": 4,
+    "cal_views": 3,
+    "vaal_steps": 3,
+    "vaal_batch": 8,
+    "vaal_width": 4,
+    "bgadl_width": 8,
+    "pi_batch": 8,
     "threads": 1,
     "device": "cpu",
 }

@@ -1,7 +1,12 @@
 """Augmentations, one file each; the folder is the list of them.
 
-A file defines `make(config, shape) -> Augmentation` for images of shape (channels, height, width), `ARITY` (see
-Augmentation.arity), and `PIPELINE`, its name in ent+PIPELINE; in lada-ent-NAME it goes by the name of its file.
+A file defines `make(config, task, net) -> Augmentation`, `ARITY` (how many real instances one virtual instance is
+made of: 2 for Mixup, 1 for a spatial transformer) and `PIPELINE`, its name in ent+PIPELINE; in lada-ent-NAME it goes
+by the name of its file. Besides:
+
+- `USES_HIDDEN = True`: it acts on the features at a layer k drawn from the configuration, not on images (k = 0);
+- `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;
+- `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone.
 """
 
 from __future__ import annotations
@@ -10,35 +15,63 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
+    from lada_al.data import Task
+    from lada_al.pool import Pool
     from lada_al.run.config import Config
 
 
-class Augmentation(Protocol):
-    """f_aug: makes virtual instances of real ones under a policy tau."""
+class Augmentation:
+    """f_aug in one run: makes virtual instances of real ones under a policy tau. Defaults need nothing."""
 
     arity: int
-    """How many real instances one virtual instance is made of: 2 for Mixup, 1 for a spatial transformer."""
+    uses_hidden = False
 
-    uses_hidden: bool
-    """Whether it acts on the features at a layer k drawn from the configuration, or on images (k = 0)."""
+    trained: nn.Module | None = None
+    """What the classifier's training trains along, and what a checkpoint must hold; or nothing."""
 
-    trained: nn.Module | None
-    """What the classifier's training trains along by cross entropy, and what a checkpoint must hold; or nothing."""
+    note: str | None = None
+    """What a user should know about how this augmentation fits the data set."""
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        """What the augmentation needs besides the classifier, as it will be made, with its policy learned or not."""
+        del learn
+        return []
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         """A module with policy(*views) -> tau. If `learn`, its parameters may be changed without harm."""
-        ...
+        raise NotImplementedError
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         """Virtual instances, with `samples` draws of each where it draws at all: leading axes (P, samples) or (B,)."""
-        ...
+        raise NotImplementedError
+
+    def loss(self, virtual: View) -> Tensor | None:
+        """A term to add to the training loss, besides the cross entropy of virtual instances."""
+        del virtual
+        return None
+
+    def adapt(self, net: SplitModel, pool: Pool, epoch: int, epochs: int) -> None:
+        """Called before each epoch of training with virtual instances: trains networks of its own."""
+
+
+class FixedTau(nn.Module):
+    """The same tau for every unit."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, *views: View) -> Tensor:
+        return torch.full((len(views[0]),), self.tau, device=views[0].hidden.device)
 
 
 @dataclass(frozen=True)
@@ -49,7 +82,10 @@ class AugmentationKind:
     pipeline: str
     arity: int
     summary: str
-    make: Callable[[Config, tuple[int, int, int]], Augmentation]
+    uses_hidden: bool
+    learnable: bool
+    look_ahead: bool
+    make: Callable[[Config, Task, SplitModel], Augmentation]
 
 
 def names() -> list[str]:
@@ -58,5 +94,13 @@ def names() -> list[str]:
 
 def load(name: str) -> AugmentationKind:
     module = importlib.import_module(f"{__name__}.{name}")
-    summary = (module.__doc__ or "").strip().splitlines()[0]
-    return AugmentationKind(name, module.PIPELINE, module.ARITY, summary, module.make)
+    return AugmentationKind(
+        name=name,
+        pipeline=module.PIPELINE,
+        arity=module.ARITY,
+        summary=(module.__doc__ or "").strip().splitlines()[0],
+        uses_hidden=getattr(module, "USES_HIDDEN", False),
+        learnable=getattr(module, "LEARNABLE", True),
+        look_ahead=getattr(module, "LOOK_AHEAD", True),
+        make=module.make,
+    )

@@ -8,85 +8,64 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 import lada_ext
+from lada_al.augment import Augmentation, FixedTau
+from lada_al.models import Network, SplitModel
+from lada_al.pair_net import PairNet
 from lada_al.view import View
 
 if TYPE_CHECKING:
+    from lada_al.data import Task
     from lada_al.run.config import Config
 
 ARITY = 2
 PIPELINE = "manifold-mixup"
+USES_HIDDEN = True
 SMALLEST_TAU = 1e-6  # the sigmoid's output can underflow to 0, which is no concentration
 
 
-class Mix:
+class Mix(Augmentation):
     arity = ARITY
-    uses_hidden = True
-    trained = None
+    uses_hidden = USES_HIDDEN
 
-    def __init__(self, fixed_tau: float) -> None:
-        self.fixed_tau = fixed_tau
+    def __init__(self, fixed_tau: float, largest_tau: float, shapes: dict[int, tuple[int, ...]]) -> None:
+        self.fixed_tau, self.largest_tau, self.shapes = fixed_tau, largest_tau, shapes
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        return [Network("policy network", self._pair_net(next(iter(self.shapes))))] if learn else []
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         if not learn:
             return FixedTau(self.fixed_tau)
-        channels, height, width = views[0].hidden.shape[1:]
-        return PolicyNet(channels, (height, width)).to(views[0].hidden.device)
+        return Concentration(self._pair_net(views[0].k), self.largest_tau).to(views[0].hidden.device)
+
+    def _pair_net(self, k: int) -> PairNet:
+        channels, height, width = self.shapes[k]
+        return PairNet(channels, (height, width))
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         a, b = views
         mixed, lam = lada_ext.beta_mix(a.hidden, b.hidden, tau, samples, key, index=_index(a))
-        return View(a.net, a.k, hidden=mixed, leading=2, target=_mixed_target(a, b, lam))
+        return View(a.net, a.k, hidden=mixed, leading=2, target=_mixed_target(a, b, lam), parents=(a, b))
 
 
-def make(config: Config, shape: tuple[int, int, int]) -> Mix:
-    del shape
-    return Mix(config.fixed_tau)
+def make(config: Config, task: Task, net: SplitModel) -> Mix:
+    shapes = net.shapes(task.shape)
+    return Mix(config.fixed_tau, config.largest_tau, {k: shapes[k] for k in config.layers})
 
 
-class FixedTau(nn.Module):
-    """The same tau for every pair."""
+class Concentration(nn.Module):
+    """pi_phi, Eq. 9: tau in (0, largest_tau) for each pair, from the features of both."""
 
-    def __init__(self, tau: float) -> None:
+    def __init__(self, net: PairNet, largest_tau: float) -> None:
         super().__init__()
-        self.tau = tau
+        self.net, self.largest_tau = net, largest_tau
 
     def forward(self, a: View, b: View) -> Tensor:
-        del b
-        return torch.full((len(a),), self.tau, device=a.hidden.device)
-
-
-class PolicyNet(nn.Module):
-    """pi_phi, Eq. 9: tau in (0, 1) for each pair, from the features of both.
-
-    Layers and sizes are those of the authors' code: 77,246 parameters for 64-channel maps of 28 x 28. `region` is its
-    head of three outputs that LADA does not read; it is kept because the paper counts it.
-    """
-
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        # Maps under 12 pixels would vanish; their second convolution keeps its borders.
-        padding = 0 if min(size) >= 12 else 2
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(2 * channels, 6, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5, padding=padding),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
-        height, width = ((s // 2 - 4 + 2 * padding) // 2 for s in size)
-        self.trunk = nn.Sequential(nn.Linear(16 * height * width, 120), nn.Tanh(), nn.Linear(120, 60), nn.Tanh())
-        self.concentration = nn.Linear(60, 1)
-        self.region = nn.Linear(60, 3)
-
-    def forward(self, a: View, b: View) -> Tensor:
-        h = self.trunk(self.convolutions(torch.cat([a.hidden, b.hidden], 1)))
-        return self.concentration(h).squeeze(1).sigmoid().clamp_min(SMALLEST_TAU)
+        concentration, _ = self.net(a.hidden, b.hidden)
+        return self.largest_tau * concentration.sigmoid().clamp_min(SMALLEST_TAU)
 
 
 def _index(a: View) -> Tensor | None:

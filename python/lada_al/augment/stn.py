@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
+from lada_al.augment import Augmentation
+from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
 if TYPE_CHECKING:
+    from lada_al.data import Task
     from lada_al.run.config import Config
 
 ARITY = 1
@@ -24,12 +27,16 @@ PIPELINE = "stn"
 BOUND = 0.5  # of each entry of theta around the identity: an entropy seeker cannot zoom out to blank padding
 
 
-class Stn:
+class Stn(Augmentation):
     arity = ARITY
-    uses_hidden = False
+    trained: LocalisationNet
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.trained = LocalisationNet(*shape)
+
+    def networks(self, *, learn: bool) -> list[Network]:
+        del learn
+        return [Network("localisation network", self.trained)]
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         del views
@@ -40,12 +47,12 @@ class Stn:
         del key, samples
         (view,) = views
         image = lada_ext.affine_sample(view.image, tau)
-        return View(view.net, 0, image=image, target=view.target)
+        return View(view.net, 0, image=image, target=view.target, parents=(view,))
 
 
-def make(config: Config, shape: tuple[int, int, int]) -> Stn:
-    del config
-    return Stn(shape)
+def make(config: Config, task: Task, net: SplitModel) -> Stn:
+    del config, net
+    return Stn(task.shape)
 
 
 class OfImage(nn.Module):

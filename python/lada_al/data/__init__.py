@@ -31,6 +31,33 @@ class Dataset:
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
+    @property
+    def task(self) -> Task:
+        return Task(self.name, self.shape, len(self.classes), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the parts of a method may know of a data set before they see an image of it."""
+
+    dataset: str
+    shape: tuple[int, int, int]
+    classes: int
+    mean: list[float]
+    std: list[float]
+
+    def to_pixels(self, image: Tensor) -> Tensor:
+        """Normalised images to the pixels in [0, 1] that they were."""
+        return (image * self._column(self.std, image) + self._column(self.mean, image)).clamp(0, 1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] to images as the network takes them."""
+        return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
+
+    @staticmethod
+    def _column(values: list[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, device=like.device)[:, None, None]
+
 
 NAMES = ["mnist5k", "fashion", "svhn", "cifar10", "cifar100"]
 

@@ -1,4 +1,7 @@
-"""Figures of the report as SVG text, each from runs alone, fit for a paper: labelled axes, intervals, quiet colours."""
+"""Figures of the report, each from runs alone, fit for a paper: labelled axes, intervals, quiet colours.
+
+Each function returns a matplotlib figure, or None where the runs hold nothing to show; `svg` and `png` write it down.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from lada_al.report.read import Run, by_method
 
 # Okabe and Ito's colours, told apart also by colour-blind readers.
 COLOURS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00"]
+LINES = ["-", "--", "-.", ":"]
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -29,27 +33,34 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "lada",
 }
-PHASES = ["features", "policy", "score", "train", "evaluate"]
-PHASE_COLOURS = ["#56B4E9", "#D55E00", "#E69F00", "#BBBBBB", "#666666"]
+PHASES = ["prepare", "features", "policy", "score", "train", "evaluate"]
+PHASE_COLOURS = ["#009E73", "#56B4E9", "#D55E00", "#E69F00", "#BBBBBB", "#666666"]
 
 
-def learning_curves(runs: list[Run]) -> str:
-    """Test accuracy against labels: mean over seeds with a 95% t interval."""
+def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure | None:
+    """Test accuracy against labels: mean over seeds with a 95% t interval; of all methods, or of these."""
+    runs = [run for run in runs if methods is None or run.config.method in methods]
+    if not runs:
+        return None
 
     def draw(axes: Axes) -> None:
-        for name, group, colour in _coloured(runs):
+        groups = _coloured(runs)
+        for i, (name, group, colour) in enumerate(groups):
             labels, values = _aligned([(run.labelled, run.accuracies) for run in group])
-            _curve(axes, labels, values * 100, name, colour)
+            _line(axes, labels, values * 100, name, colour, style=LINES[i // len(COLOURS) % len(LINES)])
+            if len(groups) <= len(COLOURS):  # more intervals than that hide one another
+                axes.fill_between(labels, *interval(values * 100), color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="labelled images", ylabel="test accuracy [%]")
         means = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         margin = 0.15 * np.ptp(means) + 1  # wide intervals of few seeds may leave the frame
         axes.set_ylim(means.min() - margin, min(means.max() + margin, 100))
-        axes.legend(loc="lower right")
+        _legend(axes)
 
-    return _svg(draw, 7.2, 4.2)
+    many = len({run.config.method for run in runs}) > len(COLOURS)
+    return _figure(draw, 9.6 if many else 7.2, 6.0 if many else 4.2)
 
 
-def seconds_per_phase(runs: list[Run]) -> str:
+def seconds_per_phase(runs: list[Run]) -> Figure:
     """Mean seconds of a round, by phase."""
     groups = by_method(runs)
 
@@ -67,10 +78,10 @@ def seconds_per_phase(runs: list[Run]) -> str:
         if left.any():
             axes.legend(ncols=len(PHASES), loc="lower center", bbox_to_anchor=(0.45, 1.0))
 
-    return _svg(draw, 7.2, 1.1 + 0.32 * len(groups))
+    return _figure(draw, 7.2, 1.1 + 0.32 * len(groups))
 
 
-def real_and_virtual_entropy(runs: list[Run]) -> str | None:
+def real_and_virtual_entropy(runs: list[Run]) -> Figure | None:
     """Predictive entropy of what was bought (solid) and of the virtual instances looked ahead to (dotted), by round."""
     looking_ahead = [run for run in runs if any(event.virtual_entropy for event in run.bought)]
     if not looking_ahead:
@@ -85,12 +96,12 @@ def real_and_virtual_entropy(runs: list[Run]) -> str | None:
                 _line(axes, *_aligned(virtual), f"{name}, virtual", colour, style=":")
         axes.set(xlabel="round", ylabel="mean entropy [bits]")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _legend(axes, outside=True)
 
-    return _svg(draw, 9.2, 3.6)
+    return _figure(draw, 9.2, 3.6)
 
 
-def concentrations(runs: list[Run]) -> str | None:
+def concentrations(runs: list[Run]) -> Figure | None:
     """tau of the learned Mixup policies over all candidate pairs: mean, and from least to greatest."""
     learned = [run for run in runs if run.config.chosen.learn and _is_concentration(run)]
     if not learned:
@@ -109,9 +120,9 @@ def concentrations(runs: list[Run]) -> str | None:
                 axes.fill_between(rounds, least, greatest, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="round", ylabel="tau of the candidate pairs")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _legend(axes, outside=True)
 
-    return _svg(draw, 8.4, 3.0)
+    return _figure(draw, 8.4, 3.0)
 
 
 def _is_concentration(run: Run) -> bool:
@@ -144,12 +155,6 @@ def _line(axes: Axes, xs: np.ndarray, ys: np.ndarray, label: str, colour: str, s
         axes.plot(xs, np.nanmean(ys, 0), style, color=colour, label=label, marker="o", markersize=2.5)
 
 
-def _curve(axes: Axes, xs: np.ndarray, ys: np.ndarray, label: str, colour: str) -> None:
-    """The mean over the rows of `ys`, with its interval."""
-    _line(axes, xs, ys, label, colour)
-    axes.fill_between(xs, *interval(ys), color=colour, alpha=0.12, linewidth=0)
-
-
 def interval(ys: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's t interval of the mean over rows, column by column; NaN where there are not two values."""
     count = (~np.isnan(ys)).sum(0)
@@ -162,11 +167,47 @@ def interval(ys: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarra
     return low, high
 
 
-def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+def _legend(axes: Axes, *, outside: bool = False) -> None:
+    """Inside where there is room, beside the axes where there are many lines."""
+    if outside or len(axes.get_legend_handles_labels()[0]) > len(COLOURS):
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        axes.legend(loc="lower right")
+
+
+def _figure(draw: Callable[[Axes], None], width: float, height: float) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
-        text = io.StringIO()
+    return figure
+
+
+def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes side by side."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, list(np.atleast_1d(figure.subplots(1, count)))
+
+
+def _settle(figure: Figure) -> None:
+    """Lays the figure out once: a second pass of the constrained layout would move it a little."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as one SVG element, the same for the same figure."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        _settle(figure)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        _settle(figure)
+        figure.savefig(data, format="png", dpi=160, metadata={"Software": None})
+    return data.getvalue()

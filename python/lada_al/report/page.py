@@ -1,25 +1,26 @@
-"""report.html: one self-contained page over the runs of a folder, and report.csv with its numbers beside it."""
+"""report.html: one self-contained page over the runs of a folder, and its numbers and figures as files beside it."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
-from lada_al.data import NAMES
 from lada_al.events import Bought
-from lada_al.report import figures, tables
-from lada_al.report.read import Run, by_method, find_runs
+from lada_al.report import figures, paper_figures, statistics, tables
+from lada_al.report.read import Run, by_dataset, by_method, find_runs
 from lada_al.run.experiment import ACQUIRED
 from lada_al.run.files import write_atomically
 
-PAGE, NUMBERS = "report.html", "report.csv"
+PAGE, NUMBERS, FILES = "report.html", "report.csv", "report"
 ROUNDS_SHOWN = 12
 
 
@@ -48,20 +49,72 @@ class Purchase:
     units: list[Unit]
 
 
-def write(folder: Path) -> Path:
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its caption; `name` is that of its PNG file."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one data set."""
+
+    dataset: str
+    rows: list[tables.Row]
+    drawings: list[Drawing]
+    comparisons: list[statistics.Comparison]
+    savings: list[statistics.Saving]
+    acquired: dict[str, list[Purchase]]
+    shows_tau: bool
+
+
+def write(folder: Path, *, whole: bool = False) -> Path:
     """Reads all runs in or below `folder` and writes the page and the numbers into it; returns the page's path.
+
+    With `whole`, the page has the paper's tables and figures and the tests too, and all of it lies in the folder
+    `report` as PNG, LaTeX and CSV. That takes longer (t-SNE), so it is not done while runs are still going.
 
     Raises:
         UsageError: there is no run that has trained yet.
     """
     runs = find_runs(folder)
-    html, numbers = render(runs), tables.as_csv(runs)
-    write_atomically(folder / NUMBERS, lambda file: file.write(numbers.encode()))
-    write_atomically(folder / PAGE, lambda file: file.write(html.encode()))
+    sections = [_section(name, of_set, whole) for name, of_set in by_dataset(runs).items()]
+    html, numbers = render(runs, sections, whole), tables.as_csv(runs)
+    if whole:
+        _write_files(folder / FILES, runs, sections)
+    _write(folder / NUMBERS, numbers.encode())
+    _write(folder / PAGE, html.encode())
     return folder / PAGE
 
 
-def render(runs: list[Run]) -> str:
+def _write_files(folder: Path, runs: list[Run], sections: list[Section]) -> None:
+    folder.mkdir(exist_ok=True)
+    _write(folder / "figure-1.png", figures.png(paper_figures.figure_1()))
+    for section in sections:
+        for drawing in section.drawings:
+            _write(folder / f"{drawing.name}-{section.dataset}.png", figures.png(drawing.figure))
+    for table in tables.paper_tables(runs):
+        stem = table.title.lower().replace(" ", "-")
+        _write(folder / f"{stem}.tex", tables.as_latex(table).encode())
+        _write(folder / f"{stem}.csv", tables.paper_csv(table).encode())
+    for name, make in (
+        ("methods", tables.methods_csv),
+        ("comparisons", tables.comparisons_csv),
+        ("penalties", tables.penalties_csv),
+        ("labels-saved", tables.savings_csv),
+    ):
+        _write(folder / f"{name}.csv", make(runs).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
+
+def render(runs: list[Run], sections: list[Section], whole: bool) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lada_al.report", "."),
         autoescape=True,
@@ -69,23 +122,90 @@ def render(runs: list[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, number=_number)
-    figure_texts = {
-        "curves": figures.learning_curves(runs),
-        "seconds": figures.seconds_per_phase(runs),
-        "entropy": figures.real_and_virtual_entropy(runs),
-        "tau": figures.concentrations(runs),
-    }
+    environment.filters.update(percent=_percent, number=_number, svg=figures.svg, count=tables.short_count)
     return environment.get_template("page.html.j2").render(
-        dataset=", ".join(sorted({run.config.dataset for run in runs}, key=NAMES.index)),
-        rows=tables.rows(runs),
+        dataset=", ".join(section.dataset for section in sections),
+        sections=sections,
+        paper=tables.paper_tables(runs) if whole else [],
+        figure_1=paper_figures.figure_1() if whole else None,
         headline=", ".join(sorted({run.config.headline for run in runs})),
         finished=sum(run.is_finished for run in runs),
         total=len(runs),
-        acquired={name: purchases(group[0]) for name, group in by_method(runs).items()},
         settings=_shared_settings(runs),
-        **figure_texts,
     )
+
+
+def _section(dataset: str, runs: list[Run], whole: bool) -> Section:
+    drawings = [
+        Drawing(name, title, caption, figure)
+        for name, title, caption, make in (_PLAIN + _WHOLE if whole else _PLAIN)
+        if (figure := make(runs)) is not None
+    ]
+    return Section(
+        dataset=dataset,
+        rows=tables.rows(runs),
+        drawings=drawings,
+        comparisons=statistics.comparisons(runs) if whole else [],
+        savings=statistics.savings(runs) if whole else [],
+        acquired={name: purchases(group[0]) for name, group in by_method(runs).items()},
+        shows_tau=any(drawing.name == "tau" for drawing in drawings),
+    )
+
+
+_Drawn = tuple[str, str, str, Callable[[list[Run]], Figure | None]]
+_PLAIN: list[_Drawn] = [
+    (
+        "curves",
+        "Accuracy against labels",
+        "Test accuracy after each round: mean over seeds, with a 95% Student t interval of the mean where there are at "
+        "least two.",
+        figures.learning_curves,
+    ),
+    ("seconds", "Where the time goes", "Mean seconds of a round, by phase.", figures.seconds_per_phase),
+    (
+        "entropy",
+        "Real and virtual instances",
+        "Predictive entropy, before training, of the images each round bought (solid) and of the virtual instances "
+        "their augmentation would make of them (dotted).",
+        figures.real_and_virtual_entropy,
+    ),
+    (
+        "tau",
+        "Learned mixing policy",
+        "tau of Beta(tau, tau) that the policy network gives to the candidate pairs of each round: mean, and the range "
+        "from least to greatest; one line a seed.",
+        figures.concentrations,
+    ),
+]
+_WHOLE: list[_Drawn] = [
+    (
+        "tau-bought",
+        "tau by round",
+        "tau of the pairs that were bought, all seeds.",
+        paper_figures.bought_concentrations,
+    ),
+    ("lambda", "lambda by round", "Density of lambda over the bought pairs, all seeds.", paper_figures.mixing_weights),
+    ("figure-4", "Figure 4", "Look-ahead, and methods that augment otherwise.", paper_figures.figure_4),
+    ("figure-5a", "Figure 5a", "Ablation of Mixup.", lambda runs: paper_figures.figure_5(runs, "Mixup")),
+    ("figure-5b", "Figure 5b", "Ablation of the STN.", lambda runs: paper_figures.figure_5(runs, "STN")),
+    (
+        "figure-6",
+        "Figure 6",
+        "t-SNE of what was bought (stars) and of virtual instances (crosses), first seed. Black: entropies when "
+        "chosen; blue: largest and mean entropy of virtual instances.",
+        paper_figures.figure_6,
+    ),
+    ("figure-7a", "Figure 7a", "Mean entropy of virtual instances by round.", paper_figures.figure_7a),
+    ("figure-7b", "Figure 7b", "Their distribution over all rounds and seeds.", paper_figures.figure_7b),
+    ("figure-8", "Figure 8", "t-SNE of all bought and all virtual instances, by class.", paper_figures.figure_8),
+    (
+        "penalties",
+        "Pairwise penalties",
+        "Part of the budgets at which the method of the row beats that of the column by a paired t test at 0.05, "
+        "uncorrected; a low mean of a column is good.",
+        paper_figures.penalty_matrix,
+    ),
+]
 
 
 def purchases(run: Run) -> list[Purchase]:

@@ -6,10 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from lada_al.data import NAMES
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.run import experiment, journal
 from lada_al.run.config import Config
+from lada_al.run.latent import LATENT
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class Run:
     folder: Path
     config: Config
     classes: list[str]
+    parameters: int
+    """Of the networks that the method adds to the classifier, as Table 1 counts them."""
     bought: list[Bought]
     trained: list[Trained]
 
@@ -30,10 +36,31 @@ class Run:
     def accuracies(self) -> list[float]:
         return [event.accuracy for event in self.trained]
 
+    def accuracy_at(self, labels: int) -> float | None:
+        """Accuracy of the round with this many labels, if there is one."""
+        return dict(zip(self.labelled, self.accuracies, strict=True)).get(labels)
+
     @property
     def headline(self) -> float:
         """The accuracy that tables show, by the run's own rule."""
         return max(self.accuracies) if self.config.headline == "best" else self.accuracies[-1]
+
+    @property
+    def aubc(self) -> float:
+        """Area under the budget curve: mean accuracy over the labels bought, by the trapezoidal rule."""
+        labels, accuracies = np.array(self.labelled, float), np.array(self.accuracies)
+        if len(labels) == 1:
+            return self.accuracies[0]
+        widths = np.diff(labels)
+        return float((widths * (accuracies[1:] + accuracies[:-1]) / 2).sum() / widths.sum())
+
+    def latent(self) -> dict[str, np.ndarray] | None:
+        """What latent.npz holds, of a run that is finished."""
+        path = self.folder / LATENT
+        if not path.exists():
+            return None
+        with np.load(path) as arrays:
+            return dict(arrays)
 
     @property
     def is_finished(self) -> bool:
@@ -72,10 +99,12 @@ def read_run(folder: Path) -> Run | None:
     trained = [event for event in events if isinstance(event, Trained)]
     if not trained:
         return None
+    about = json.loads((folder / experiment.ABOUT).read_text())
     return Run(
         folder=folder,
         config=experiment.read_config(folder),
-        classes=json.loads((folder / experiment.ABOUT).read_text())["classes"],
+        classes=about["classes"],
+        parameters=about.get("auxiliary_parameters", 0),
         bought=[event for event in events if isinstance(event, Bought)],
         trained=trained,
     )
@@ -85,6 +114,12 @@ def by_method(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs of each method; methods in the order of the paper's argument: plain, pipelines, look-ahead."""
     names = sorted({run.config.method for run in runs}, key=_order)
     return {name: [run for run in runs if run.config.method == name] for name in names}
+
+
+def by_dataset(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of each data set, in the order of data.NAMES."""
+    names = [name for name in NAMES if any(run.config.dataset == name for run in runs)]
+    return {name: [run for run in runs if run.config.dataset == name] for name in names}
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -1,15 +1,18 @@
-"""Numbers of the report: one row a method, in the shape of the paper's Table 1, and the same data as CSV."""
+"""Numbers of the report: a row a method, the paper's Tables 1 to 3 in its groups, and the same as CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lada_al.report.read import Run, by_method
+from lada_al.methods import GROUPS
+from lada_al.report import statistics
+from lada_al.report.read import Run, by_dataset, by_method
 
 
 @dataclass(frozen=True)
@@ -21,30 +24,55 @@ class Row:
     labels: int
     accuracy: float
     accuracy_deviation: float
+    last: float
+    best: float
+    """Over rounds, chosen on the test set: what the paper reports."""
     aubc: float
     aubc_deviation: float
     seconds: float
     """Of a round: acquisition, training, evaluation."""
     ratio_to_random: float
-    """NaN if there is no run of `random`."""
+    """Median over seeds of the ratio to the run of `random` with this seed; NaN if there is none."""
+    parameters: int
 
 
-def aubc(run: Run) -> float:
-    """Area under the budget curve: mean accuracy over the labels bought, by the trapezoidal rule."""
-    labels, accuracies = np.array(run.labelled, float), np.array(run.accuracies)
-    if len(labels) == 1:
-        return float(accuracies[0])
-    widths = np.diff(labels)
-    return float((widths * (accuracies[1:] + accuracies[:-1]) / 2).sum() / widths.sum())
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy of a method on a data set; `best` within its group of the table."""
+
+    mean: float
+    deviation: float
+    seeds: int
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A line of Table 1 or 2: a cell for each data set, or None where nothing was run."""
+
+    group: str
+    method: str
+    cells: list[Cell | None]
+    time: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    title: str
+    columns: list[str]
+    rows: list[PaperRow]
 
 
 def rows(runs: list[Run]) -> list[Row]:
     """One row for each method, over the seeds that have come as far as the furthest."""
-    groups = {name: _furthest(group) for name, group in by_method(runs).items()}
-    seconds = {name: _mean([sum(run.seconds().values()) for run in group]) for name, group in groups.items()}
+    random_seconds = {run.config.seed: _seconds(run) for run in runs if run.config.method == "random"}
     table = []
-    for name, group in groups.items():
-        headlines, areas = [run.headline for run in group], [aubc(run) for run in group]
+    for name, group in _furthest_by_method(runs).items():
+        headlines, areas = [run.headline for run in group], [run.aubc for run in group]
+        ratios = [
+            _seconds(run) / random_seconds[run.config.seed] for run in group if random_seconds.get(run.config.seed)
+        ]
         table.append(
             Row(
                 method=name,
@@ -52,33 +80,221 @@ def rows(runs: list[Run]) -> list[Row]:
                 labels=group[0].labelled[-1],
                 accuracy=_mean(headlines),
                 accuracy_deviation=_deviation(headlines),
+                last=_mean([run.accuracies[-1] for run in group]),
+                best=_mean([max(run.accuracies) for run in group]),
                 aubc=_mean(areas),
                 aubc_deviation=_deviation(areas),
-                seconds=seconds[name],
-                ratio_to_random=seconds[name] / seconds["random"] if seconds.get("random") else math.nan,
+                seconds=_mean([_seconds(run) for run in group]),
+                ratio_to_random=float(np.median(ratios)) if ratios else math.nan,
+                parameters=group[0].parameters,
             )
         )
     return table
 
 
+def paper_tables(runs: list[Run]) -> list[PaperTable]:
+    """Tables 1 and 2 with the rows that were run, by each run's own headline rule; and Table 3, by labels."""
+    sets = by_dataset(runs)
+    found = [
+        PaperTable(title, list(sets), _rows_by_dataset(group, list(sets.values())))
+        for title, group in (("Table 1", GROUPS["table1"]), ("Table 2", GROUPS["table2"]))
+    ]
+    labels = sorted({n for run in runs if run.config.chosen.semi_supervised for n in run.labelled})
+    rows_3 = [
+        PaperRow(
+            group,
+            name,
+            [_cell([run.accuracy_at(n) for run in of_method]) for n in labels],
+            math.nan,
+            of_method[0].parameters,
+        )
+        for group, names in GROUPS["table3"].items()
+        for name in names
+        if (of_method := [run for run in runs if run.config.method == name])
+    ]
+    found.append(PaperTable("Table 3", [str(n) for n in labels], _with_best(rows_3)))
+    return [table for table in found if table.rows]
+
+
+def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> list[PaperRow]:
+    known = [{row.method: row for row in rows(runs)} for runs in sets]
+    lines = []
+    for group, names in groups.items():
+        in_group = []
+        for name in names:
+            here = [table.get(name) for table in known]
+            present = [row for row in here if row is not None]
+            if not present:
+                continue
+            cells = [Cell(row.accuracy, row.accuracy_deviation, row.seeds) if row else None for row in here]
+            time = float(np.mean([row.ratio_to_random for row in present]))
+            in_group.append(PaperRow(group, name, cells, time, present[0].parameters))
+        lines += _with_best(in_group)
+    return lines
+
+
+def _with_best(lines: list[PaperRow]) -> list[PaperRow]:
+    """Marks the highest mean of each column."""
+    columns = zip(*(line.cells for line in lines), strict=True)
+    highest = [max((cell.mean for cell in column if cell), default=math.nan) for column in columns]
+    return [
+        PaperRow(
+            line.group,
+            line.method,
+            [
+                cell and Cell(cell.mean, cell.deviation, cell.seeds, cell.mean == top)
+                for cell, top in zip(line.cells, highest, strict=True)
+            ],
+            line.time,
+            line.parameters,
+        )
+        for line in lines
+    ]
+
+
+def _cell(values: list[float | None]) -> Cell | None:
+    known = [value for value in values if value is not None]
+    return Cell(_mean(known), _deviation(known), len(known)) if known else None
+
+
+def as_latex(table: PaperTable) -> str:
+    """A booktabs table."""
+    columns = " & ".join(["Method", *map(_tex, table.columns), "Time", "Param."])
+    lines = [
+        rf"% {table.title}: mean and standard deviation over seeds of test accuracy [%]; bold: best in its group",
+        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}rr}}",
+        r"\toprule",
+        rf"{columns} \\",
+    ]
+    group = None
+    for row in table.rows:
+        if row.group != group:
+            lines.append(r"\midrule")
+            group = row.group
+        cells = [_tex_cell(cell) for cell in row.cells]
+        time = "--" if math.isnan(row.time) else f"{row.time:.2f}"
+        lines.append(" & ".join([_tex(row.method), *cells, time, short_count(row.parameters)]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    mean = f"{100 * cell.mean:.2f}"
+    mean = rf"\mathbf{{{mean}}}" if cell.best else mean
+    return f"${mean}$" if math.isnan(cell.deviation) else rf"${mean} \pm {100 * cell.deviation:.2f}$"
+
+
+def _tex(text: str) -> str:
+    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+
+
+def short_count(count: int) -> str:
+    """77246 as 77K, 13909482 as 13M, as in Table 1."""
+    if count == 0:
+        return "-"
+    return f"{count // 1_000_000}M" if count >= 1_000_000 else f"{count // 1000}K"
+
+
+def paper_csv(table: PaperTable) -> str:
+    header = ["group", "method"]
+    header += [f"{column} {what}" for column in table.columns for what in ("accuracy", "deviation", "seeds", "best")]
+    lines = [
+        [
+            row.group,
+            row.method,
+            *(v for cell in row.cells for v in _cell_values(cell)),
+            _blank(row.time),
+            row.parameters,
+        ]
+        for row in table.rows
+    ]
+    return _csv([*header, "time", "parameters"], lines)
+
+
+def _cell_values(cell: Cell | None) -> list[object]:
+    return [""] * 4 if cell is None else [cell.mean, _blank(cell.deviation), cell.seeds, int(cell.best)]
+
+
+def methods_csv(runs: list[Run]) -> str:
+    """One line for each data set and method."""
+    names = list(Row.__dataclass_fields__)
+    lines = [
+        [name, *(_blank(getattr(row, field)) for field in names)]
+        for name, of_set in by_dataset(runs).items()
+        for row in rows(of_set)
+    ]
+    return _csv(["dataset", *names], lines)
+
+
+def comparisons_csv(runs: list[Run]) -> str:
+    names = list(statistics.Comparison.__dataclass_fields__)
+    lines = [
+        [name, *(_blank(getattr(comparison, field)) for field in names)]
+        for name, of_set in by_dataset(runs).items()
+        for comparison in statistics.comparisons(of_set)
+    ]
+    return _csv(["dataset", *names], lines)
+
+
+def savings_csv(runs: list[Run]) -> str:
+    lines = [
+        [name, saving.method, _blank(saving.labels), _blank(saving.saved)]
+        for name, of_set in by_dataset(runs).items()
+        for saving in statistics.savings(of_set)
+    ]
+    return _csv(["dataset", "method", "labels", "saved"], lines)
+
+
+def penalties_csv(runs: list[Run]) -> str:
+    lines: list[list[object]] = []
+    for name, of_set in by_dataset(runs).items():
+        methods, matrix = statistics.penalties(of_set)
+        lines += [
+            [name, methods[i], methods[j], matrix[i, j]] for i in range(len(methods)) for j in range(len(methods))
+        ]
+    return _csv(["dataset", "winner", "loser", "part of budgets"], lines)
+
+
 def as_csv(runs: list[Run]) -> str:
     """One line for each round of each run."""
     phases = sorted({phase for run in runs for phase in run.seconds()})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "seed", "round", "labelled", "accuracy", *(f"{phase} seconds" for phase in phases)])
+    header = ["dataset", "method", "seed", "round", "labelled", "accuracy", *(f"{phase} seconds" for phase in phases)]
+    lines = []
     for run in runs:
         spent = {event.round: event.seconds for event in run.bought}
         for event in run.trained:
             seconds = {**spent.get(event.round, {}), **event.seconds}
             times = [f"{seconds.get(phase, 0.0):.4f}" for phase in phases]
-            writer.writerow([run.config.method, run.config.seed, event.round, event.labelled, event.accuracy, *times])
+            config = run.config
+            lines.append(
+                [config.dataset, config.method, config.seed, event.round, event.labelled, event.accuracy, *times]
+            )
+    return _csv(header, lines)
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
     return text.getvalue()
 
 
-def _furthest(group: list[Run]) -> list[Run]:
-    most = max(run.labelled[-1] for run in group)
-    return [run for run in group if run.labelled[-1] == most]
+def _blank(value: object) -> object:
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+def _furthest_by_method(runs: list[Run]) -> dict[str, list[Run]]:
+    found = {}
+    for name, group in by_method(runs).items():
+        most = max(run.labelled[-1] for run in group)
+        found[name] = [run for run in group if run.labelled[-1] == most]
+    return found
+
+
+def _seconds(run: Run) -> float:
+    return sum(run.seconds().values())
 
 
 def _mean(values: list[float]) -> float:

@@ -34,6 +34,10 @@ class Job:
         events = journal.read(self.folder / experiment.JOURNAL)
         return sum(isinstance(event, Trained) for event in events)
 
+    @property
+    def is_finished(self) -> bool:
+        return self.rounds_done > self.config.rounds
+
 
 def make_jobs(
     methods: list[str], seeds: list[int], settings: dict[str, Any], out: Path, *, workers: int, resume: bool

@@ -23,6 +23,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stale_gradient": True,
         "tau_star": "best epoch",
         "official_statistics": True,
+        "adamixup_untrained": True,
+        "adamixup_mean_label": True,
         "headline": "best",
     },
 }
@@ -54,6 +56,7 @@ class Config(BaseModel):
 
     rounds: CountOrNone = 10
     query: Count = Field(10, description="labels bought each round, b")
+    schedule: tuple[Count, ...] = Field((), description="labels bought in rounds 1, 2, ..., in the place of query")
     initial: Count = Field(20, description="labels of the balanced initial set")
 
     candidates: Count = Field(2000, description="unlabelled images a round looks at, drawn at random")
@@ -63,6 +66,7 @@ class Config(BaseModel):
         None, description="weight of the virtual instances; default 1, and 0.3 for lada-ent-stn[-fixed] on cifar10"
     )
     fixed_tau: Positive = Field(2.0, description="tau of the methods that do not learn it")
+    largest_tau: Positive = Field(1.0, description="the learned tau lies between 0 and this")
     policy_epochs: CountOrNone = 10
     policy_batch: Count = 100
     policy_lr: Positive = 5e-5
@@ -71,6 +75,22 @@ class Config(BaseModel):
     batch: Count = 10
     lr: Positive = 1e-3
     scoring_batch: Count = Field(500, description="images or features at a time through the network when scoring")
+
+    dropout: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="before the last layer, in BALD and BGADL")
+    bald_samples: Count = Field(20, description="draws of the dropout masks, T")
+    cal_views: Count = Field(50, description="random shifts and mirror images of each image")
+    vaal_steps: Count = Field(500, description="steps of autoencoder and discriminator each round")
+    vaal_batch: Annotated[int, Field(ge=2)] = 64
+    vaal_lr: Positive = 5e-4
+    vaal_latent: Count = 64
+    vaal_width: Count = Field(32, description="channels of the autoencoder's first convolution")
+    vaal_probabilities: bool = Field(True, description="the discriminator sees class probabilities beside the code")
+    ll4al_weight: Positive = Field(1.0, description="weight of the ranking loss")
+    ll4al_cut: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="part of the training it moves theta in")
+    bgadl_width: Annotated[int, Field(ge=2)] = Field(64, description="channels of the generator's last layer but one")
+    bgadl_batch: Annotated[int, Field(ge=2)] = 100
+    pi_weight: Positive = Field(100.0, description="weight of the Pi-model's consistency loss after its ramp-up")
+    pi_batch: Count = 100
 
     restart_weights: bool = Field(True, description="train from the initial weights each round")
     keep_optimizer: bool = Field(False, description="Adam's state goes from round to round, if the weights do")
@@ -82,6 +102,8 @@ class Config(BaseModel):
         "policy", description="tau* is what the learned policy says (Eq. 12), or said in the epoch of least loss"
     )
     official_statistics: bool = Field(False, description="normalise by the constants of the authors' code")
+    adamixup_untrained: bool = Field(False, description="policy and discriminator stay as they were initialised")
+    adamixup_mean_label: bool = Field(False, description="all mixtures of a batch get the labels' mean weight")
     headline: Literal["last", "best"] = Field(
         "last", description="accuracy of the last round, or the best over rounds, which is chosen on the test set"
     )
@@ -92,7 +114,7 @@ class Config(BaseModel):
         dataset, preset = values.get("dataset", ""), values.get("preset", "")
         filled = {**BUDGETS.get(dataset, {}), **PRESETS.get(preset, {})}
         if (preset, dataset) == ("official", "cifar100"):  # where the authors' code does start anew
-            filled |= {"restart_weights": True, "keep_optimizer": False}
+            filled |= {"restart_weights": True, "keep_optimizer": False, "adamixup_untrained": False}
         return {**filled, **values}
 
     @field_validator("method")
@@ -113,10 +135,13 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         augmentation = self.chosen.augmentation
-        if augmentation is not None and self.query % augmentation.arity:
-            raise UsageError(f"{self.method} buys pairs, so query must be even, got {self.query}")
-        if self.candidates < self.query:
-            raise UsageError(f"candidates must be at least query ({self.query}), got {self.candidates}")
+        for query in {self.query, *self.schedule}:
+            if augmentation is not None and query % augmentation.arity:
+                raise UsageError(f"{self.method} buys pairs, so query must be even, got {query}")
+            if self.candidates < query:
+                raise UsageError(f"candidates must be at least query ({query}), got {self.candidates}")
+        if self.schedule and len(self.schedule) != self.rounds:
+            raise UsageError(f"schedule must give labels for each of {self.rounds} rounds, got {len(self.schedule)}")
         return self
 
     @property
@@ -130,21 +155,33 @@ class Config(BaseModel):
             return self.gamma
         return 0.3 if self.dataset == "cifar10" and self.method.startswith("lada-ent-stn") else 1.0
 
-    def check_fits(self, pool_size: int, classes: int, depth: int) -> None:
-        """Refuses what does not fit the data set or the model.
+    def labels_of(self, round: int) -> int:
+        """How many labels round 1, 2, ... buys."""
+        return self.schedule[round - 1] if self.schedule else self.query
+
+    @property
+    def all_labels(self) -> int:
+        """Labels after the last round."""
+        return self.initial + sum(self.labels_of(r) for r in range(1, self.rounds + 1))
+
+    def check_fits(self, pool_size: int, classes: int, shapes: list[tuple[int, ...]]) -> None:
+        """Refuses what does not fit the data set or the model, whose h^0 to h^K have these shapes.
 
         Raises:
             UsageError: naming the setting, what was expected and what came.
         """
         if self.initial < classes:
             raise UsageError(f"initial must give each of the {classes} classes a label, got {self.initial}")
-        wanted = self.initial + self.rounds * self.query
-        if wanted > pool_size:
+        if self.all_labels > pool_size:
             raise UsageError(
-                f"initial + rounds * query = {wanted} labels, but the pool of {self.dataset} has {pool_size} images"
+                f"initial + rounds * query = {self.all_labels} labels, "
+                f"but the pool of {self.dataset} has {pool_size} images"
             )
+        depth = next(k for k, shape in enumerate(shapes) if len(shape) != 3)
         if max(self.layers) >= depth:
-            raise UsageError(f"layers must lie below {depth}, the depth of model {self.model}, got {self.layers}")
+            raise UsageError(
+                f"layers must lie below {depth}, from where model {self.model} has no feature maps, got {self.layers}"
+            )
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:
@@ -160,7 +197,7 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set takes NAME=VALUE, got '{text}'")
         if name not in Config.model_fields:
             raise UsageError(f"unknown setting '{name}'; there are {', '.join(sorted(Config.model_fields))}")
-        values[name] = value.split(",") if name == "layers" else value
+        values[name] = value.split(",") if name in ("layers", "schedule") else value
     return values
 
 

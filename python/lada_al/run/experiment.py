@@ -1,8 +1,8 @@
-"""One run in one folder: config.json, about.json, rounds.jsonl, checkpoint.pt, acquired/*.png. Killed, it goes on.
+"""One run in one folder: config.json, about.json, rounds.jsonl, checkpoint.pt, acquired/*.png, latent.npz.
 
-`run_experiment` yields each event of the loop after it is on disk. The order of writes makes that safe: a purchase is
-in the journal before it is trained on; a checkpoint is on disk before the journal says that its round is trained, and
-carries that line, so a crash between the two loses nothing.
+Killed, it goes on. `run_experiment` yields each event of the loop after it is on disk. The order of writes makes that
+safe: a purchase is in the journal before it is trained on; a checkpoint is on disk before the journal says that its
+round is trained, and carries that line, so a crash between the two loses nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import torch
 from PIL import Image
 
 import lada_ext
-from lada_al import data, models
+from lada_al import data, models, sizes
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import HeldOut, active_learning, balanced_choice
+from lada_al.models import SplitModel
 from lada_al.pool import Pool, simulated_oracle
-from lada_al.run import checkpoint
+from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
 from lada_al.run.files import write_atomically
 from lada_al.run.journal import Journal
 from lada_al.timing import Meter
 from lada_al.train import Learner
+from lada_al.train_pi import PiModel
 
 CONFIG, ABOUT, JOURNAL = "config.json", "about.json", "rounds.jsonl"
 CHECKPOINT, ACQUIRED = "checkpoint.pt", "acquired"
@@ -58,7 +60,7 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
 
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / CONFIG, config.model_dump_json(indent=2))
-    _write_text(out / ABOUT, json.dumps(_about(dataset, device), indent=2))
+    _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
     (out / ACQUIRED).mkdir(exist_ok=True)
     with Journal(out / JOURNAL) as journal:
         start = _restore(journal, learner, pool, out, device)
@@ -78,6 +80,9 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
                 continue  # trained again, because its checkpoint was lost
             journal.append(event)
             yield event
+        if not (out / latent.LATENT).exists() or start <= config.rounds:
+            purchases = [event for event in journal.events if isinstance(event, Bought)]
+            latent.save(out / latent.LATENT, learner, pool, purchases, config)
 
 
 def check(config: Config, out: Path, *, resume: bool, download: bool = False) -> Dataset:
@@ -89,9 +94,8 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     _check_folder(config, out, resume)
     _device(config.device)
     dataset = load_data(config, download)
-    channels, height, width = dataset.shape
-    depth = models.MODELS[config.model](channels, (height, width), len(dataset.classes)).depth
-    config.check_fits(len(dataset.train_images), len(dataset.classes), depth)
+    shapes = make_net(config, dataset).shapes(dataset.shape)
+    config.check_fits(len(dataset.train_images), len(dataset.classes), shapes)
     return dataset
 
 
@@ -147,15 +151,21 @@ def _device(name: str) -> torch.device:
 
 
 def _learner(config: Config, dataset: Dataset, keys: Keys, device: torch.device) -> Learner:
-    channels, height, width = dataset.shape
+    chosen = config.chosen
     with keys.scope("network weights", 0):
-        net = models.MODELS[config.model](channels, (height, width), len(dataset.classes))
-        augmentation = config.chosen.augmentation
-        f_aug = augmentation.make(config, dataset.shape) if augmentation is not None else None
-    net.to(device)
-    if f_aug is not None and f_aug.trained is not None:
-        f_aug.trained.to(device)
-    return Learner(net, f_aug, config)
+        net = make_net(config, dataset)
+        f_acq = chosen.acquisition.make(config, dataset.task, net)
+        f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
+    learner = Learner(net, f_acq, f_aug, config, PiModel(config) if chosen.semi_supervised else None)
+    learner.to(device)
+    return learner
+
+
+def make_net(config: Config, dataset: Dataset) -> SplitModel:
+    """The classifier that the configuration names, with dropout where the acquisition samples it."""
+    channels, height, width = dataset.shape
+    dropout = config.dropout if config.chosen.acquisition.dropout else 0.0
+    return models.MODELS[config.model](channels, (height, width), len(dataset.classes), dropout)
 
 
 def _restore(journal: Journal, learner: Learner, pool: Pool, out: Path, device: torch.device) -> int:
@@ -177,7 +187,7 @@ def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
 
 
-def _about(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+def _about(config: Config, dataset: Dataset, device: torch.device, learner: Learner) -> dict[str, Any]:
     """What a reader of the folder may want to know and the configuration does not say."""
     return {
         "classes": dataset.classes,
@@ -186,6 +196,8 @@ def _about(dataset: Dataset, device: torch.device) -> dict[str, Any]:
         "mean": dataset.mean,
         "std": dataset.std,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "auxiliary_parameters": sizes.in_table(sizes.networks(config, dataset.task)),
+        "note": learner.f_aug.note if learner.f_aug is not None else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "lada_ext": lada_ext.__version__,

@@ -1,0 +1,37 @@
+"""The network that looks at a pair of feature maps: pi_phi of InfoMixup, and AdaMixup's policy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PairNet(nn.Module):
+    """Features of both, (B, channels, H, W) each, to one number (InfoMixup) and to three (AdaMixup) for each pair.
+
+    Layers and sizes are those of the authors' code: 77,246 parameters for 64-channel maps of 28 x 28. Each method reads
+    one of the two heads; both are kept because the paper counts both.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        # Maps under 12 pixels would vanish; their second convolution keeps its borders.
+        padding = 0 if min(size) >= 12 else 2
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(2 * channels, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5, padding=padding),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        height, width = ((s // 2 - 4 + 2 * padding) // 2 for s in size)
+        self.trunk = nn.Sequential(nn.Linear(16 * height * width, 120), nn.Tanh(), nn.Linear(120, 60), nn.Tanh())
+        self.concentration = nn.Linear(60, 1)
+        self.region = nn.Linear(60, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B,) of the concentration, and (B, 3) of the region."""
+        h = self.trunk(self.convolutions(torch.cat([a, b], 1)))
+        return self.concentration(h).squeeze(1), self.region(h)

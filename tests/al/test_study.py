@@ -1,0 +1,235 @@
+"""Whole studies: groups of methods, protocols, estimates of time, tests of one method against another, files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from lada_al import Bought, Config, Trained, run_experiment
+from lada_al.methods import GROUPS, expand, method, rows
+from lada_al.report import page, paper_figures, statistics, tables, toy
+from lada_al.report.read import Run, find_runs
+from lada_al.run import compare, estimate
+from lada_al.run.protocols import PROTOCOLS
+from test_report import made_up
+from tiny import TINY_SETTINGS
+
+
+class TestNames:
+    def test_groups_stand_for_their_rows(self) -> None:
+        assert expand("table2") == ["ent+autoaugment", "lada-ent-autoaugment-fixed"]
+        assert expand("random, table3") == ["random", *rows("table3")]
+        assert len(expand("table1")) == 28
+        assert set(expand("all")) == {name for group in GROUPS for name in rows(group)}
+        assert expand("entropy,table1") == list(dict.fromkeys(["entropy", *rows("table1")]))
+
+    @pytest.mark.parametrize("name", ["pi+random", "pi+lada-ll4al-stn-fixed", "lada-bald-adamixup", "cal+none"])
+    def test_compositions_beyond_the_tables(self, name: str) -> None:
+        assert method(name).name == name
+        assert method(name).summary.endswith(".")
+
+    @pytest.mark.parametrize("name", ["lada-cal-mix", "lada-random-stn", "lada-ent-autoaugment", "lada-ent-bgadl"])
+    def test_compositions_that_cannot_be(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"unknown method '{name}'; the nearest are "):
+            method(name)
+
+    @pytest.mark.parametrize("name", PROTOCOLS)
+    def test_protocols_are_whole_configurations(self, name: str) -> None:
+        protocol = PROTOCOLS[name]
+        for dataset in {protocol.settings.get("dataset", "fashion"), protocol.settings.get("dataset", "cifar10")}:
+            for row in expand(protocol.methods):
+                config = Config(**{**protocol.settings, "dataset": dataset, "method": row})
+                assert config.rounds == (len(config.schedule) or config.rounds)
+        assert protocol.seeds == 5
+
+    def test_table_3_has_the_papers_labels(self) -> None:
+        config = Config(**{**PROTOCOLS["table3"].settings, "method": "pi+lada-ent-mix"})
+        totals = [config.initial + sum(config.labels_of(i) for i in range(1, r + 1)) for r in range(5)]
+        assert totals == [250, 500, 1000, 2000, 4000]
+
+
+RUNS = [
+    made_up(name, accuracies, seed=seed)
+    for name, table in {
+        "random": [[0.2, 0.3, 0.4], [0.2, 0.35, 0.45], [0.2, 0.32, 0.38]],
+        "entropy": [[0.2, 0.45, 0.5], [0.2, 0.4, 0.55], [0.2, 0.42, 0.5]],
+        "lada-ent-mix": [[0.2, 0.5, 0.6], [0.2, 0.3, 0.4], [0.2, 0.6, 0.7]],
+    }.items()
+    for seed, accuracies in enumerate(table, start=1)
+]
+
+
+class TestStatistics:
+    def test_comparisons_are_paired_t_tests(self) -> None:
+        found = {(c.method, c.other): c for c in statistics.comparisons(RUNS)}
+        assert set(found) == {("entropy", "random"), ("lada-ent-mix", "random"), ("lada-ent-mix", "entropy")}
+        area = {name: [run.aubc for run in RUNS if run.config.method == name] for name in ("random", "entropy")}
+        expected = scipy.stats.ttest_rel(area["entropy"], area["random"])
+        comparison = found["entropy", "random"]
+        assert comparison.p == pytest.approx(expected.pvalue)
+        assert (comparison.low, comparison.high) == pytest.approx(expected.confidence_interval(0.95))
+        assert comparison.seeds == 3
+
+    def test_only_common_seeds_are_paired(self) -> None:
+        runs = [made_up("random", [0.1, 0.2], seed=s) for s in (1, 2)] + [made_up("entropy", [0.1, 0.4], seed=2)]
+        (comparison,) = statistics.comparisons(runs)
+        assert comparison.seeds == 1
+        assert comparison.difference == pytest.approx(0.1)
+        assert math.isnan(comparison.p)
+
+    def test_holm(self) -> None:
+        assert statistics.holm([0.01, 0.04, 0.03, math.nan])[:3] == pytest.approx([0.03, 0.06, 0.06])
+        assert math.isnan(statistics.holm([math.nan])[0])
+        assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+    def test_penalties_count_budgets_won(self) -> None:
+        names, matrix = statistics.penalties(RUNS)
+        won = matrix[names.index("entropy"), names.index("random")]
+        seeds = np.array([run.accuracies for run in RUNS]).reshape(3, 3, 3)
+        by_hand = [scipy.stats.ttest_rel(seeds[1, :, r], seeds[0, :, r]).pvalue < 0.05 for r in (1, 2)]
+        assert won == np.mean(by_hand) > 0
+        assert matrix[names.index("random"), names.index("entropy")] == 0
+        assert not matrix.diagonal().any()
+
+    def test_labels_saved(self) -> None:
+        runs = [
+            made_up("random", [0.2, 0.3, 0.4]),
+            made_up("entropy", [0.2, 0.5, 0.6]),
+            made_up("bald", [0.1, 0.1, 0.2]),
+        ]
+        savings = {saving.method: saving for saving in statistics.savings(runs)}
+        assert savings["entropy"].labels == pytest.approx(20 + 10 * 2 / 3)
+        assert savings["entropy"].saved == pytest.approx(1 - (20 + 10 * 2 / 3) / 40)
+        assert savings["random"].saved == 0
+        assert math.isnan(savings["bald"].labels)
+        assert statistics.savings(runs[1:]) == []
+
+
+class TestPaperTables:
+    def test_the_best_of_a_group_is_bold(self) -> None:
+        (table,) = tables.paper_tables(RUNS)
+        best = {row.method for row in table.rows if row.cells[0] and row.cells[0].best}
+        assert best == {"random", "lada-ent-mix"}
+        latex = tables.as_latex(table)
+        assert r"\mathbf{56.67}" in latex
+        assert "77K" in latex
+        assert latex.count(r"\midrule") == 2
+        lines = list(csv.DictReader(io.StringIO(tables.paper_csv(table))))
+        assert [line["method"] for line in lines] == ["random", "entropy", "lada-ent-mix"]
+        assert float(lines[2]["mnist5k accuracy"]) == pytest.approx(0.5667, abs=1e-3)
+
+    def test_table_3_is_by_labels(self) -> None:
+        runs = [made_up("pi+entropy", [0.3, 0.5]), made_up("pi+lada-ent-mix", [0.3, 0.6])]
+        (table,) = tables.paper_tables(runs)
+        assert (table.title, table.columns) == ("Table 3", ["20", "30"])
+        assert [cell.mean for cell in table.rows[1].cells if cell] == [0.3, 0.6]
+
+    def test_names_cannot_break_latex(self) -> None:
+        assert tables._tex("50% of a_b & c") == r"50\% of a\_b \& c"
+
+    def test_time_is_paired_by_seed(self) -> None:
+        runs = [made_up("random", [0.1, 0.2], seed=s, seconds=t) for s, t in ((1, 1.0), (2, 10.0))]
+        runs += [made_up("entropy", [0.1, 0.2], seed=s, seconds=t) for s, t in ((1, 2.0), (2, 20.0))]
+        assert tables.rows(runs)[1].ratio_to_random == 2.0
+
+
+class TestEstimate:
+    def test_words(self) -> None:
+        assert [estimate.in_words(s) for s in (7, 89, 600, 3 * 3600 + 300)] == ["7 s", "89 s", "10 min", "3 h 5 min"]
+
+    def test_pace_grows_with_labels_and_epochs(self) -> None:
+        events = [
+            Bought(0, [0], [0]),
+            Trained(0, 20, 0.1, 0.0, {"train": 9.0, "evaluate": 1.0}),
+            Bought(1, [1], [0], seconds={"score": 2.0, "policy": 1.0}),
+            Trained(1, 30, 0.1, 0.0, {"train": 6.0, "evaluate": 1.0}),
+        ]
+        pace = estimate.Pace(events, epochs=10)
+        config = Config(rounds=2, epochs=50)
+        per_label = 6.0 / (30 * 10)
+        assert pace.seconds(config, range(3)) == pytest.approx(per_label * 50 * (20 + 30 + 40) + 3 * 1.0 + 2 * 3.0)
+        assert pace.seconds(config, range(3, 3)) == 0
+
+    def test_runs_that_have_begun_need_no_probe(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = {**TINY_SETTINGS, "data": str(tiny_folder)}
+        first, second = compare.make_jobs(["entropy"], [1, 2], settings, tmp_path, workers=1, resume=True)
+        assert estimate.seconds_left([second]) > 0
+        assert not list(tmp_path.iterdir())
+        for _ in run_experiment(first.config, first.folder):
+            pass
+        assert first.is_finished
+        assert not second.is_finished
+        monkeypatch.setattr(estimate, "_probe", lambda config: pytest.fail("probed"))
+        assert estimate.seconds_left([first, second]) > 0
+        assert estimate.seconds_left([first]) == 0
+
+
+@pytest.fixture(scope="module")
+def study(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What figures 4 to 8 are drawn from, two seeds of each."""
+    out = tmp_path_factory.mktemp("study")
+    for name in ("random", "entropy", "ent+manifold-mixup", "ent+adamixup", "ent+stn", "lada-ent-mix-fixed",
+                 "lada-ent-mix", "lada-ent-stn"):  # fmt: skip
+        for seed in (1, 2):
+            config = Config(**{**TINY_SETTINGS, "data": str(tiny_folder), "method": name, "seed": seed})
+            for _ in run_experiment(config, out / name / f"seed-{seed}"):
+                pass
+    return out
+
+
+def test_the_whole_report(study: Path) -> None:
+    html = page.write(study, whole=True).read_text()
+    files = {path.name for path in (study / "report").iterdir()}
+    drawings = {
+        "curves", "seconds", "entropy", "tau", "tau-bought", "lambda", "figure-4", "figure-5a", "figure-5b",
+        "figure-6", "figure-7a", "figure-7b", "figure-8",
+    }  # fmt: skip
+    assert {f"{name}-fashion.png" for name in drawings} <= files
+    assert {"figure-1.png", "table-1.tex", "table-1.csv", "methods.csv", "comparisons.csv", "penalties.csv",
+            "labels-saved.csv"} <= files  # fmt: skip
+    for title in ("Table 1", "Figure 1", "Figure 6", "Figure 8", "One method against another", "Labels saved"):
+        assert f"<h2>{title}</h2>" in html
+    assert "<script" not in html
+    assert html.count("<svg") >= len(drawings) + 1
+    assert len(page.write(study).read_text()) < len(html)
+
+
+def test_latent_holds_every_instance(study: Path) -> None:
+    for run in find_runs(study):
+        arrays = run.latent()
+        assert arrays is not None
+        assert len(arrays["real"]) == len(arrays["label"]) == len(arrays["round"]) == 14
+        f_aug = run.config.chosen.augmentation
+        if f_aug is None:
+            assert "virtual" not in arrays
+        else:
+            assert len(arrays["virtual"]) == len(arrays["virtual_entropy"]) == 8 // f_aug.arity
+            assert set(arrays["virtual_round"]) == {1, 2}
+
+
+def test_figures_without_their_runs_are_left_out() -> None:
+    runs: list[Run] = [made_up("random", [0.1, 0.2])]
+    assert paper_figures.figure_4(runs) is None
+    assert paper_figures.figure_5(runs, "Mixup") is None
+    assert paper_figures.figure_6(runs) is None
+    assert paper_figures.figure_7a(runs) is None
+    assert paper_figures.figure_7b(runs) is None
+    assert paper_figures.figure_8(runs) is None
+    assert paper_figures.penalty_matrix(runs) is None
+    assert paper_figures.mixing_weights(runs) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_figure_1_shows_what_the_paper_says(seed: int) -> None:
+    """Looking ahead, virtual instances are more informative than in the pipeline, whatever the draw of the points."""
+    pipeline, look_ahead = toy.make(seed).ways
+    assert look_ahead.virtual_entropy.mean() > pipeline.virtual_entropy.mean()
+    assert pipeline.bought_entropy.mean() > look_ahead.bought_entropy.mean()
+    assert pipeline.bought.shape == look_ahead.bought.shape
