@@ -3,9 +3,10 @@
     python bench/sass_report.py [--csv FILE]
 
 compiles each .cu of csrc/ for sm_80 and sm_90, reads the machine code, prints a table and exits with 1 if a kernel
-breaks its budget. bench/sass_budget.csv states for each kernel whether memory bounds it (then it has to load or store
-16 bytes at a time) and the least theoretical occupancy on sm_90; besides, no float32 or half kernel may spill
-registers or execute an FP64 instruction. Needs nvcc and nvdisasm (a package that torch depends on, triton, has one).
+breaks its budget. bench/sass_budget.csv states for each kernel whether memory bounds it (then one of its versions for
+each storage type has to load or store 16 bytes at a time; others serve odd sizes) and the least theoretical occupancy
+on sm_90; besides, no float32 or half kernel may spill registers or execute an FP64 instruction. Needs nvcc and nvdisasm
+(a package that torch depends on, triton, has one).
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class Kernel:
     stores: str
     shared_loads: str
     atomics: int
+
+    @property
+    def storage(self) -> str:
+        """The first template argument."""
+        return self.arguments.split(",")[0]
 
     @property
     def is_float64(self) -> bool:
@@ -212,11 +218,22 @@ def breaches(kernels: list[Kernel], budget: dict[str, dict[str, str]]) -> list[s
             found.append(f"{label}: spills {kernel.spill_bytes} bytes")
         if not kernel.is_float64 and kernel.fp64:
             found.append(f"{label}: {kernel.fp64} FP64 instructions")
-        if allowed["memory_bound"] == "yes" and max(kernel.widest_load, kernel.widest_store) < 16:
-            found.append(f"{label}: memory-bound, but no 16-byte access")
         if not kernel.is_float64 and kernel.arch == "90" and kernel.occupancy < float(allowed["min_occupancy"]):
             found.append(f"{label}: occupancy {kernel.occupancy:.2f} is under {allowed['min_occupancy']}")
-    return found
+    return found + narrow_kernels([k for k in kernels if budget.get(k.name, {}).get("memory_bound") == "yes"])
+
+
+def narrow_kernels(memory_bound: list[Kernel]) -> list[str]:
+    """Kernels and storage types of which no version moves 16 bytes at a time."""
+    widest: dict[tuple[str, str, str], int] = {}
+    for k in memory_bound:
+        key = (k.name, k.storage, k.arch)
+        widest[key] = max(widest.get(key, 0), k.widest_load, k.widest_store)
+    return [
+        f"{name}<{storage}, ...> on sm_{arch}: memory-bound, but no 16-byte access"
+        for (name, storage, arch), bytes_ in widest.items()
+        if bytes_ < 16
+    ]
 
 
 def main() -> int:
