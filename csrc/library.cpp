@@ -45,13 +45,44 @@ TORCH_LIBRARY(lada_ext, m) {
       pure);
 
   m.def("beta_logit_grad(Tensor x, Tensor tau) -> Tensor", pure);
-  m.def("beta_sample(Tensor tau, SymInt n, Tensor key, Tensor? index=None) -> Tensor", pure);
-  m.def("beta_sample_backward(Tensor grad, Tensor tau, Tensor key, Tensor? index) -> Tensor", pure);
-  m.def("beta_mix(Tensor a, Tensor b, Tensor tau, SymInt n, Tensor key, Tensor? index=None) -> (Tensor, Tensor)", pure);
   m.def(
-      "beta_mix_backward(Tensor grad_mixed, Tensor grad_lam, Tensor a, Tensor b, Tensor tau, Tensor key, Tensor? "
-      "index, "
-      "bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      "beta_sample(Tensor tau, SymInt n, Tensor key, Tensor? index=None, str grad=\"implicit\", bool log_tau=False) -> "
+      "Tensor",
+      pure);
+  m.def(
+      "beta_sample_backward(Tensor grad_lam, Tensor tau, Tensor key, Tensor? index, str grad, bool log_tau) -> Tensor",
+      pure);
+  m.def(
+      "beta_mix(Tensor a, Tensor b, Tensor tau, SymInt n, Tensor key, Tensor? index=None, str grad=\"implicit\", bool "
+      "log_tau=False) -> (Tensor, Tensor)",
+      pure);
+  m.def(
+      "beta_mix.out(Tensor a, Tensor b, Tensor tau, SymInt n, Tensor key, Tensor? index=None, bool log_tau=False, *, "
+      "Tensor(a!) mixed, Tensor(b!) lam) -> ()",
+      pure);
+  m.def(
+      "beta_mix_backward(Tensor? grad_mixed, Tensor? grad_lam, Tensor a, Tensor b, Tensor tau, Tensor key, Tensor? "
+      "index, str grad, bool log_tau, bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      pure);
+  m.def(
+      "beta_mix_pairs(Tensor h, Tensor pairs, Tensor tau, SymInt n, Tensor key, Tensor? index=None, str "
+      "grad=\"implicit\", bool log_tau=False) -> (Tensor, Tensor)",
+      pure);
+  m.def(
+      "beta_mix_pairs.out(Tensor h, Tensor pairs, Tensor tau, SymInt n, Tensor key, Tensor? index=None, bool "
+      "log_tau=False, *, Tensor(a!) mixed, Tensor(b!) lam) -> ()",
+      pure);
+  m.def(
+      "beta_mix_pairs_backward(Tensor? grad_mixed, Tensor? grad_lam, Tensor h, Tensor pairs, Tensor tau, Tensor key, "
+      "Tensor? index, str grad, bool log_tau, bool[2] needed) -> (Tensor, Tensor)",
+      pure);
+
+  m.def("mix_labels(Tensor y_a, Tensor y_b, Tensor lam, SymInt num_classes) -> Tensor", pure);
+  m.def("mix_labels_backward(Tensor grad, Tensor y_a, Tensor y_b, Tensor lam) -> Tensor", pure);
+  m.def("soft_cross_entropy(Tensor logits, Tensor y_a, Tensor y_b, Tensor lam) -> Tensor", pure);
+  m.def(
+      "soft_cross_entropy_backward(Tensor grad, Tensor logits, Tensor y_a, Tensor y_b, Tensor lam, bool[2] needed) -> "
+      "(Tensor, Tensor)",
       pure);
 
   m.def(

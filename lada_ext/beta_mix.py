@@ -2,63 +2,134 @@
 
 lam of pair p, sample n is a pure function of (key, index[p], n, tau[p]); it does not depend on the batch around it, the
 number of threads or the device. The gradient to tau is the implicit (optimal mass transport) one of the paper's
-Section 3.3.1, accurate to float precision for every tau > 0.
+Section 3.3.1, accurate to float precision for every tau > 0. Its autograd is csrc/beta_mix/beta_mix_autograd.cpp.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lada_ext._library import forbid_double_backward, score_dtype
+from lada_ext._library import score_dtype
+from lada_ext._vmap import Dims, fold, fold_index, one_by_one, unfold
+
+Gradient = Literal["implicit", "pathwise"]
+Mixed = tuple[Tensor, Tensor]
+_ops = torch.ops.lada_ext
 
 
-def beta_sample(tau: Tensor, n: int, key: Tensor, index: Tensor | None = None) -> Tensor:
+def beta_sample(
+    tau: Tensor | float,
+    n: int,
+    key: Tensor,
+    index: Tensor | None = None,
+    *,
+    grad: Gradient = "implicit",
+    log_tau: bool = False,
+) -> Tensor:
     """Draws lam ~ Beta(tau, tau), n times for each pair.
 
     Args:
-        tau: (P,) concentrations, positive, in float64, float32, float16 or bfloat16.
+        tau: (P,) or (P, 1) concentrations, positive, in float64, float32, float16 or bfloat16; or one number for all
+            pairs, of which there are as many as `index` names, or one.
         n: number of draws for each pair.
         key: int64[2] from `make_key`, on the device of tau.
         index: (P,) int64, what names each pair in the random stream; default 0, 1, ..., P - 1.
+        grad: which derivative to tau: "implicit", at a fixed value of the CDF; or "pathwise", at fixed uniform numbers.
+            Both are unbiased; the variance of the implicit one is never larger.
+        log_tau: `tau` holds log tau, any number above -inf, and the gradient is that to log tau, which stays bounded.
 
     Returns:
         lam, (P, n) in float32, or float64 for float64 tau. Both use the same random bits, so they agree to rounding.
-        Differentiable once, in `tau`: implicit gradient. tau = inf gives 1/2.
+        Differentiable once, in `tau`. tau = inf gives 1/2.
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, or on the CPU a tau is not positive (the first is named). On CUDA such a tau gives
-            NaN for its pair alone; LADA_EXT_CHECK=1 in the environment makes it raise.
+        ValueError: a shape or `grad` is wrong, or on the CPU a tau is not positive (the first is named). On CUDA such
+            a tau gives NaN for its pair alone; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
-    return torch.ops.lada_ext.beta_sample(tau, n, key, index)
+    pairs = 1 if index is None else index.shape[0]
+    return _ops.beta_sample(_for_each(tau, pairs, torch.float32, key.device), n, key, index, grad, log_tau)
 
 
 def beta_mix(
-    a: Tensor, b: Tensor, tau: Tensor | float, n: int, key: Tensor, index: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    a: Tensor,
+    b: Tensor,
+    tau: Tensor | float,
+    n: int,
+    key: Tensor,
+    index: Tensor | None = None,
+    *,
+    grad: Gradient = "implicit",
+    log_tau: bool = False,
+    out: Mixed | None = None,
+) -> Mixed:
     """h_mix^n = lam^n a + (1 - lam^n) b with lam^n ~ Beta(tau, tau), Eq. 10 of the paper.
 
     Args:
-        a: (P, ...) features or images in float64, float32, float16 or bfloat16.
-        b: like `a`.
+        a: (P, ...) features or images in float64, float32, float16 or bfloat16, of any strides. Rows that lie apart, or
+            repeat, are read where they are.
+        b: like `a`. Under autocast its dtype may differ; the wider one is taken.
         tau: (P,) or (P, 1) concentrations, positive, or one number for all pairs.
         n: number of mixtures of each pair.
         key: int64[2] from `make_key`, on the device of a.
         index: (P,) int64, what names each pair in the random stream; default 0, 1, ..., P - 1.
+        grad, log_tau: see `beta_sample`.
+        out: tensors like the two results, to be written into; no gradients then.
 
     Returns:
-        mixed, (P, n, ...) with the dtype of `a`, and lam, (P, n) in float32, or float64 for float64 features.
-        Differentiable once, in a, b and tau (implicit gradient); a gradient that is not needed is not computed.
+        mixed, (P, n, ...) with the dtype of `a`, channels last where `a` is; and lam, (P, n) in float32, or float64 for
+        float64 features. Differentiable once, in a, b and tau; a gradient that is not needed is neither computed nor
+        allocated.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape is wrong, or on the CPU a tau is not positive (see `beta_sample`).
     """
-    mixed, lam = torch.ops.lada_ext.beta_mix(a, b, _tau_of_pairs(tau, a), n, key, index)
-    return mixed, lam
+    taus = _for_each(tau, a.shape[0] if a.dim() else 1, score_dtype(a), a.device)
+    if out is None:
+        mixed, lam = _ops.beta_mix(a, b, taus, n, key, index, grad, log_tau)
+        return mixed, lam
+    _ops.beta_mix.out(a, b, taus, n, key, index, log_tau, mixed=out[0], lam=out[1])
+    return out
+
+
+def beta_mix_pairs(
+    h: Tensor,
+    pairs: Tensor,
+    tau: Tensor | float,
+    n: int,
+    key: Tensor,
+    index: Tensor | None = None,
+    *,
+    grad: Gradient = "implicit",
+    log_tau: bool = False,
+    out: Mixed | None = None,
+) -> Mixed:
+    """`beta_mix` of the rows ``h[pairs[:, 0]]`` and ``h[pairs[:, 1]]``, which are read in place.
+
+    Args:
+        h: (M, ...) features or images.
+        pairs: (P, 2) int64, rows of h. A row may occur in several pairs; their gradients to it are summed, always in
+            the same order.
+        tau, n, key, index, grad, log_tau, out: as in `beta_mix`.
+
+    Returns:
+        mixed, (P, n, ...), and lam, (P, n), as in `beta_mix`. Differentiable once, in h and tau.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape is wrong, or on the CPU a tau is not positive or a row does not exist (the first is named).
+            On CUDA a pair of rows that do not exist gives NaN.
+    """
+    taus = _for_each(tau, pairs.shape[0] if pairs.dim() else 1, score_dtype(h), h.device)
+    if out is None:
+        mixed, lam = _ops.beta_mix_pairs(h, pairs, taus, n, key, index, grad, log_tau)
+        return mixed, lam
+    _ops.beta_mix_pairs.out(h, pairs, taus, n, key, index, log_tau, mixed=out[0], lam=out[1])
+    return out
 
 
 def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
@@ -69,22 +140,42 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
         tau: concentrations, positive; same shape and dtype.
 
     Returns:
-        Like `x`; odd in x, exactly 0 at x = 0, finite for every finite x and tau. Relative error at most 1e-6 in
+        Like `x`; odd in x, exactly 0 at x = 0, finite for every x that is not NaN. Relative error at most 1e-6 in
         float32 and 1e-10 in float64. Not differentiable.
 
     Raises:
         TypeError: a dtype is wrong.
         ValueError: the shapes differ, or on the CPU a tau is not positive.
     """
-    return torch.ops.lada_ext.beta_logit_grad(x, tau)
+    return _ops.beta_logit_grad(x, tau)
 
 
-def _tau_of_pairs(tau: Tensor | float, a: Tensor) -> Tensor:
+def _for_each(tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """tau as (P,)."""
     if not isinstance(tau, Tensor):
-        return torch.full(a.shape[:1], float(tau), dtype=score_dtype(a), device=a.device)
+        return torch.full((pairs,), float(tau), dtype=dtype, device=device)
     if tau.dim() == 0:
-        return tau.expand(a.shape[:1])
+        return tau.expand(pairs)
     return tau.squeeze(1) if tau.dim() == 2 and tau.shape[1] == 1 else tau
+
+
+def _order_of(rows: Tensor) -> torch.memory_format:
+    """In which order the features of a row lie in memory, as csrc/beta_mix/beta_mix.cpp decides it."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(rows.dim())
+    one = rows[:1]
+    if last is None or one.is_contiguous() or not one.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
+
+
+def _like_rows(rows: Tensor) -> Tensor:
+    return torch.empty(rows.shape, dtype=rows.dtype, device=rows.device, memory_format=_order_of(rows))
+
+
+def _like_mixed(rows: Tensor, pairs: int, n: int) -> Mixed:
+    shape = (pairs * n, *rows.shape[1:])
+    flat = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=_order_of(rows))
+    return flat.view(pairs, n, *rows.shape[1:]), rows.new_empty((pairs, n), dtype=score_dtype(rows))
 
 
 @torch.library.register_fake("lada_ext::beta_logit_grad")
@@ -94,62 +185,95 @@ def _(x: Tensor, tau: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("lada_ext::beta_sample")
-def _(tau: Tensor, n: int, key: Tensor, index: Tensor | None = None) -> Tensor:
-    del key, index
+def _(tau: Tensor, n: int, *_: Any) -> Tensor:
     return tau.new_empty((tau.shape[0], n), dtype=score_dtype(tau))
 
 
 @torch.library.register_fake("lada_ext::beta_sample_backward")
-def _(grad: Tensor, tau: Tensor, key: Tensor, index: Tensor | None) -> Tensor:
-    del grad, key, index
+def _(grad_lam: Tensor, tau: Tensor, *_: Any) -> Tensor:
+    del grad_lam
     return tau.new_empty(tau.shape)
 
 
 @torch.library.register_fake("lada_ext::beta_mix")
-def _(a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    del b, key, index
-    mixed = a.new_empty((a.shape[0], n, *a.shape[1:]))
-    return mixed, tau.new_empty((a.shape[0], n), dtype=score_dtype(a))
+def _(a: Tensor, b: Tensor, tau: Tensor, n: int, *_: Any) -> Mixed:
+    del b, tau
+    return _like_mixed(a, a.shape[0], n)
+
+
+@torch.library.register_fake("lada_ext::beta_mix_pairs")
+def _(h: Tensor, pairs: Tensor, tau: Tensor, n: int, *_: Any) -> Mixed:
+    del tau
+    return _like_mixed(h, pairs.shape[0], n)
+
+
+
+
+for _name in ("beta_mix.out", "beta_mix_pairs.out"):
+    torch.library.register_fake(f"lada_ext::{_name}", lambda *args, **out: None)
 
 
 @torch.library.register_fake("lada_ext::beta_mix_backward")
 def _(
-    grad_mixed: Tensor,
-    grad_lam: Tensor,
-    a: Tensor,
-    b: Tensor,
-    tau: Tensor,
-    key: Tensor,
-    index: Tensor | None,
-    needed: list[bool],
+    grad_mixed: Tensor | None, grad_lam: Tensor | None, a: Tensor, b: Tensor, tau: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    del grad_mixed, grad_lam, key, index
-    return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((a, b, tau), needed, strict=True))
+    del grad_mixed, grad_lam
+    needed = rest[-1]
+    order = _order_of(a)
+    grads = [torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=order) for t in (a, b)]
+    grads.append(tau.new_empty(tau.shape))
+    return tuple(g if need else g.new_empty(0) for g, need in zip(grads, needed, strict=True))
 
 
-def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    tau, _, key, index = inputs
-    ctx.save_for_backward(tau, key, index)
+@torch.library.register_fake("lada_ext::beta_mix_pairs_backward")
+def _(
+    grad_mixed: Tensor | None, grad_lam: Tensor | None, h: Tensor, pairs: Tensor, tau: Tensor, *rest: Any
+) -> Mixed:
+    del grad_mixed, grad_lam, pairs
+    needed = rest[-1]
+    return _like_rows(h) if needed[0] else h.new_empty(0), tau.new_empty(tau.shape if needed[1] else 0)
 
 
-def _sample_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    return torch.ops.lada_ext.beta_sample_backward(grad, *ctx.saved_tensors), None, None, None
+def _vmap_sample(
+    info: Any, dims: Dims, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, *options: Any
+) -> tuple[Any, Any]:
+    args, dims, batch = (tau, n, key, index, *options), [*dims, None], info.batch_size
+    if dims[2] is not None:
+        return one_by_one(_ops.beta_sample, batch, dims[: len(args)], args)
+    taus = fold(tau, dims[0], batch)
+    names = fold_index(index, dims[3], batch, taus.shape[0] // batch, taus.device)
+    return unfold(_ops.beta_sample(taus, n, key, names, *options), batch)
 
 
-def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    del output
-    a, b, tau, _, key, index = inputs
-    ctx.save_for_backward(a, b, tau, key, index)
+def _vmap_mix(
+    info: Any, dims: Dims, a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None,
+    *options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    args, dims, batch = (a, b, tau, n, key, index, *options), [*dims, None], info.batch_size
+    if dims[4] is not None:
+        return one_by_one(_ops.beta_mix, batch, dims[: len(args)], args)
+    a, b, taus = (fold(t, d, batch) for t, d in zip((a, b, tau), dims[:3], strict=True))
+    names = fold_index(index, dims[5], batch, taus.shape[0] // batch, taus.device)
+    return unfold(_ops.beta_mix(a, b, taus, n, key, names, *options), batch)
 
 
-def _mix_backward(ctx: Any, grad_mixed: Tensor, grad_lam: Tensor) -> tuple[Tensor | None, ...]:
-    needed = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.lada_ext.beta_mix_backward(grad_mixed, grad_lam, *ctx.saved_tensors, needed)
-    return *(g if need else None for g, need in zip(grads, needed, strict=True)), None, None, None
+def _vmap_mix_pairs(
+    info: Any, dims: Dims, h: Tensor, pairs: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None,
+    *options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    args, dims, batch = (h, pairs, tau, n, key, index, *options), [*dims, None], info.batch_size
+    if dims[4] is not None:
+        return one_by_one(_ops.beta_mix_pairs, batch, dims[: len(args)], args)
+    pairs, taus = fold(pairs, dims[1], batch), fold(tau, dims[2], batch)
+    count = taus.shape[0] // batch
+    names = fold_index(index, dims[5], batch, count, taus.device)
+    if dims[0] is not None:  # every map has rows of its own, one after another
+        rows = h.shape[1] if dims[0] == 0 else h.shape[0]
+        h = fold(h, dims[0], batch)
+        pairs = pairs + rows * torch.arange(batch, device=pairs.device).repeat_interleave(count)[:, None]
+    return unfold(_ops.beta_mix_pairs(h, pairs, taus, n, key, names, *options), batch)
 
 
-torch.library.register_autograd("lada_ext::beta_sample", _sample_backward, setup_context=_save_sample)
-torch.library.register_autograd("lada_ext::beta_mix", _mix_backward, setup_context=_save_mix)
-for _op in ("beta_logit_grad", "beta_sample_backward", "beta_mix_backward"):
-    forbid_double_backward(f"lada_ext::{_op}")
+torch.library.register_vmap("lada_ext::beta_sample", _vmap_sample)
+torch.library.register_vmap("lada_ext::beta_mix", _vmap_mix)
+torch.library.register_vmap("lada_ext::beta_mix_pairs", _vmap_mix_pairs)

@@ -6,6 +6,7 @@ Any floating dtype, any device, differentiable; clear before fast. Use float64 t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,12 @@ def mixed_pair_score(
 
 
 def top_pairs(
-    logits: Tensor, k: int, nodes: Tensor, weights: Tensor, gamma: float = 1.0, score: str = "entropy",
+    logits: Tensor,
+    k: int,
+    nodes: Tensor,
+    weights: Tensor,
+    gamma: float = 1.0,
+    score: str = "entropy",
     disjoint: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The k best of all pairs i < j by Eq. 13 with the mean over lam by quadrature; ties by i, then j; NaN last."""
@@ -133,22 +139,58 @@ def beta_logit(tau: Tensor, minus_log_u: Tensor, cosine: Tensor) -> Tensor:
     return torch.where(z < 60, moderate, extreme)
 
 
-def beta_sample(tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, bits: int = 64) -> Tensor:
-    """lam = sigmoid(x) for `n` draws of each pair, with the implicit gradient to tau."""
+def beta_sample(
+    tau: Tensor,
+    n: int,
+    key: Tensor,
+    index: Tensor | None = None,
+    *,
+    grad: str = "implicit",
+    log_tau: bool = False,
+    bits: int = 64,
+) -> Tensor:
+    """lam = sigmoid(x) for `n` draws of each pair, with the implicit or the pathwise gradient to tau."""
+    tau = tau.exp() if log_tau else tau
     index = torch.arange(len(tau), device=tau.device) if index is None else index
     tau = tau[:, None]
-    x = beta_logit(tau.detach(), *beta_uniforms(key, index, n, bits))
-    x = x + (tau - tau.detach()) * beta_logit_grad(x, tau.detach().expand_as(x)).to(tau.dtype)
-    return x.sigmoid()
+    minus_log_u, cosine = beta_uniforms(key, index, n, bits)
+    x = beta_logit(tau.detach(), minus_log_u, cosine)
+    if grad == "implicit":
+        slope = beta_logit_grad(x, tau.detach().expand_as(x)).to(tau.dtype)
+    else:  # dx/dtau at fixed U and V
+        z = minus_log_u / tau.detach()
+        slope = -torch.tanh(x / 2) * z / -torch.expm1(-z) / tau.detach()
+    return (x + (tau - tau.detach()) * slope).sigmoid()
 
 
 def beta_mix(
-    a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, bits: int = 64
+    a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Eq. 10: lam a + (1 - lam) b."""
-    lam = beta_sample(tau, n, key, index, bits)
+    lam = beta_sample(tau, n, key, index, **options)
     weight = lam.reshape(*lam.shape, *[1] * (a.dim() - 1)).to(a.dtype)
     return weight * a[:, None] + (1 - weight) * b[:, None], lam
+
+
+def beta_mix_pairs(
+    h: Tensor, pairs: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Eq. 10 between rows of h."""
+    return beta_mix(h[pairs[:, 0]], h[pairs[:, 1]], tau, n, key, index, **options)
+
+
+def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:
+    """lam [c = y_a] + (1 - lam) [c = y_b]."""
+    shape = (-1, *[1] * (lam.dim() - 1), num_classes)
+    one_a, one_b = (F.one_hot(y, num_classes).to(lam.dtype).reshape(shape) for y in (y_a, y_b))
+    return lam[..., None] * one_a + (1 - lam[..., None]) * one_b
+
+
+def soft_cross_entropy(logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, reduction: str = "mean") -> Tensor:
+    """The second term of Eq. 14: -sum_c target_c log p_c, where a class of weight zero adds nothing."""
+    target = mix_labels(y_a, y_b, lam, logits.shape[-1])
+    loss = -(target * logits.log_softmax(-1).masked_fill(target == 0, 0.0)).sum(-1)
+    return {"none": loss, "mean": loss.mean(), "sum": loss.sum()}[reduction]
 
 
 def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:

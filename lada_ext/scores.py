@@ -55,8 +55,8 @@ def bald(logits: Tensor, base: float = 2.0) -> Tensor:
     """H(mean_t p_t) - mean_t H(p_t): the mutual information of class and weights (Houlsby et al., 2011).
 
     Args:
-        logits: (T, ..., C), T stochastic passes over the same instances; dtypes as for `entropy`. The axes T and ... may
-            have any strides.
+        logits: (T, ..., C), T stochastic passes over the same instances; dtypes as for `entropy`. All axes but C
+            may have any strides.
         base: unit of the result; 2 for bits, math.e for nats.
 
     Returns:

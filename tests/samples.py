@@ -171,7 +171,7 @@ INDEXED: dict[str, Make] = {
 }
 
 
-def mixed_pairs(m: int, p: int, n: int, c: int, scale: float = 2.0, tau: float | None = None) -> Make:
+def logit_pairs(m: int, p: int, n: int, c: int, scale: float = 2.0, tau: float | None = None) -> Make:
     def make(g: torch.Generator) -> dict[str, Any]:
         spread = (10 ** (3 * torch.rand(p, generator=g, dtype=torch.float64) - 1.5)).bfloat16().double()
         return {
@@ -186,9 +186,9 @@ def mixed_pairs(m: int, p: int, n: int, c: int, scale: float = 2.0, tau: float |
     return make
 
 
-def mixed_pairs_with(change: Callable[[Tensor], Tensor]) -> Make:
+def logit_pairs_with(change: Callable[[Tensor], Tensor]) -> Make:
     def make(g: torch.Generator) -> dict[str, Any]:
-        arguments = mixed_pairs(6, 9, 3, 5)(g)
+        arguments = logit_pairs(6, 9, 3, 5)(g)
         return {**arguments, "logits": change(arguments["logits"])}
 
     return make
@@ -206,22 +206,22 @@ def _invalid(logits: Tensor) -> Tensor:
     return logits
 
 
-MIXED_PAIRS: dict[str, Make] = {
-    "odd": mixed_pairs(11, 7, 5, 10),
-    "few_pairs": mixed_pairs(50, 3, 2, 4),
-    "more_pairs_than_rows": mixed_pairs(4, 83, 3, 6),
-    "many_samples": mixed_pairs(5, 4, 19, 3),
-    "one_pair": mixed_pairs(2, 1, 1, 3),
-    "one_class": mixed_pairs(3, 5, 2, 1),
-    "hundred_classes": mixed_pairs(7, 9, 3, 100),
-    "wide": mixed_pairs(3, 2, 2, 1025),
-    "no_pairs": mixed_pairs(3, 0, 2, 4),
-    "huge": mixed_pairs(5, 6, 3, 5, scale=1e4),
-    "small_tau": mixed_pairs(5, 6, 3, 5, tau=2**-10),
-    "transposed": mixed_pairs_with(lambda t: t.t().contiguous().t()),
-    "ties": mixed_pairs_with(lambda t: t.round()),
-    "impossible_classes": mixed_pairs_with(_impossible_classes),
-    "invalid_rows": mixed_pairs_with(_invalid),
+LOGIT_PAIRS: dict[str, Make] = {
+    "odd": logit_pairs(11, 7, 5, 10),
+    "few_pairs": logit_pairs(50, 3, 2, 4),
+    "more_pairs_than_rows": logit_pairs(4, 83, 3, 6),
+    "many_samples": logit_pairs(5, 4, 19, 3),
+    "one_pair": logit_pairs(2, 1, 1, 3),
+    "one_class": logit_pairs(3, 5, 2, 1),
+    "hundred_classes": logit_pairs(7, 9, 3, 100),
+    "wide": logit_pairs(3, 2, 2, 1025),
+    "no_pairs": logit_pairs(3, 0, 2, 4),
+    "huge": logit_pairs(5, 6, 3, 5, scale=1e4),
+    "small_tau": logit_pairs(5, 6, 3, 5, tau=2**-10),
+    "transposed": logit_pairs_with(lambda t: t.t().contiguous().t()),
+    "ties": logit_pairs_with(lambda t: t.round()),
+    "impossible_classes": logit_pairs_with(_impossible_classes),
+    "invalid_rows": logit_pairs_with(_invalid),
 }
 
 
@@ -244,14 +244,32 @@ def mix(
     return make
 
 
+def mix_strides(g: torch.Generator) -> dict[str, Any]:
+    """a: rows that lie apart; b: the order of the axes is another one."""
+    arguments = mix((5, 3, 4, 2), 3)(g)
+    a = torch.randn(10, 3, 4, 2, generator=g, dtype=torch.float64)
+    b = torch.randn(2, 4, 3, 5, generator=g, dtype=torch.float64)
+    return {**arguments, "a": a[::2], "b": b.permute(3, 2, 1, 0)}
+
+
+def mix_one_row_for_all(g: torch.Generator) -> dict[str, Any]:
+    arguments = mix((4, 6), 2)(g)
+    return {**arguments, "a": arguments["a"][:1].expand(4, 6)}
+
+
 MIXES: dict[str, Make] = {
     "odd": mix((7, 13), 5),
     "images": mix((3, 2, 5, 4), 3),
     "one_pair": mix((1, 1), 1),
     "scalars": mix((6,), 2),
-    "many_samples": mix((3, 4), 70),
+    "several_samples": mix((3, 4), 40),
+    "many_samples": mix((2, 4), 600),
     "many_pairs": mix((MANY // 2, 3), 2),
-    "wide": mix((2, 5000), 3),
+    "packets": mix((5, 16), 3),
+    "packets_of_a_warp": mix((9, 128), 3),
+    "packets_of_a_block": mix((2, 1024), 3),
+    "off_packets": mix((4, 1031), 3, view=lambda t: t[:, 1:1025]),
+    "slices": mix((2, 16400), 2),
     "no_samples": mix((3, 4), 0),
     "no_pairs": mix((0, 4), 3),
     "no_features": mix((3, 0), 2),
@@ -259,7 +277,90 @@ MIXES: dict[str, Make] = {
     "large_tau": mix((5, 6), 4, tau=2.0**15),
     "transposed": mix((9, 4), 3, view=lambda t: t.t()),
     "channels_last": mix((2, 5, 4, 3), 2, view=lambda t: t.permute(0, 3, 1, 2)),
+    "channels_last_3d": mix((2, 3, 5, 4, 3), 2, view=lambda t: t.permute(0, 4, 1, 2, 3)),
     "expanded": mix((1, 6), 2, view=lambda t: t.expand(4, 6)),
+    "one_row_for_all": mix_one_row_for_all,
+    "other_strides": mix_strides,
+}
+
+
+def pairs_of(make: Make, pairs: list[tuple[int, int]]) -> Make:
+    """The same between rows of one tensor h, where a row may be in several pairs, in one twice, or in none."""
+
+    def make_pairs(g: torch.Generator) -> dict[str, Any]:
+        arguments = make(g)
+        h, tau, index = arguments.pop("a"), arguments["tau"], arguments["index"]
+        del arguments["b"]
+        numbers = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        repeats = -(-len(pairs) // max(1, len(tau)))
+        of_pairs = {"tau": tau.repeat(repeats)[: len(pairs)], "index": index.repeat(repeats)[: len(pairs)]}
+        return {"h": h, "pairs": numbers, **arguments, **of_pairs}
+
+    return make_pairs
+
+
+TANGLED = [(0, 1), (1, 1), (2, 0), (1, 0)]
+MIXED_PAIRS: dict[str, Make] = {
+    "odd": pairs_of(MIXES["odd"], [(0, 1), (5, 5), (2, 0), (6, 3), (0, 6), (1, 0)]),
+    "disjoint": pairs_of(MIXES["odd"], [(0, 1), (2, 3), (6, 4)]),
+    "one_pair": pairs_of(MIXES["images"], [(2, 0)]),
+    "one_row_in_all": pairs_of(MIXES["odd"], [(3, 3)] * 20),
+    "packets": pairs_of(MIXES["packets"], TANGLED),
+    "packets_of_a_warp": pairs_of(MIXES["packets_of_a_warp"], TANGLED),
+    "packets_of_a_block": pairs_of(mix((3, 1024), 2), TANGLED),
+    "off_packets": pairs_of(MIXES["off_packets"], TANGLED),
+    "slices": pairs_of(mix((3, 16400), 2), TANGLED),
+    "several_samples": pairs_of(MIXES["several_samples"], TANGLED),
+    "no_pairs": pairs_of(MIXES["odd"], []),
+    "no_samples": pairs_of(MIXES["no_samples"], TANGLED),
+    "no_features": pairs_of(MIXES["no_features"], TANGLED),
+    "transposed": pairs_of(MIXES["transposed"], TANGLED),
+    "channels_last": pairs_of(MIXES["channels_last"], [(0, 1), (1, 1)]),
+    "expanded": pairs_of(MIXES["expanded"], TANGLED),
+}
+
+
+def labelled(shape: tuple[int, ...], classes: int, scale: float = 2.0) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        logits = scale * torch.randn(*shape, classes, generator=g, dtype=torch.float64)
+        y_a, y_b = torch.randint(0, classes, (2, shape[0]), generator=g)
+        lam = torch.rand(*shape, generator=g, dtype=torch.float64).bfloat16().double()
+        return {"logits": logits, "y_a": y_a, "y_b": y_b, "lam": lam}
+
+    return make
+
+
+def labelled_strides(g: torch.Generator) -> dict[str, Any]:
+    arguments = labelled((6, 3), 5)(g)
+    logits = torch.randn(5, 3, 6, generator=g, dtype=torch.float64).permute(2, 1, 0)
+    lam = arguments["lam"][:, :1].expand(6, 3)
+    return {"logits": logits, "y_a": arguments["y_a"][:1].expand(6), "y_b": arguments["y_b"], "lam": lam}
+
+
+def labelled_extremes(g: torch.Generator) -> dict[str, Any]:
+    """Weights 0 and 1, the same class twice, and -inf where the weight is 0."""
+    arguments = labelled((4,), 6)(g)
+    arguments["lam"] = torch.tensor([0.0, 1.0, 0.25, 1.0], dtype=torch.float64)
+    arguments["y_b"][2] = arguments["y_a"][2]
+    arguments["y_b"][3] = (arguments["y_a"][3] + 1) % 6
+    arguments["logits"][3, arguments["y_b"][3]] = -INF
+    return arguments
+
+
+LABELLED: dict[str, Make] = {
+    "odd": labelled((7, 3), 10),
+    "one_sample": labelled((5,), 4),
+    "one_row": labelled((1, 1), 3),
+    "one_class": labelled((4, 2), 1),
+    "many_rows": labelled((MANY, 2), 5),
+    "many_classes": labelled((3, 2), 1025),
+    "a_warp_of_classes": labelled((3, 2), 40),
+    "more_axes": labelled((3, 2, 2), 7),
+    "no_pairs": labelled((0, 3), 4),
+    "no_samples": labelled((3, 0), 4),
+    "huge": labelled((4, 2), 9, scale=1e4),
+    "strided": labelled_strides,
+    "extremes": labelled_extremes,
 }
 
 

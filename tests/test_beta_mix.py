@@ -6,12 +6,15 @@ import csv
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from samples import MIXES, cast, generator
+from samples import MIXED_PAIRS, MIXES, cast, generator
 from tolerance import assert_close
 from torch import Tensor
 
@@ -27,7 +30,12 @@ def bits_of(dtype: torch.dtype) -> int:
     return 64 if dtype == torch.float64 else 32
 
 
-def as_double(arguments: dict[str, object]) -> dict[str, object]:
+def weights_like(*outs: Tensor) -> list[Tensor]:
+    g = generator("grad")
+    return [torch.randn(out.shape, generator=g).to(out.device) for out in outs]
+
+
+def as_double(arguments: dict[str, Any]) -> dict[str, Any]:
     return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()}
 
 
@@ -46,44 +54,162 @@ def test_beta_mix(name: str, dtype: torch.dtype, device: str) -> None:
     assert torch.equal(lam, lada_ext.beta_sample(*(arguments[k] for k in ("tau", "n", "key", "index"))))
 
 
+@pytest.mark.parametrize("name", MIXED_PAIRS)
+def test_beta_mix_pairs(name: str, dtype: torch.dtype, device: str) -> None:
+    """The same bits as beta_mix of gathered rows."""
+    arguments = cast(MIXED_PAIRS[name](generator(name)), dtype, device)
+    mixed, lam = lada_ext.beta_mix_pairs(**arguments)
+    h, pairs = arguments.pop("h"), arguments.pop("pairs")
+    expected_mixed, expected_lam = lada_ext.beta_mix(h[pairs[:, 0]], h[pairs[:, 1]], **arguments)
+    assert torch.equal(mixed, expected_mixed)
+    assert torch.equal(lam, expected_lam)
+
+
+def gradients_of_sums(
+    op: Callable[..., tuple[Tensor, Tensor]], arguments: dict[str, Any], weights: list[Tensor], wanted: list[str]
+) -> list[Tensor]:
+    """Of sum (out * weight) over both results."""
+    leaves = {k: arguments[k].detach().requires_grad_() for k in wanted}
+    outs = op(**{**arguments, **leaves})
+    total = sum((out * w.to(out)).sum() for out, w in zip(outs, weights, strict=True))
+    return list(torch.autograd.grad(total, list(leaves.values())))
+
+
+def assert_gradients_close(
+    actual: list[Tensor], expected: list[Tensor], tau: Tensor, weights: list[Tensor], terms: int = 1
+) -> None:
+    """`terms`: how many samples of how many pairs a gradient to a feature sums."""
+    for got, want in zip(actual[:-1], expected[:-1], strict=True):
+        assert_close(got, want, slack=2 * max(1, terms) ** 0.5)
+    # grad_tau sums n * features terms that cancel, and is of size 1 / tau
+    tau = tau.double()
+    magnitude = (3 * len(weights[0][0].flatten()) + 1) ** 0.5 if len(tau) else 1.0
+    assert_close((actual[-1].double() * tau).to(actual[-1].dtype), expected[-1] * tau, slack=magnitude)
+
+
 @pytest.mark.parametrize("name", MIXES)
 def test_beta_mix_gradient(name: str, dtype: torch.dtype, device: str) -> None:
     arguments = cast(MIXES[name](generator(name)), dtype, device)
-    g = generator("grad")
-    weights = [torch.randn(out.shape, generator=g).to(device) for out in lada_ext.beta_mix(**arguments)]
+    weights = weights_like(*lada_ext.beta_mix(**arguments))
+    wanted = ["a", "b", "tau"]
+    actual = gradients_of_sums(lada_ext.beta_mix, arguments, weights, wanted)
+    exact = partial(reference.beta_mix, bits=bits_of(dtype))
+    expected = gradients_of_sums(exact, as_double(arguments), weights, wanted)
+    assert_gradients_close(actual, expected, arguments["tau"], weights, terms=arguments["n"])
+    alone = gradients_of_sums(lada_ext.beta_mix, arguments, weights, ["tau"])
+    assert_close(alone[0], actual[2].double(), slack=50)  # another kernel, the same sums
 
-    def gradients(module: object, inputs: dict[str, object], **options: object) -> list[Tensor]:
-        leaves = {k: inputs[k].detach().requires_grad_() for k in ("a", "b", "tau")}  # type: ignore[attr-defined]
-        outs = module.beta_mix(**{**inputs, **leaves}, **options)  # type: ignore[attr-defined]
-        sum((out * w.to(out)).sum() for out, w in zip(outs, weights, strict=True)).backward()
-        return [leaf.grad for leaf in leaves.values()]
 
-    actual = gradients(lada_ext, arguments)
-    expected = gradients(reference, as_double(arguments), bits=bits_of(dtype))
-    assert_close(actual[0], expected[0], slack=2)
-    assert_close(actual[1], expected[1], slack=2)
-    # grad_tau sums n * features terms that cancel, and is of size 1 / tau
-    tau = arguments["tau"].double()
-    magnitude = (3 * len(weights[0][0].flatten()) + 1) ** 0.5 if len(tau) else 1.0
-    assert_close((actual[2].double() * tau).to(actual[2].dtype), expected[2] * tau, slack=magnitude)
+@pytest.mark.parametrize("name", MIXED_PAIRS)
+def test_beta_mix_pairs_gradient(name: str, dtype: torch.dtype, device: str) -> None:
+    arguments = cast(MIXED_PAIRS[name](generator(name)), dtype, device)
+    weights = weights_like(*lada_ext.beta_mix_pairs(**arguments))
+    wanted = ["h", "tau"]
+    actual = gradients_of_sums(lada_ext.beta_mix_pairs, arguments, weights, wanted)
+    exact = partial(reference.beta_mix_pairs, bits=bits_of(dtype))
+    expected = gradients_of_sums(exact, as_double(arguments), weights, wanted)
+    terms = arguments["n"] * len(arguments["pairs"])
+    assert_gradients_close(actual, expected, arguments["tau"], weights, terms=terms)
+    again = gradients_of_sums(lada_ext.beta_mix_pairs, arguments, weights, wanted)
+    assert all(map(torch.equal, actual, again))
+
+
+@pytest.mark.parametrize("name", ["odd", "large_tau", "small_tau"])
+@pytest.mark.parametrize("grad", ["implicit", "pathwise"])
+@pytest.mark.parametrize("log_tau", [False, True])
+def test_options(name: str, grad: str, log_tau: bool, dtype: torch.dtype, device: str) -> None:
+    """The same draws whatever the gradient, and tau given by its logarithm."""
+    arguments = cast(MIXES[name](generator(name)), dtype, device)
+    plain_mixed, plain_lam = lada_ext.beta_mix(**arguments)
+    weights = weights_like(plain_mixed, plain_lam)
+    if log_tau:
+        arguments["tau"] = arguments["tau"].double().log().to(dtype)
+    options = {"grad": grad, "log_tau": log_tau}
+    mixed, lam = lada_ext.beta_mix(**arguments, **options)
+    if log_tau:  # what rounding log tau to its dtype does to tau is not an error
+        exact_mixed, exact_lam = reference.beta_mix(**as_double(arguments), **options, bits=bits_of(dtype))
+        assert_close(mixed, exact_mixed, slack=2)
+        assert_close(lam, exact_lam, slack=2)
+    else:
+        assert torch.equal(mixed, plain_mixed)
+        assert torch.equal(lam, plain_lam)
+    actual = gradients_of_sums(partial(lada_ext.beta_mix, **options), arguments, weights, ["tau"])
+    exact = partial(reference.beta_mix, **options, bits=bits_of(dtype))
+    expected = gradients_of_sums(exact, as_double(arguments), weights, ["tau"])
+    scale = torch.ones_like(arguments["tau"]) if log_tau else arguments["tau"]
+    assert_gradients_close(actual, expected, scale, weights)
+    lam_alone = lada_ext.beta_sample(*(arguments[k] for k in ("tau", "n", "key", "index")), **options)
+    assert torch.equal(lam_alone, lam)
 
 
 @pytest.mark.parametrize("wanted", ["a", "b", "tau"])
 def test_only_the_needed_gradient_is_computed(wanted: str, device: str) -> None:
     arguments = cast(MIXES["odd"](generator("odd")), torch.float64, device)
-    every = {k: arguments[k].clone().requires_grad_() for k in ("a", "b", "tau")}
-    lada_ext.beta_mix(**{**arguments, **every})[0].sum().backward()
-    only = arguments[wanted].clone().requires_grad_()
-    lada_ext.beta_mix(**{**arguments, wanted: only})[0].sum().backward()
-    assert torch.equal(only.grad, every[wanted].grad)
+    weights = weights_like(*lada_ext.beta_mix(**arguments))
+    every = gradients_of_sums(lada_ext.beta_mix, arguments, weights, ["a", "b", "tau"])
+    only = gradients_of_sums(lada_ext.beta_mix, arguments, weights, [wanted])
+    assert_close(only[0], every[["a", "b", "tau"].index(wanted)])
+
+
+@pytest.mark.parametrize("op", ["beta_mix", "beta_mix_pairs"])
+def test_frozen_features_get_no_gradient_tensor(op: str) -> None:
+    """Policy learning: with tau alone, the backward op neither computes nor allocates what is of the features' size."""
+    samples = MIXES if op == "beta_mix" else MIXED_PAIRS
+    arguments = cast(samples["packets_of_a_block"](generator("frozen")), torch.float32, "cpu")
+    arguments["tau"].requires_grad_()
+    mixed, _ = getattr(lada_ext, op)(**arguments)
+    grad = torch.ones_like(mixed)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        torch.autograd.grad(mixed, arguments["tau"], grad)
+    assert max(event.cpu_memory_usage for event in profile.events()) < 1024
+
+
+def test_gradient_of_lam_alone(device: str) -> None:
+    for samples, op, ends in ((MIXES, "beta_mix", ["a", "b"]), (MIXED_PAIRS, "beta_mix_pairs", ["h"])):
+        arguments = cast(samples["odd"](generator("odd")), torch.float64, device)
+        leaves = {k: arguments[k].detach().requires_grad_() for k in [*ends, "tau"]}
+        _, lam = getattr(lada_ext, op)(**{**arguments, **leaves})
+        *of_features, of_tau = torch.autograd.grad(lam.sum(), list(leaves.values()))
+        tau = arguments["tau"].clone().requires_grad_()
+        lada_ext.beta_sample(tau, *(arguments[k] for k in ("n", "key", "index"))).sum().backward()
+        assert_close(of_tau, tau.grad)
+        assert all(torch.equal(g, torch.zeros_like(g)) for g in of_features)
+
+
+def test_channels_last_is_kept(device: str) -> None:
+    a, b = torch.randn(2, 4, 3, 6, 5).to(device)
+    a = a.to(memory_format=torch.channels_last).requires_grad_()
+    mixed, _ = lada_ext.beta_mix(a, b, 0.5, 2, lada_ext.make_key(1, device))
+    assert mixed.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    mixed.square().sum().backward()
+    assert a.grad is not None
+    assert a.grad.is_contiguous(memory_format=torch.channels_last)
+    plain, _ = lada_ext.beta_mix(a.detach().contiguous(), b, 0.5, 2, lada_ext.make_key(1, device))
+    assert torch.equal(mixed, plain)
+
+
+@pytest.mark.parametrize("name", ["odd", "channels_last", "packets_of_a_block"])
+def test_out(name: str, device: str) -> None:
+    for samples, op in ((MIXES, lada_ext.beta_mix), (MIXED_PAIRS, lada_ext.beta_mix_pairs)):
+        arguments = cast(samples[name](generator(name)), torch.float32, device)
+        mixed, lam = op(**arguments)
+        out = torch.empty_like(mixed).fill_(torch.nan), torch.empty_like(lam)
+        returned = op(**arguments, out=out)
+        assert returned[0] is out[0]
+        assert torch.equal(out[0], mixed)
+        assert torch.equal(out[1], lam)
 
 
 def test_tau_may_be_a_number_a_scalar_or_a_column(device: str) -> None:
     arguments = cast(MIXES["small_tau"](generator("t")), torch.float32, device)
     tau = arguments.pop("tau")
-    expected, _ = lada_ext.beta_mix(**arguments, tau=tau)
+    expected, lam = lada_ext.beta_mix(**arguments, tau=tau)
     for given in (float(tau[0]), tau[0], tau[:, None]):
         assert torch.equal(lada_ext.beta_mix(**arguments, tau=given)[0], expected)
+        rest = (arguments[k] for k in ("n", "key", "index"))
+        assert torch.equal(lada_ext.beta_sample(given, *rest), lam)
+    number = lada_ext.beta_sample(0.5, 3, arguments["key"])
+    assert torch.equal(number, lada_ext.beta_sample(torch.tensor([0.5], device=device), 3, arguments["key"]))
 
 
 def test_a_draw_depends_on_key_index_and_sample_alone(device: str) -> None:
@@ -102,6 +228,46 @@ def test_a_draw_depends_on_key_index_and_sample_alone(device: str) -> None:
         torch.set_num_threads(threads)
     assert not torch.equal(lada_ext.beta_sample(tau, 6, lada_ext.make_key(4, device), index), whole)
     assert not torch.equal(lada_ext.beta_sample(tau, 6, torch.tensor([3, 1], device=device), index), whole)
+
+
+def test_features_of_a_pair_do_not_depend_on_the_batch(device: str) -> None:
+    """Forward and backward, bit for bit, in whatever part of a batch and with however many threads."""
+    arguments = cast(MIXES["many_pairs"](generator("batch")), torch.float32, device)
+    weights = weights_like(*lada_ext.beta_mix(**arguments))
+    wanted = ["a", "b", "tau"]
+    whole = [*lada_ext.beta_mix(**arguments), *gradients_of_sums(lada_ext.beta_mix, arguments, weights, wanted)]
+    for part in (slice(3, 4), slice(5, 31)):
+        of_part = {k: v[part] if k in {"a", "b", "tau", "index"} else v for k, v in arguments.items()}
+        grads = gradients_of_sums(lada_ext.beta_mix, of_part, [w[part] for w in weights], wanted)
+        for got, want in zip([*lada_ext.beta_mix(**of_part), *grads], whole, strict=True):
+            assert torch.equal(got, want[part])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        again = [*lada_ext.beta_mix(**arguments), *gradients_of_sums(lada_ext.beta_mix, arguments, weights, wanted)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, again, whole))
+
+
+@pytest.mark.parametrize("first", [10**9, 2**31 - 2, 2**32 - 3, 2**62, -(2**63)])
+def test_draws_far_into_a_pool(first: int, device: str) -> None:
+    """The pairs of a pool of billions: index names them, nobody has to hold the pool."""
+    index = torch.tensor([first + i for i in range(6)], device=device)
+    tau = torch.full((6,), 0.7, device=device)
+    key = lada_ext.make_key(8, device)
+    lam = lada_ext.beta_sample(tau, 3, key, index)
+    assert_close(lam, reference.beta_sample(tau.double(), 3, key, index, bits=32))
+    assert len(lam.unique()) == lam.numel()
+
+
+def test_float32_and_float64_draw_the_same_numbers(device: str) -> None:
+    tau = 10 ** (4 * torch.rand(2000, generator=generator("streams"), dtype=torch.float64) - 2)
+    tau = tau.float().to(device)
+    key = lada_ext.make_key(4, device)
+    single, double = (lada_ext.beta_sample(tau.to(t), 5, key) for t in (torch.float32, torch.float64))
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-4)  # 32 bits of a uniform, or 64
+    assert (single.double() - double).abs().median() < 1e-7
 
 
 def test_key_selects_the_philox_of_the_literature() -> None:
@@ -142,11 +308,12 @@ def test_small_tau_does_not_collapse_to_one_half() -> None:
     assert inside == pytest.approx(4.05e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("tau", [0.1, 1.0, 5.0, 100.0])
-def test_gradient_of_an_expectation(tau: float) -> None:
-    """d/dtau E[4 lam (1 - lam)] = 2 / (2 tau + 1)^2."""
+@pytest.mark.parametrize("grad", ["implicit", "pathwise"])
+@pytest.mark.parametrize("tau", TAUS)
+def test_gradient_of_an_expectation(tau: float, grad: str) -> None:
+    """d/dtau E[4 lam (1 - lam)] = 2 / (2 tau + 1)^2, for both kinds of gradient, whose means therefore agree."""
     taus = torch.full((200,), tau, dtype=torch.float64, requires_grad=True)
-    lam = lada_ext.beta_sample(taus, 1000, lada_ext.make_key(1))
+    lam = lada_ext.beta_sample(taus, 1000, lada_ext.make_key(1), grad=grad)
     (4 * lam * (1 - lam)).mean(1).sum().backward()
     assert taus.grad is not None
     z = (taus.grad.mean() - 2 / (2 * tau + 1) ** 2) / (taus.grad.std() / math.sqrt(200))
@@ -186,6 +353,7 @@ def test_logit_gradient_against_quadrature(dtype: torch.dtype, tolerance: float,
     assert torch.all((actual - exact).abs() <= tolerance * exact.abs())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logit_gradient_is_finite_everywhere(dtype: torch.dtype, device: str) -> None:
     limits = torch.finfo(dtype)
@@ -199,17 +367,21 @@ def test_logit_gradient_is_finite_everywhere(dtype: torch.dtype, device: str) ->
     assert torch.all(gradient[grid_x == 0] == 0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_samples_are_finite_for_every_tau(dtype: torch.dtype, device: str) -> None:
     limits = torch.finfo(dtype)
     exponents = torch.linspace(math.log(limits.tiny), math.log(limits.max) - 0.01, 500, dtype=torch.float64)
-    tau = exponents.exp().to(device, dtype).requires_grad_()
-    lam = lada_ext.beta_sample(tau, 400, lada_ext.make_key(9, device))
-    lam.sum().backward()
-    assert tau.grad is not None
-    assert torch.isfinite(lam).all()
-    assert torch.isfinite(tau.grad).all()
-    assert ((lam >= 0) & (lam <= 1)).all()
+    taus = exponents.exp().to(device, dtype)
+    for grad, log_tau in (("implicit", False), ("pathwise", False), ("implicit", True)):
+        given = (taus.log() if log_tau else taus).requires_grad_()
+        lam = lada_ext.beta_sample(given, 400, lada_ext.make_key(9, device), grad=grad, log_tau=log_tau)
+        lam.sum().backward()
+        assert given.grad is not None
+        assert torch.isfinite(lam).all()
+        assert torch.isfinite(given.grad).all()
+        assert ((lam >= 0) & (lam <= 1)).all()
+        given.grad = None
 
 
 def test_infinite_tau_is_one_half(device: str) -> None:
@@ -257,6 +429,83 @@ def test_errors_name_the_argument() -> None:
         lada_ext.beta_mix(a, a, torch.ones(4), 2, key)
     with pytest.raises(ValueError, match=r"a must have shape \(P, \.\.\.\)"):
         lada_ext.beta_mix(torch.tensor(1.0), torch.tensor(1.0), torch.ones(1), 2, key)
+
+
+def test_errors_of_options_and_pairs() -> None:
+    key, h, pairs = lada_ext.make_key(0), torch.zeros(5, 4), torch.tensor([[0, 1], [2, 4]])
+    with pytest.raises(ValueError, match="beta_sample: grad must be 'implicit' or 'pathwise', got 'exact'"):
+        lada_ext.beta_sample(0.5, 2, key, grad="exact")  # type: ignore[arg-type]
+    for bad in (-math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"beta_mix_pairs: log tau must be above -inf, got tau\[0\] = "):
+            lada_ext.beta_mix_pairs(h, pairs, bad, 2, key, log_tau=True)
+    for bad_row in (-1, 5):
+        with pytest.raises(ValueError, match=rf"pairs must lie in \[0, 5\), got pairs\[1, 0\] = {bad_row}"):
+            lada_ext.beta_mix_pairs(h, torch.tensor([[0, 1], [bad_row, 4]]), 1.0, 2, key)
+    with pytest.raises(ValueError, match=r"pairs must have shape \(P, 2\), got \[4\]"):
+        lada_ext.beta_mix_pairs(h, pairs.flatten(), 1.0, 2, key)
+    with pytest.raises(TypeError, match="pairs must have dtype int64, got Int"):
+        lada_ext.beta_mix_pairs(h, pairs.int(), 1.0, 2, key)
+    with pytest.raises(ValueError, match=r"beta_mix_pairs: tau must have shape \[2\], got \[3\]"):
+        lada_ext.beta_mix_pairs(h, pairs, torch.ones(3), 2, key)
+    mixed, lam = lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key)
+    with pytest.raises(ValueError, match=r"beta_mix_pairs: mixed must have shape \[2, 2, 4\], got \[2, 3, 4\]"):
+        lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key, out=(torch.empty(2, 3, 4), lam))
+    with pytest.raises(ValueError, match=r"mixed must have strides \[8, 4, 1\], got \[1, 8, 2\]"):
+        lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key, out=(torch.empty(2, 4, 2).permute(2, 0, 1).mT.mT, lam))
+    with pytest.raises(TypeError, match="lam must have dtype Float, got Double"):
+        lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key, out=(mixed, lam.double()))
+    with pytest.raises(RuntimeError, match="is not implemented|out=|does not require grad"):
+        lada_ext.beta_mix_pairs(h.requires_grad_(), pairs, 1.0, 2, key, out=(mixed, lam))[0].sum().backward()
+
+
+def test_second_derivatives_are_refused() -> None:
+    tau = torch.ones(3, requires_grad=True)
+    lam = lada_ext.beta_sample(tau, 2, lada_ext.make_key(0))
+    (grad,) = torch.autograd.grad(lam.sum(), tau, create_graph=True)
+    with pytest.raises(RuntimeError, match="derivative for lada_ext::beta_sample_backward is not implemented"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("mapped", ["a", "tau", "key", "all"])
+def test_vmap_is_a_loop(mapped: str) -> None:
+    g = generator("vmap")
+    a, b, tau = torch.randn(4, 3, 5, generator=g), torch.randn(3, 5, generator=g), torch.rand(4, 3, generator=g) + 0.1
+    keys = torch.stack([lada_ext.make_key(i) for i in range(4)])
+    dims = {"a": (0, None, None), "tau": (None, 0, None), "key": (None, None, 0), "all": (0, 0, 0)}[mapped]
+    arguments = [t if d == 0 else t[0] for t, d in zip((a, tau, keys), dims, strict=True)]
+    pairs = torch.tensor([[0, 2], [1, 1], [2, 0]])
+    functions = [
+        lambda a, tau, key: lada_ext.beta_mix(a, b, tau, 2, key),
+        lambda a, tau, key: lada_ext.beta_mix_pairs(a, pairs, tau, 2, key),
+        lambda a, tau, key: (lada_ext.beta_sample(tau, 2, key), a.sum()),
+    ]
+    for function in functions:
+        actual = torch.vmap(function, dims)(*arguments)
+        loop = [function(*(v[i] if d == 0 else v for v, d in zip(arguments, dims, strict=True))) for i in range(4)]
+        for got, want in zip(actual, map(torch.stack, zip(*loop, strict=True)), strict=True):
+            torch.testing.assert_close(got, want.expand_as(got), rtol=0, atol=0)
+
+
+def test_gradient_through_vmap() -> None:
+    a, b = torch.randn(2, 4, 3, 5, generator=generator("vmap")).requires_grad_()
+    key = lada_ext.make_key(2)
+    torch.vmap(lambda a, b: lada_ext.beta_mix(a, b, 0.7, 2, key)[0])(a, b).square().sum().backward()
+    again = a.detach().requires_grad_()
+    for one, other in zip(again, b.detach(), strict=True):
+        lada_ext.beta_mix(one, other, 0.7, 2, key)[0].square().sum().backward()
+    torch.testing.assert_close(a.grad if a.grad is not None else again.grad, again.grad)
+
+
+def test_autocast_takes_the_wider_dtype() -> None:
+    a, b, key = torch.randn(3, 4), torch.randn(3, 4).bfloat16(), lada_ext.make_key(0)
+    with pytest.raises(TypeError, match="b must have the dtype of a"):
+        lada_ext.beta_mix(a, b, 1.0, 2, key)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, lam = lada_ext.beta_mix(a, b, 1.0, 2, key)
+        assert lada_ext.beta_mix(b, b, 1.0, 2, key)[0].dtype == torch.bfloat16
+    expected, _ = lada_ext.beta_mix(a, b.float(), 1.0, 2, key)
+    assert mixed.dtype == lam.dtype == torch.float32
+    assert torch.equal(mixed, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from samples import AFFINES, INDEXED, LOGITS, MIXED_PAIRS, MIXES, PAIRS, PASSES, Make, cast, generator
+from samples import (
+    AFFINES,
+    INDEXED,
+    LABELLED,
+    LOGIT_PAIRS,
+    LOGITS,
+    MIXED_PAIRS,
+    MIXES,
+    PAIRS,
+    PASSES,
+    Make,
+    cast,
+    generator,
+)
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -33,7 +46,7 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
         lambda a, out: (*grad_like(out), *a, [True, False]),
     ),
     "mixed_pair_score": (
-        MIXED_PAIRS,
+        LOGIT_PAIRS,
         lambda logits, pairs, tau, n, key, index: (logits, pairs, tau, n, key, 0.5, "entropy", index),
         lambda a, out: (*grad_like(out), *a, [True, True]),
     ),
@@ -45,12 +58,27 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
     "beta_sample": (
         MIXES,
         lambda a, b, tau, n, key, index: (tau, n, key, index),
-        lambda a, out: (*grad_like(out), a[0], *a[2:]),
+        lambda a, out: (*grad_like(out), a[0], *a[2:], "implicit", False),
     ),
     "beta_mix": (
         MIXES,
         lambda a, b, tau, n, key, index: (a, b, tau, n, key, index),
-        lambda a, out: (*grad_like(*out), *a[:3], *a[4:], [True, False, True]),
+        lambda a, out: (*grad_like(*out), *a[:3], *a[4:], "pathwise", False, [True, False, True]),
+    ),
+    "beta_mix_pairs": (
+        MIXED_PAIRS,
+        lambda h, pairs, tau, n, key, index: (h, pairs, tau, n, key, index),
+        lambda a, out: (*grad_like(*out), *a[:3], *a[4:], "implicit", False, [True, True]),
+    ),
+    "mix_labels": (
+        LABELLED,
+        lambda logits, y_a, y_b, lam: (y_a, y_b, lam, logits.shape[-1]),
+        lambda a, out: (*grad_like(out), *a[:3]),
+    ),
+    "soft_cross_entropy": (
+        LABELLED,
+        lambda logits, y_a, y_b, lam: (logits, y_a, y_b, lam),
+        lambda a, out: (*grad_like(out), *a, [True, True]),
     ),
     "affine_sample": (
         AFFINES,

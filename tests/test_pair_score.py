@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import scipy.special
 import torch
-from samples import INDEXED, INF, MIXED_PAIRS, NAN, cast, generator
+from samples import INDEXED, INF, LOGIT_PAIRS, NAN, cast, generator
 from tolerance import assert_close
 from torch import Tensor
 
@@ -48,9 +48,9 @@ def test_indexed_pair_score(name: str, score: str, dtype: torch.dtype, device: s
 
 
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("name", MIXED_PAIRS)
+@pytest.mark.parametrize("name", LOGIT_PAIRS)
 def test_mixed_pair_score_is_the_composition(name: str, score: str, dtype: torch.dtype, device: str) -> None:
-    a = cast(MIXED_PAIRS[name](generator(name)), dtype, device)
+    a = cast(LOGIT_PAIRS[name](generator(name)), dtype, device)
     wide = {key: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for key, v in a.items()}
     actual = lada_ext.mixed_pair_score(**a, gamma=0.7, score=score)
     expected = reference.mixed_pair_score(**wide, gamma=0.7, score=score, bits=BITS.get(dtype, 32))
@@ -60,16 +60,18 @@ def test_mixed_pair_score_is_the_composition(name: str, score: str, dtype: torch
 
 @pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("name", [name for name in MIXED_PAIRS if name not in {"huge", "ties", "impossible_classes"}])
+@pytest.mark.parametrize("name", [name for name in LOGIT_PAIRS if name not in {"huge", "ties", "impossible_classes"}])
 def test_mixed_pair_score_gradient(
     name: str, score: str, needed: tuple[bool, bool], dtype: torch.dtype, device: str
 ) -> None:
-    a = cast(MIXED_PAIRS[name](generator(name)), dtype, device)
+    a = cast(LOGIT_PAIRS[name](generator(name)), dtype, device)
     wide = {key: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for key, v in a.items()}
     grad = torch.randn(len(a["pairs"]), generator=generator("grad")).to(device)
 
     def run(op: Any, arguments: dict[str, Any], **more: Any) -> list[Tensor | None]:
-        leaves = [arguments[key].detach().requires_grad_(need) for key, need in zip(("logits", "tau"), needed, strict=True)]
+        leaves = [
+            arguments[key].detach().requires_grad_(need) for key, need in zip(("logits", "tau"), needed, strict=True)
+        ]
         merged = {**arguments, "logits": leaves[0], "tau": leaves[1]}
         return gradients(lambda: op(**merged, gamma=0.7, score=score, **more), leaves, grad)
 
@@ -84,7 +86,7 @@ def test_mixed_pair_score_gradient(
 @pytest.mark.parametrize("score", SCORES)
 def test_mixed_pair_score_gradient_where_classes_are_impossible(score: str, device: str) -> None:
     """-inf logits: finite gradients, equal to those of logits so low that their probability is zero."""
-    a = cast(MIXED_PAIRS["impossible_classes"](generator("x")), torch.float64, device)
+    a = cast(LOGIT_PAIRS["impossible_classes"](generator("x")), torch.float64, device)
     a["tau"] = a["tau"].clamp(min=1.0)
     finite = {**a, "logits": a["logits"].clamp(min=-1e7)}
     results = []
@@ -110,7 +112,7 @@ def test_rows_of_no_pair_have_gradient_zero(device: str) -> None:
 
 
 def test_mixed_pairs_do_not_depend_on_the_batch(device: str) -> None:
-    a = cast(MIXED_PAIRS["more_pairs_than_rows"](generator("b")), torch.float32, device)
+    a = cast(LOGIT_PAIRS["more_pairs_than_rows"](generator("b")), torch.float32, device)
     whole = lada_ext.mixed_pair_score(**a)
     for part in (slice(0, 1), slice(3, 20), slice(20, 83)):
         some = {key: v[part] if key in {"pairs", "tau", "index"} else v for key, v in a.items()}
@@ -141,7 +143,7 @@ def test_errors_of_mixed_pairs() -> None:
 def test_beta_nodes_are_exact_for_polynomials(tau: float, n: int) -> None:
     nodes, weights = lada_ext.beta_nodes(tau, n)
     assert nodes.dtype == weights.dtype == torch.float64
-    assert ((0 < nodes) & (nodes < 1) & (weights > 0)).all()
+    assert ((nodes > 0) & (nodes < 1) & (weights > 0)).all()
     assert (nodes.diff() > 0).all()
     assert torch.equal(nodes + nodes.flip(0), torch.ones(n, dtype=torch.float64)) or n > 1
     torch.testing.assert_close(nodes + nodes.flip(0), torch.ones(n, dtype=torch.float64), rtol=0, atol=1e-15)
@@ -296,7 +298,7 @@ def test_disjoint_pairs_use_each_row_once(device: str) -> None:
     got = lada_ext.top_pairs(logits, 250, disjoint=True)
     assert sorted(got.pairs.flatten().tolist()) == list(range(500))
     assert (got.scores.diff() <= 0).all()
-    scores, pairs = brute_force(logits, 250, lada_ext.beta_nodes(1.0, 5), disjoint=True)
+    _, pairs = brute_force(logits, 250, lada_ext.beta_nodes(1.0, 5), disjoint=True)
     assert torch.equal(got.pairs.cpu(), pairs)
 
 

@@ -1,28 +1,58 @@
-// beta_sample, beta_mix and beta_logit_grad for tensors: checks, allocation, registration.
+// The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is beta_mix_autograd.cpp.
 #include "beta_mix.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/sort.h>
 
 #include "../common/tensor.h"
 
 namespace lada {
 namespace {
 
+using OptionalTensor = std::optional<at::Tensor>;
+
+// What the random ops take besides tau, n, key and index.
+struct Options {
+  bool pathwise, log_tau;
+
+  Options(std::string_view grad, bool log_tau, const char* op) : pathwise(grad == "pathwise"), log_tau(log_tau) {
+    TORCH_CHECK_VALUE(pathwise || grad == "implicit", op, ": grad must be 'implicit' or 'pathwise', got '", grad, "'");
+  }
+};
+
 // The tensors behind a BetaSource, kept alive as long as it is used.
 struct Source {
   at::Tensor tau, key, index;
   int64_t samples;
+  Options options;
 
   BetaSource pointers() const {
-    return {tau.const_data_ptr(), key.const_data_ptr<int64_t>(),
-            index.defined() ? index.const_data_ptr<int64_t>() : nullptr, tau.size(0), samples};
+    return {tau.const_data_ptr(),
+            key.const_data_ptr<int64_t>(),
+            index.defined() ? index.const_data_ptr<int64_t>() : nullptr,
+            tau.size(0),
+            samples,
+            options.log_tau,
+            options.pathwise};
   }
 };
 
-void check_values(const at::Tensor& tau, const char* op) {
+template <class A>
+void check_each_tau(const at::Tensor& tau, bool is_log, const char* op) {
+  const A* value = tau.const_data_ptr<A>();
+  for (int64_t i = 0; i < tau.numel(); ++i)
+    TORCH_CHECK_VALUE(value[i] > (is_log ? -infinity<A>() : A(0)), op,
+                      is_log ? ": log tau must be above -inf, got tau[" : ": tau must be positive, got tau[", i,
+                      "] = ", value[i]);
+}
+
+// `tau` is contiguous, in arithmetic type.
+void check_values(const at::Tensor& tau, bool is_log, const char* op) {
   if (!should_check_values(tau)) return;
-  const at::Tensor values = tau.to(at::kCPU, at::kDouble).contiguous();
-  const double* value = values.const_data_ptr<double>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    TORCH_CHECK_VALUE(value[i] > 0, op, ": tau must be positive, got tau[", i, "] = ", value[i]);
+  const at::Tensor values = tau.to(at::kCPU);
+  dispatch_arithmetic(dtype_of(tau),
+                      [&](auto tag) { check_each_tau<typename decltype(tag)::type>(values, is_log, op); });
 }
 
 void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& tau) {
@@ -33,15 +63,16 @@ void check_int64(const at::Tensor& tensor, const char* op, const char* name, int
               "), got ", tensor.device());
 }
 
-Source source_of(const at::Tensor& tau, int64_t samples, const at::Tensor& key, const std::optional<at::Tensor>& index,
-                 at::ScalarType type, const char* op) {
+Source source_of(const at::Tensor& tau, int64_t samples, const at::Tensor& key, const OptionalTensor& index,
+                 Options options, at::ScalarType type, const char* op) {
   check_floating(tau, op, "tau");
   TORCH_CHECK_VALUE(tau.dim() == 1, op, ": tau must have shape (P,), got ", tau.sizes());
   TORCH_CHECK_VALUE(samples >= 0, op, ": n must be at least 0, got ", samples);
   check_int64(key, op, "key", 2, tau);
   if (index) check_int64(*index, op, "index", tau.size(0), tau);
-  check_values(tau, op);
-  return {arithmetic(tau, type), key.contiguous(), index ? index->contiguous() : at::Tensor(), samples};
+  const at::Tensor values = arithmetic(tau, type);
+  check_values(values, options.log_tau, op);
+  return {values, key.contiguous(), index ? index->contiguous() : at::Tensor(), samples, options};
 }
 
 at::Tensor beta_logit_grad(const at::Tensor& x, const at::Tensor& tau) {
@@ -49,94 +80,283 @@ at::Tensor beta_logit_grad(const at::Tensor& x, const at::Tensor& tau) {
   check_floating(x, op, "x");
   check_same(tau, op, "tau", x, "x");
   check_shape(tau, op, "tau", x.sizes());
-  check_values(tau, op);
   const at::ScalarType type = arithmetic_type(x);
   const at::Tensor logits = arithmetic(x, type), taus = arithmetic(tau, type);
-  at::Tensor out = at::empty(x.sizes(), logits.options());
+  check_values(taus, false, op);
+  at::Tensor out = fresh(at::empty(x.sizes(), logits.options()));
   run(x, LADA_BACKENDS(beta_logit_gradient),
       BetaLogitGradient{logits.const_data_ptr(), taus.const_data_ptr(), out.mutable_data_ptr(), out.numel(),
                         dtype_of(logits)});
   return out.to(x.scalar_type());
 }
 
-at::Tensor beta_sample(const at::Tensor& tau, int64_t n, const at::Tensor& key,
-                       const std::optional<at::Tensor>& index) {
-  const Source source = source_of(tau, n, key, index, arithmetic_type(tau), "beta_sample");
-  at::Tensor lam = at::empty({tau.size(0), n}, source.tau.options());
+at::Tensor beta_sample(const at::Tensor& tau, int64_t n, const at::Tensor& key, const OptionalTensor& index,
+                       std::string_view grad, bool log_tau) {
+  constexpr const char* op = "beta_sample";
+  const Source source = source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(tau), op);
+  at::Tensor lam = fresh(at::empty({tau.size(0), n}, source.tau.options()));
   run(tau, LADA_BACKENDS(beta_sample), BetaSample{source.pointers(), lam.mutable_data_ptr(), dtype_of(source.tau)});
   return lam;
 }
 
-at::Tensor beta_sample_backward(const at::Tensor& grad, const at::Tensor& tau, const at::Tensor& key,
-                                const std::optional<at::Tensor>& index) {
+at::Tensor beta_sample_backward(const at::Tensor& grad_lam, const at::Tensor& tau, const at::Tensor& key,
+                                const OptionalTensor& index, std::string_view grad, bool log_tau) {
   constexpr const char* op = "beta_sample_backward";
-  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.size(0) == tau.size(0), op,
-                    ": grad must have shape (P, n) with P = ", tau.size(0), ", got ", grad.sizes());
-  const Source source = source_of(tau, grad.size(1), key, index, arithmetic_type(tau), op);
-  const at::Tensor grad_lam = arithmetic(grad, arithmetic_type(tau));
+  TORCH_CHECK_VALUE(tau.dim() == 1 && grad_lam.dim() == 2 && grad_lam.size(0) == tau.size(0), op,
+                    ": grad_lam must have shape (P, n) for tau of shape (P,), got ", grad_lam.sizes(), " and ",
+                    tau.sizes());
+  const Source source =
+      source_of(tau, grad_lam.size(1), key, index, Options(grad, log_tau, op), arithmetic_type(tau), op);
+  const at::Tensor g = arithmetic(grad_lam, arithmetic_type(tau));
   at::Tensor grad_tau = at::empty(tau.sizes(), source.tau.options());
   run(tau, LADA_BACKENDS(beta_sample_backward),
-      BetaSampleBackward{source.pointers(), grad_lam.const_data_ptr(), grad_tau.mutable_data_ptr(),
-                         dtype_of(source.tau)});
+      BetaSampleBackward{source.pointers(), g.const_data_ptr(), grad_tau.mutable_data_ptr(), dtype_of(source.tau)});
   return grad_tau.to(tau.scalar_type());
 }
 
-void check_features(const at::Tensor& a, const at::Tensor& b, const at::Tensor& tau, const char* op) {
-  check_floating(a, op, "a");
-  TORCH_CHECK_VALUE(a.dim() >= 1, op, ": a must have shape (P, ...), got a scalar");
-  check_same(b, op, "b", a, "a");
-  check_shape(b, op, "b", a.sizes());
-  check_shape(tau, op, "tau", {a.size(0)});
-  TORCH_CHECK(tau.device() == a.device(), op, ": tau must be on the device of a (", a.device(), "), got ",
-              tau.device());
+// In which order the features of a row lie in memory: channels last where `rows` has it, else as the shape says.
+at::MemoryFormat order_of(const at::Tensor& rows) {
+  if (rows.dim() != 4 && rows.dim() != 5) return at::MemoryFormat::Contiguous;
+  const at::Tensor one = rows.narrow(0, 0, std::min<int64_t>(1, rows.size(0)));
+  const auto last = rows.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  return !one.is_contiguous() && one.is_contiguous(last) ? last : at::MemoryFormat::Contiguous;
 }
 
-std::vector<int64_t> mixed_shape(const at::Tensor& a, int64_t n) {
-  std::vector<int64_t> shape = a.sizes().vec();
-  shape.insert(shape.begin() + 1, n);
+// `rows` with each row dense in this order; rows may lie anywhere. A copy is made only where they are not.
+at::Tensor dense_rows(const at::Tensor& rows, at::MemoryFormat order) {
+  const at::Tensor one = rows.narrow(0, 0, std::min<int64_t>(1, rows.size(0)));
+  return one.is_contiguous(order) && rows.stride(0) >= 0 ? rows : rows.contiguous(order);
+}
+
+std::vector<int64_t> shape_of_mixed(const at::Tensor& rows, int64_t pairs, int64_t n) {
+  std::vector<int64_t> shape = rows.sizes().vec();
+  shape[0] = n;
+  shape.insert(shape.begin(), pairs);
   return shape;
 }
 
-int64_t features_of(const at::Tensor& a) { return c10::multiply_integers(a.sizes().slice(1)); }
+std::vector<int64_t> shape_of_flat(const at::Tensor& rows, int64_t count) {
+  std::vector<int64_t> shape = rows.sizes().vec();
+  shape[0] = count;
+  return shape;
+}
 
-std::tuple<at::Tensor, at::Tensor> beta_mix(const at::Tensor& a, const at::Tensor& b, const at::Tensor& tau, int64_t n,
-                                            const at::Tensor& key, const std::optional<at::Tensor>& index) {
-  constexpr const char* op = "beta_mix";
-  check_features(a, b, tau, op);
-  const Source source = source_of(tau, n, key, index, arithmetic_type(a), op);
-  const at::Tensor rows_a = a.contiguous(), rows_b = b.contiguous();
-  at::Tensor mixed = at::empty(mixed_shape(a, n), a.options());
-  at::Tensor lam = at::empty({a.size(0), n}, source.tau.options());
-  run(a, LADA_BACKENDS(beta_mix),
-      BetaMix{source.pointers(), rows_a.const_data_ptr(), rows_b.const_data_ptr(), mixed.mutable_data_ptr(),
-              lam.mutable_data_ptr(), features_of(a), dtype_of(a)});
+at::Tensor new_mixed(const at::Tensor& rows, int64_t pairs, int64_t n) {
+  const at::Tensor flat = at::empty(shape_of_flat(rows, pairs * n), rows.options(), order_of(rows));
+  return fresh(flat).view(shape_of_mixed(rows, pairs, n));
+}
+
+int64_t features_of(const at::Tensor& rows) { return c10::multiply_integers(rows.sizes().slice(1)); }
+
+// The ends of pairs, as tensors: two tensors of rows, or one with the numbers of the rows.
+struct EndTensors {
+  at::Tensor a, b, pairs;
+  at::MemoryFormat order;
+
+  int64_t count() const { return pairs.defined() ? pairs.size(0) : a.size(0); }
+  Ends end(const at::Tensor& rows, int64_t column) const {
+    return {rows.const_data_ptr(), pairs.defined() ? pairs.const_data_ptr<int64_t>() + column : nullptr, rows.size(0),
+            rows.stride(0)};
+  }
+};
+
+void check_rows(const at::Tensor& rows, const at::Tensor& tau, const char* op, const char* name, const char* shape) {
+  check_floating(rows, op, name);
+  TORCH_CHECK_VALUE(rows.dim() >= 1, op, ": ", name, " must have shape ", shape, ", got a scalar");
+  TORCH_CHECK(tau.device() == rows.device(), op, ": tau must be on the device of ", name, " (", rows.device(),
+              "), got ", tau.device());
+}
+
+EndTensors ends_of(const at::Tensor& a, const at::Tensor& b, const at::Tensor& tau, const char* op) {
+  check_rows(a, tau, op, "a", "(P, ...)");
+  check_same(b, op, "b", a, "a");
+  check_shape(b, op, "b", a.sizes());
+  check_shape(tau, op, "tau", {a.size(0)});
+  const at::MemoryFormat order = order_of(a);
+  return {dense_rows(a, order), dense_rows(b, order), at::Tensor(), order};
+}
+
+void check_each_number(const at::Tensor& pairs, int64_t rows, const char* op) {
+  if (!should_check_values(pairs)) return;
+  const at::Tensor numbers = pairs.to(at::kCPU);
+  const int64_t* number = numbers.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < numbers.numel(); ++i)
+    TORCH_CHECK_VALUE(number[i] >= 0 && number[i] < rows, op, ": pairs must lie in [0, ", rows, "), got pairs[", i / 2,
+                      ", ", i % 2, "] = ", number[i]);
+}
+
+EndTensors ends_of_pairs(const at::Tensor& h, const at::Tensor& pairs, const at::Tensor& tau, const char* op) {
+  check_rows(h, tau, op, "h", "(M, ...)");
+  TORCH_CHECK_TYPE(pairs.scalar_type() == at::kLong, op, ": pairs must have dtype int64, got ", pairs.scalar_type());
+  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, op, ": pairs must have shape (P, 2), got ", pairs.sizes());
+  TORCH_CHECK(pairs.device() == h.device(), op, ": pairs must be on the device of h (", h.device(), "), got ",
+              pairs.device());
+  check_shape(tau, op, "tau", {pairs.size(0)});
+  const at::Tensor numbers = pairs.contiguous();
+  check_each_number(numbers, h.size(0), op);
+  const at::MemoryFormat order = order_of(h);
+  const at::Tensor rows = dense_rows(h, order);
+  return {rows, rows, numbers, order};
+}
+
+void mix_into(const EndTensors& ends, const Source& source, const at::Tensor& mixed, const at::Tensor& lam) {
+  run(ends.a, LADA_BACKENDS(beta_mix),
+      BetaMix{source.pointers(), ends.end(ends.a, 0), ends.end(ends.b, 1), mixed.mutable_data_ptr(),
+              lam.mutable_data_ptr(), features_of(ends.a), dtype_of(ends.a)});
+}
+
+using Mixed = std::tuple<at::Tensor, at::Tensor>;
+
+Mixed mix(const EndTensors& ends, const Source& source) {
+  const at::Tensor mixed = new_mixed(ends.a, ends.count(), source.samples);
+  const at::Tensor lam = at::empty({ends.count(), source.samples}, source.tau.options());
+  mix_into(ends, source, mixed, lam);
   return {mixed, lam};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(
-    const at::Tensor& grad_mixed, const at::Tensor& grad_lam, const at::Tensor& a, const at::Tensor& b,
-    const at::Tensor& tau, const at::Tensor& key, const std::optional<at::Tensor>& index, std::array<bool, 3> needed) {
-  constexpr const char* op = "beta_mix_backward";
-  check_features(a, b, tau, op);
-  TORCH_CHECK_VALUE(grad_lam.dim() == 2, op, ": grad_lam must have shape (P, n), got ", grad_lam.sizes());
-  const int64_t n = grad_lam.size(1);
-  check_shape(grad_lam, op, "grad_lam", {a.size(0), n});
-  check_shape(grad_mixed, op, "grad_mixed", mixed_shape(a, n));
-  const Source source = source_of(tau, n, key, index, arithmetic_type(a), op);
-  const at::Tensor rows_a = a.contiguous(), rows_b = b.contiguous();
-  const at::Tensor g = grad_mixed.to(a.scalar_type()).contiguous();
-  const at::Tensor g_lam = arithmetic(grad_lam, arithmetic_type(a));
-  at::Tensor grad_a = needed[0] ? at::empty(a.sizes(), a.options()) : no_gradient(a);
-  at::Tensor grad_b = needed[1] ? at::empty(b.sizes(), b.options()) : no_gradient(b);
-  at::Tensor grad_tau = needed[2] ? at::empty(tau.sizes(), source.tau.options()) : no_gradient(source.tau);
-  const auto target = [](bool is_needed, const at::Tensor& out) {
-    return is_needed ? out.mutable_data_ptr() : nullptr;
+void check_out(const at::Tensor& out, const char* op, const char* name, at::IntArrayRef shape, at::ScalarType type,
+               const at::Tensor& dense) {
+  check_shape(out, op, name, shape);
+  TORCH_CHECK_TYPE(out.scalar_type() == type, op, ": ", name, " must have dtype ", type, ", got ", out.scalar_type());
+  TORCH_CHECK_VALUE(out.strides() == dense.strides() || out.numel() == 0, op, ": ", name, " must have strides ",
+                    dense.strides(), ", got ", out.strides());
+}
+
+// Writes into the caller's tensors, which must look just like the results of the functional op.
+void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mixed, const at::Tensor& lam,
+             const char* op) {
+  const int64_t pairs = ends.count(), n = source.samples;
+  for (const auto* out : {&mixed, &lam})
+    TORCH_CHECK(out->device() == ends.a.device(), op, ": out must be on the device of the features (", ends.a.device(),
+                "), got ", out->device());
+  const at::Tensor like = at::empty({0}, ends.a.options().device(at::kMeta));
+  const auto meta = [&](at::IntArrayRef shape) { return at::empty(shape, like.options()); };
+  const auto flat = at::empty(shape_of_flat(ends.a, pairs * n), like.options(), ends.order);
+  check_out(mixed, op, "mixed", shape_of_mixed(ends.a, pairs, n), ends.a.scalar_type(),
+            flat.view(shape_of_mixed(ends.a, pairs, n)));
+  check_out(lam, op, "lam", {pairs, n}, source.tau.scalar_type(), meta({pairs, n}));
+  mix_into(ends, source, mixed, lam);
+}
+
+// Rows of more features are cut, so that few pairs of long rows still fill a GPU, or the threads of a CPU.
+constexpr int64_t kSlice = 1 << 14;
+
+// The ends of all pairs sorted by their row, in the order of the pairs within a row, and where each row begins.
+std::tuple<at::Tensor, at::Tensor> ends_by_row(const at::Tensor& pairs, int64_t rows) {
+  const auto [numbers, order] = at::sort(pairs.flatten(), /*stable=*/true, 0, false);
+  return {order, at::searchsorted(numbers, at::arange(rows + 1, pairs.options()))};
+}
+
+struct Gradients {
+  at::Tensor a, b, tau;
+};
+
+// `wanted`: the gradients of a, of b (both are one tensor for pairs of rows of h), and of tau.
+Gradients mix_backward(const EndTensors& ends, const Source& source, const OptionalTensor& grad_mixed,
+                       const OptionalTensor& grad_lam, std::array<bool, 3> wanted, const char* op) {
+  const int64_t pairs = ends.count(), n = source.samples, features = features_of(ends.a);
+  const int64_t slices = std::max<int64_t>(1, (features + kSlice - 1) / kSlice);
+  at::Tensor g, g_lam, order, start, weights, partial;
+  if (grad_mixed) {
+    check_shape(*grad_mixed, op, "grad_mixed", shape_of_mixed(ends.a, pairs, n));
+    g = grad_mixed->to(ends.a.scalar_type()).reshape(shape_of_flat(ends.a, pairs * n)).contiguous(ends.order);
+  }
+  if (grad_lam) {
+    check_shape(*grad_lam, op, "grad_lam", {pairs, n});
+    g_lam = arithmetic(*grad_lam, source.tau.scalar_type());
+  }
+  const auto new_rows = [&](bool is_wanted, const at::Tensor& rows) {
+    if (!is_wanted) return no_gradient(rows);
+    const at::Tensor out = at::empty(rows.sizes(), rows.options(), ends.order);
+    return grad_mixed ? fresh(out) : out.zero_();
   };
-  run(a, LADA_BACKENDS(beta_mix_backward),
-      BetaMixBackward{source.pointers(), g.const_data_ptr(), g_lam.const_data_ptr(), rows_a.const_data_ptr(),
-                      rows_b.const_data_ptr(), target(needed[0], grad_a), target(needed[1], grad_b),
-                      target(needed[2], grad_tau), features_of(a), dtype_of(a)});
-  return {grad_a, grad_b, grad_tau.to(tau.scalar_type())};
+  const bool by_row = ends.pairs.defined();
+  Gradients out;
+  out.a = new_rows(wanted[0], ends.a);
+  out.b = by_row ? out.a : new_rows(wanted[1], ends.b);
+  out.tau = wanted[2] ? at::empty({pairs}, source.tau.options()) : no_gradient(source.tau);
+  if (wanted[2]) partial = slices == 1 ? out.tau : at::empty({pairs, slices}, source.tau.options());
+  if (by_row && wanted[0] && grad_mixed) {
+    std::tie(order, start) = ends_by_row(ends.pairs, ends.a.size(0));
+    weights = at::empty({pairs, 2, n}, source.tau.options());
+  }
+  const auto input = [](const at::Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; };
+  const auto output = [](bool is_wanted, const at::Tensor& t) {
+    return is_wanted && t.defined() ? t.mutable_data_ptr() : nullptr;
+  };
+  run(ends.a, LADA_BACKENDS(beta_mix_backward),
+      BetaMixBackward{source.pointers(), input(g), input(g_lam), ends.end(ends.a, 0), ends.end(ends.b, 1),
+                      EndsOfRows{start.defined() ? order.const_data_ptr<int64_t>() : nullptr,
+                                 start.defined() ? start.const_data_ptr<int64_t>() : nullptr},
+                      output(wanted[0] && grad_mixed, out.a), output(wanted[by_row ? 0 : 1] && grad_mixed, out.b),
+                      output(true, weights), output(wanted[2], out.tau), output(true, partial), features, kSlice,
+                      slices, dtype_of(ends.a)});
+  return out;
+}
+
+Mixed beta_mix(const at::Tensor& a, const at::Tensor& b, const at::Tensor& tau, int64_t n, const at::Tensor& key,
+               const OptionalTensor& index, std::string_view grad, bool log_tau) {
+  constexpr const char* op = "beta_mix";
+  const EndTensors ends = ends_of(a, b, tau, op);
+  return mix(ends, source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(a), op));
+}
+
+void beta_mix_out(const at::Tensor& a, const at::Tensor& b, const at::Tensor& tau, int64_t n, const at::Tensor& key,
+                  const OptionalTensor& index, bool log_tau, at::Tensor mixed, at::Tensor lam) {
+  constexpr const char* op = "beta_mix";
+  const EndTensors ends = ends_of(a, b, tau, op);
+  mix_out(ends, source_of(tau, n, key, index, Options("implicit", log_tau, op), arithmetic_type(a), op), mixed, lam,
+          op);
+}
+
+Mixed beta_mix_pairs(const at::Tensor& h, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
+                     const at::Tensor& key, const OptionalTensor& index, std::string_view grad, bool log_tau) {
+  constexpr const char* op = "beta_mix_pairs";
+  const EndTensors ends = ends_of_pairs(h, pairs, tau, op);
+  return mix(ends, source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(h), op));
+}
+
+void beta_mix_pairs_out(const at::Tensor& h, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
+                        const at::Tensor& key, const OptionalTensor& index, bool log_tau, at::Tensor mixed,
+                        at::Tensor lam) {
+  constexpr const char* op = "beta_mix_pairs";
+  const EndTensors ends = ends_of_pairs(h, pairs, tau, op);
+  mix_out(ends, source_of(tau, n, key, index, Options("implicit", log_tau, op), arithmetic_type(h), op), mixed, lam,
+          op);
+}
+
+int64_t samples_of(const OptionalTensor& grad_mixed, const OptionalTensor& grad_lam, const char* op) {
+  TORCH_CHECK_VALUE(grad_mixed || grad_lam, op, ": grad_mixed and grad_lam must not both be None");
+  const at::Tensor& one = grad_mixed ? *grad_mixed : *grad_lam;
+  TORCH_CHECK_VALUE(one.dim() >= 2, op, ": ", grad_mixed ? "grad_mixed" : "grad_lam",
+                    " must have shape (P, n, ...), got ", one.sizes());
+  return one.size(1);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(const OptionalTensor& grad_mixed,
+                                                                 const OptionalTensor& grad_lam, const at::Tensor& a,
+                                                                 const at::Tensor& b, const at::Tensor& tau,
+                                                                 const at::Tensor& key, const OptionalTensor& index,
+                                                                 std::string_view grad, bool log_tau,
+                                                                 std::array<bool, 3> needed) {
+  constexpr const char* op = "beta_mix_backward";
+  const EndTensors ends = ends_of(a, b, tau, op);
+  const Source source = source_of(tau, samples_of(grad_mixed, grad_lam, op), key, index, Options(grad, log_tau, op),
+                                  arithmetic_type(a), op);
+  const Gradients out = mix_backward(ends, source, grad_mixed, grad_lam, needed, op);
+  return {out.a, out.b, out.tau.to(tau.scalar_type())};
+}
+
+Mixed beta_mix_pairs_backward(const OptionalTensor& grad_mixed, const OptionalTensor& grad_lam, const at::Tensor& h,
+                              const at::Tensor& pairs, const at::Tensor& tau, const at::Tensor& key,
+                              const OptionalTensor& index, std::string_view grad, bool log_tau,
+                              std::array<bool, 2> needed) {
+  constexpr const char* op = "beta_mix_pairs_backward";
+  const EndTensors ends = ends_of_pairs(h, pairs, tau, op);
+  const Source source = source_of(tau, samples_of(grad_mixed, grad_lam, op), key, index, Options(grad, log_tau, op),
+                                  arithmetic_type(h), op);
+  const Gradients out = mix_backward(ends, source, grad_mixed, grad_lam, {needed[0], needed[0], needed[1]}, op);
+  return {out.a, out.tau.to(tau.scalar_type())};
 }
 
 void implement(torch::Library& m) {
@@ -144,7 +364,11 @@ void implement(torch::Library& m) {
   m.impl("beta_sample", &beta_sample);
   m.impl("beta_sample_backward", &beta_sample_backward);
   m.impl("beta_mix", &beta_mix);
+  m.impl("beta_mix.out", &beta_mix_out);
   m.impl("beta_mix_backward", &beta_mix_backward);
+  m.impl("beta_mix_pairs", &beta_mix_pairs);
+  m.impl("beta_mix_pairs.out", &beta_mix_pairs_out);
+  m.impl("beta_mix_pairs_backward", &beta_mix_pairs_backward);
 }
 
 }  // namespace

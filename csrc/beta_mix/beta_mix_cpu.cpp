@@ -1,102 +1,195 @@
-// CPU loops of the Beta ops. A pair belongs to one thread, so results do not depend on the number of threads. The
-// backward pass draws lam again from the key instead of keeping it.
-#include <vector>
+// CPU loops of the Beta ops. Work is cut into parts that do not depend on the number of threads, and a part belongs to
+// one thread, so results do not depend on it either. The backward pass draws lam again from the key.
+#include <numeric>
 
 #include "../common/cpu.h"
 #include "beta_mix.h"
+#include "draws.h"
 #include "formula.h"
 
 namespace lada::cpu {
 namespace {
 
-constexpr int64_t kCostOfDraw = 64;  // about six transcendental functions
+constexpr int64_t kCostOfDraw = 64;  // a few nanoseconds in vectors, in elements read or written
+constexpr int64_t kChunk = 1 << 14;  // draws of one pair that are summed at a time
+constexpr int64_t kSlice = 1 << 15;  // features of one pair that are mixed at a time
+constexpr int64_t kBlock = 512;      // features whose sums stay in the first-level cache
+constexpr int64_t kSums = 32;        // independent partial sums, so that a sum can run in vectors
+
+int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 template <class A>
-BetaDraw<A> draw_of(const BetaSource& source, int64_t pair, int64_t n) {
-  return beta_draw(source.key, source.index_of(pair), n, static_cast<const A*>(source.tau)[pair]);
-}
-
-template <class T, class A>
-LADA_CLONES void mix_rows(const T* a, const T* b, A lam, A mu, T* mixed, int64_t features) {
-  for (int64_t d = 0; d < features; ++d) mixed[d] = static_cast<T>(lam * widen(a[d]) + mu * widen(b[d]));
-}
-
-// The N weights with which a backward pass sums the rows of grad_mixed.
-template <class A>
-struct Weights {
-  std::vector<A> lam, mu, slope;  // slope = dlam / dlog tau
-};
-
-// One pass over the rows g of a pair: grad_a = sum_n lam_n g_n, grad_b = sum_n mu_n g_n, and returned
-// sum_d (a_d - b_d) sum_n slope_n g_nd. Features are taken in blocks that stay in the first-level cache.
-template <class T, class A>
-LADA_CLONES A mix_rows_backward(const T* g, const T* a, const T* b, const Weights<A>& weights, T* grad_a, T* grad_b,
-                                int64_t features) {
-  constexpr int64_t kBlock = 512;
-  A sum_a[kBlock], sum_b[kBlock], sum_slope[kBlock], total = 0;
-  for (int64_t begin = 0; begin < features; begin += kBlock) {
-    const int64_t size = std::min(kBlock, features - begin);
-    std::fill_n(sum_a, size, A(0));
-    std::fill_n(sum_b, size, A(0));
-    std::fill_n(sum_slope, size, A(0));
-    for (size_t n = 0; n < weights.lam.size(); ++n) {
-      const T* row = g + static_cast<int64_t>(n) * features + begin;
-      const A lam = weights.lam[n], mu = weights.mu[n], slope = weights.slope[n];
-      for (int64_t d = 0; d < size; ++d) {
-        const A value = widen(row[d]);
-        sum_a[d] += lam * value;
-        sum_b[d] += mu * value;
-        sum_slope[d] += slope * value;
-      }
-    }
-    if (grad_a)
-      for (int64_t d = 0; d < size; ++d) grad_a[begin + d] = static_cast<T>(sum_a[d]);
-    if (grad_b)
-      for (int64_t d = 0; d < size; ++d) grad_b[begin + d] = static_cast<T>(sum_b[d]);
-    for (int64_t d = 0; d < size; ++d) total += sum_slope[d] * (widen(a[begin + d]) - widen(b[begin + d]));
-  }
+LADA_HD A sum_of(const A (&sums)[kSums]) {
+  A total = 0;
+  for (A value : sums) total += value;
   return total;
 }
 
-template <class T>
-void mix_pair(const BetaMix& k, int64_t pair) {
-  using A = arithmetic_t<T>;
-  const T* a = static_cast<const T*>(k.a) + pair * k.features;
-  const T* b = static_cast<const T*>(k.b) + pair * k.features;
-  for (int64_t n = 0; n < k.source.samples; ++n) {
-    const int64_t row = pair * k.source.samples + n;
-    const BetaDraw<A> draw = draw_of<A>(k.source, pair, n);
-    static_cast<A*>(k.lam)[row] = draw.lam;
-    mix_rows(a, b, draw.lam, draw.mu, static_cast<T*>(k.mixed) + row * k.features, k.features);
+template <class A>
+LADA_CLONES A dot(const A* x, const A* y, int64_t count) {
+  A sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums)
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j] * y[i + j];
+  for (; i < count; ++i) sums[i % kSums] += x[i] * y[i];
+  return sum_of(sums);
+}
+
+template <class A>
+A gradient_of_pair(const BetaSource& source, int64_t pair, A to_log_tau) {
+  const A tau = tau_of_given(static_cast<const A*>(source.tau)[pair], source.log_tau);
+  return gradient_to_given(to_log_tau, tau, source.log_tau);
+}
+
+// The draws of one pair.
+template <class A>
+struct DrawsOfPair {
+  int64_t pair;
+  const A *lam, *mu, *slope;
+};
+
+// body(DrawsOfPair, first slice, last slice) for the tasks [begin, end) of (pairs x slices). Pairs of few samples are
+// drawn several at a time, to fill the lanes.
+template <class A, class Body>
+void for_each_pair(const BetaSource& source, int64_t slices, int64_t begin, int64_t end, Want want, const Body& body) {
+  const int64_t samples = source.samples, group = std::max<int64_t>(1, kLanes / std::max<int64_t>(1, samples));
+  const int64_t last = ceil_div(end, slices);
+  Draws<A> draws;
+  for (int64_t first = begin / slices; first < last; first += group) {
+    const int64_t count = std::min(group, last - first);
+    draws.draw(source, first * samples, count * samples, want);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t pair = first + i, task = pair * slices;
+      body(DrawsOfPair<A>{pair, draws.lam.data() + i * samples, draws.mu.data() + i * samples,
+                          draws.slope.data() + i * samples},
+           std::max(begin, task) - task, std::min(end, task + slices) - task);
+    }
+  }
+}
+
+template <class T, class A>
+LADA_CLONES void mix_rows(const T* __restrict a, const T* __restrict b, const A* lam, const A* mu, int64_t samples,
+                          T* __restrict mixed, int64_t size, int64_t features) {
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, size);
+    for (int64_t n = 0; n < samples; ++n) {
+      const A weight_a = lam[n], weight_b = mu[n];
+      T* row = mixed + n * features;
+      for (int64_t d = begin; d < end; ++d) row[d] = static_cast<T>(weight_a * widen(a[d]) + weight_b * widen(b[d]));
+    }
+  }
+}
+
+template <class A>
+using Sums = A[kBlock];
+
+// sums_d += sum_n weight_n g_nd
+template <class T, class A>
+LADA_HD void add_rows(const T* g, const A* weight, int64_t samples, int64_t size, int64_t features, Sums<A>& sums) {
+  int64_t n = 0;
+  for (; n + 1 < samples; n += 2) {  // two rows at a time: half the reads and writes of the sums
+    const T *row = g + n * features, *next = row + features;
+    const A first = weight[n], second = weight[n + 1];
+    for (int64_t d = 0; d < size; ++d) sums[d] += first * widen(row[d]) + second * widen(next[d]);
+  }
+  if (n == samples) return;
+  const T* row = g + n * features;
+  const A weight_n = weight[n];
+  for (int64_t d = 0; d < size; ++d) sums[d] += weight_n * widen(row[d]);
+}
+
+// The gradient of one end for at most kBlock features.
+template <class T, class A>
+LADA_CLONES void weighted_rows(const T* g, const A* weight, int64_t samples, int64_t size, int64_t features, T* out) {
+  Sums<A> sums = {};
+  add_rows(g, weight, samples, size, features, sums);
+  for (int64_t d = 0; d < size; ++d) out[d] = static_cast<T>(sums[d]);
+}
+
+// sum_d (a_d - b_d) sum_n slope_n g_nd over at most kBlock features.
+template <class T, class A>
+LADA_CLONES A slope_of_rows(const T* g, const T* a, const T* b, const A* slope, int64_t samples, int64_t size,
+                            int64_t features) {
+  A dots[kSums] = {};
+  Sums<A> sums = {};
+  add_rows(g, slope, samples, size, features, sums);
+  for (int64_t d = 0; d < size; ++d) sums[d] *= widen(a[d]) - widen(b[d]);
+  for (int64_t d = 0; d < size; d += kSums)
+    for (int64_t j = 0; j < kSums; ++j) dots[j] += sums[d + j];
+  return sum_of(dots);
+}
+
+// The gradient of a row that several ends share, end after end, or that none uses.
+template <class T, class A>
+LADA_CLONES void shared_row(const BetaMixBackward& k, int64_t row, T* out) {
+  const int64_t samples = k.source.samples;
+  for (int64_t begin = 0; begin < k.features; begin += kBlock) {
+    const int64_t size = std::min(kBlock, k.features - begin);
+    Sums<A> sums = {};
+    for (int64_t i = k.ends.start[row]; i < k.ends.start[row + 1]; ++i) {
+      const int64_t end = k.ends.order[i];
+      const T* g = static_cast<const T*>(k.grad_mixed) + end / 2 * samples * k.features + begin;
+      add_rows(g, static_cast<const A*>(k.weights) + end * samples, samples, size, k.features, sums);
+    }
+    for (int64_t d = 0; d < size; ++d) out[begin + d] = static_cast<T>(sums[d]);
   }
 }
 
 template <class T>
-T* row_or_null(void* rows, int64_t row, int64_t width) {
-  return rows ? static_cast<T*>(rows) + row * width : nullptr;
+const T* row(const Ends& ends, int64_t pair) {
+  return static_cast<const T*>(ends.data) + ends.row_of(pair) * ends.stride;
 }
 
 template <class T>
-void mix_pair_backward(const BetaMixBackward& k, int64_t pair) {
+const T* grad_rows(const BetaMixBackward& k, int64_t pair) {
+  return static_cast<const T*>(k.grad_mixed) + pair * k.source.samples * k.features;
+}
+
+// Where a pair writes the gradient of one of its ends: nowhere if it is not wanted, or if other ends share the row.
+template <class T>
+T* target(const BetaMixBackward& k, void* grad, const Ends& ends, int64_t pair) {
+  const int64_t row = ends.row_of(pair);
+  if (!grad || (k.ends.start && k.ends.count(row) > 1)) return nullptr;
+  return static_cast<T*>(grad) + row * k.features;
+}
+
+// Passes over the rows of grad_mixed follow one another block by block, so that memory is read once.
+template <class T, class A>
+A mix_pair_backward(const BetaMixBackward& k, const DrawsOfPair<A>& draws, int64_t slice) {
+  const int64_t samples = k.source.samples, pair = draws.pair, begin = slice * k.slice;
+  const int64_t end = std::min(begin + k.slice, k.features);
+  A slope = 0;
+  if (slice == 0 && k.grad_tau && k.grad_lam)
+    slope += dot(draws.slope, static_cast<const A*>(k.grad_lam) + pair * samples, samples);
+  if (!k.grad_mixed) return slope;
+  T *grad_a = target<T>(k, k.grad_a, k.a, pair), *grad_b = target<T>(k, k.grad_b, k.b, pair);
+  const T *g = grad_rows<T>(k, pair), *a = row<T>(k.a, pair), *b = row<T>(k.b, pair);
+  for (int64_t d = begin; d < end; d += kBlock) {
+    const int64_t size = std::min(kBlock, end - d);
+    if (k.grad_tau) slope += slope_of_rows(g + d, a + d, b + d, draws.slope, samples, size, k.features);
+    if (grad_a) weighted_rows(g + d, draws.lam, samples, size, k.features, grad_a + d);
+    if (grad_b) weighted_rows(g + d, draws.mu, samples, size, k.features, grad_b + d);
+  }
+  return slope;
+}
+
+template <class T>
+void backward_of_pairs(const BetaMixBackward& k, int threads) {
   using A = arithmetic_t<T>;
   const int64_t samples = k.source.samples;
-  const A tau = static_cast<const A*>(k.source.tau)[pair];
-  const A* grad_lam = static_cast<const A*>(k.grad_lam) + pair * samples;
-  Weights<A> weights;
-  A grad_log_tau = 0;
-  for (int64_t n = 0; n < samples; ++n) {
-    const BetaDraw<A> draw = draw_of<A>(k.source, pair, n);
-    const A slope = beta_lam_gradient_log_tau(draw, tau);
-    weights.lam.push_back(draw.lam);
-    weights.mu.push_back(draw.mu);
-    weights.slope.push_back(slope);
-    grad_log_tau += slope * grad_lam[n];
-  }
-  grad_log_tau += mix_rows_backward(
-      static_cast<const T*>(k.grad_mixed) + pair * samples * k.features, static_cast<const T*>(k.a) + pair * k.features,
-      static_cast<const T*>(k.b) + pair * k.features, weights, row_or_null<T>(k.grad_a, pair, k.features),
-      row_or_null<T>(k.grad_b, pair, k.features), k.features);
-  if (k.grad_tau) static_cast<A*>(k.grad_tau)[pair] = grad_log_tau / clamp_tau(tau);
+  const int64_t cost = samples * (std::min(k.slice, k.features) + kCostOfDraw);
+  parallel_for(k.source.pairs * k.slices, cost, threads, [&](int64_t begin, int64_t end) {
+    for_each_pair<A>(k.source, k.slices, begin, end, Want::kSlope,
+                     [&](const DrawsOfPair<A>& draws, int64_t first, int64_t last) {
+                       for (int64_t slice = first; slice < last; ++slice) {
+                         const A slope = mix_pair_backward<T>(k, draws, slice);
+                         if (k.partial) static_cast<A*>(k.partial)[draws.pair * k.slices + slice] = slope;
+                       }
+                       if (!k.weights || first > 0) return;
+                       A* weights = static_cast<A*>(k.weights) + draws.pair * 2 * samples;
+                       std::copy_n(draws.mu, samples, std::copy_n(draws.lam, samples, weights));
+                     });
+  });
 }
 
 }  // namespace
@@ -105,8 +198,17 @@ void beta_logit_gradient(const BetaLogitGradient& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const A *x = static_cast<const A*>(k.x), *tau = static_cast<const A*>(k.tau);
-    parallel_for(k.count, kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) static_cast<A*>(k.out)[i] = lada::beta_logit_gradient(x[i], tau[i]);
+    A* out = static_cast<A*>(k.out);
+    parallel_for(ceil_div(k.count, kLanes), kLanes * kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
+      A block_x[kLanes] = {}, block_tau[kLanes], slope[kLanes];
+      std::fill_n(block_tau, kLanes, A(1));
+      for (int64_t first = begin * kLanes; first < std::min(end * kLanes, k.count); first += kLanes) {
+        const int64_t size = std::min<int64_t>(kLanes, k.count - first);
+        std::copy_n(x + first, size, block_x);
+        std::copy_n(tau + first, size, block_tau);
+        logit_gradient_lanes(block_x, block_tau, slope);
+        for (int64_t i = 0; i < size; ++i) out[first + i] = gradient_to_given(slope[i], block_tau[i], false);
+      }
     });
   });
 }
@@ -114,10 +216,13 @@ void beta_logit_gradient(const BetaLogitGradient& k, int threads) {
 void beta_sample(const BetaSample& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    const int64_t samples = k.source.samples;
-    parallel_for(k.source.pairs * samples, kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        static_cast<A*>(k.lam)[i] = draw_of<A>(k.source, i / samples, i % samples).lam;
+    parallel_for(k.source.pairs * k.source.samples, kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
+      DrawLanes<A> lanes;
+      for (int64_t first = begin; first < end; first += kLanes) {
+        const int64_t size = std::min<int64_t>(kLanes, end - first);
+        draw_lanes(k.source, first, size, Want::kLam, lanes);
+        std::copy_n(lanes.lam, size, static_cast<A*>(k.lam) + first);
+      }
     });
   });
 }
@@ -125,37 +230,61 @@ void beta_sample(const BetaSample& k, int threads) {
 void beta_sample_backward(const BetaSampleBackward& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    const int64_t samples = k.source.samples;
-    parallel_for(k.source.pairs, samples * kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t pair = begin; pair < end; ++pair) {
-        const A tau = static_cast<const A*>(k.source.tau)[pair];
-        A sum = 0;
-        for (int64_t n = 0; n < samples; ++n)
-          sum += static_cast<const A*>(k.grad)[pair * samples + n] *
-                 beta_lam_gradient_log_tau(draw_of<A>(k.source, pair, n), tau);
-        static_cast<A*>(k.grad_tau)[pair] = sum / clamp_tau(tau);
-      }
-    });
+    const int64_t samples = k.source.samples, chunks = std::max<int64_t>(1, ceil_div(samples, kChunk));
+    std::vector<A> sums(static_cast<size_t>(k.source.pairs * chunks));
+    parallel_for(k.source.pairs * chunks, std::min(samples, kChunk) * kCostOfDraw, threads,
+                 [&](int64_t begin, int64_t end) {
+                   Draws<A> draws;
+                   for (int64_t task = begin; task < end; ++task) {
+                     const int64_t from = task % chunks * kChunk, size = std::min(kChunk, samples - from);
+                     const int64_t first = task / chunks * samples + from;
+                     draws.draw(k.source, first, size, Want::kSlope);
+                     sums[task] = dot(draws.slope.data(), static_cast<const A*>(k.grad) + first, size);
+                   }
+                 });
+    for (int64_t pair = 0; pair < k.source.pairs; ++pair) {
+      const A sum = std::accumulate(sums.begin() + pair * chunks, sums.begin() + (pair + 1) * chunks, A(0));
+      static_cast<A*>(k.grad_tau)[pair] = gradient_of_pair(k.source, pair, sum);
+    }
   });
 }
 
 void beta_mix(const BetaMix& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.source.pairs, k.source.samples * (k.features + kCostOfDraw), threads,
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t pair = begin; pair < end; ++pair) mix_pair<T>(k, pair);
-                 });
+    using A = arithmetic_t<T>;
+    const int64_t samples = k.source.samples, slices = std::max<int64_t>(1, ceil_div(k.features, kSlice));
+    const int64_t cost = samples * (std::min(kSlice, k.features) + kCostOfDraw);
+    parallel_for(k.source.pairs * slices, cost, threads, [&](int64_t begin, int64_t end) {
+      for_each_pair<A>(k.source, slices, begin, end, Want::kLam,
+                       [&](const DrawsOfPair<A>& draws, int64_t first, int64_t last) {
+                         const int64_t d = first * kSlice, size = std::min(last * kSlice, k.features) - d;
+                         T* mixed = static_cast<T*>(k.mixed) + draws.pair * samples * k.features + d;
+                         mix_rows(row<T>(k.a, draws.pair) + d, row<T>(k.b, draws.pair) + d, draws.lam, draws.mu,
+                                  samples, mixed, size, k.features);
+                         if (first > 0) return;
+                         std::copy_n(draws.lam, samples, static_cast<A*>(k.lam) + draws.pair * samples);
+                       });
+    });
   });
 }
 
 void beta_mix_backward(const BetaMixBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.source.pairs, k.source.samples * (k.features + kCostOfDraw), threads,
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t pair = begin; pair < end; ++pair) mix_pair_backward<T>(k, pair);
-                 });
+    using A = arithmetic_t<T>;
+    backward_of_pairs<T>(k, threads);
+    if (k.grad_tau)
+      for (int64_t pair = 0; pair < k.source.pairs; ++pair) {
+        const A* parts = static_cast<const A*>(k.partial) + pair * k.slices;
+        static_cast<A*>(k.grad_tau)[pair] =
+            gradient_of_pair(k.source, pair, std::accumulate(parts, parts + k.slices, A(0)));
+      }
+    if (!k.ends.start) return;
+    parallel_for(k.a.rows, k.source.samples * k.features, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        if (k.ends.count(row) != 1) shared_row<T, A>(k, row, static_cast<T*>(k.grad_a) + row * k.features);
+    });
   });
 }
 

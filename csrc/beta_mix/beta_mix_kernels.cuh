@@ -1,15 +1,88 @@
 // Device code of the Beta ops. lam is drawn where it is used and drawn again in the backward pass, so no tensor of
-// lam or of 1 - lam is read from memory; grad_a, grad_b and grad_tau come from one kernel.
+// lam or of 1 - lam is read from memory; grad_a, grad_b and grad_tau come from one pass over grad_mixed.
+//
+// A group of kGroup threads works on one pair, or one slice of it: a part of a warp, a warp, or a block. Threads of a
+// block run the same number of rounds, so that all of them meet at every barrier.
 #pragma once
-#include "../common/device.cuh"
+#include "../common/packet.cuh"
 #include "beta_mix.h"
 #include "formula.h"
 
 namespace lada::cuda {
 
 template <class A>
+__device__ __forceinline__ A tau_of(const BetaSource& source, int64_t pair) {
+  return tau_of_given(static_cast<const A*>(source.tau)[pair], source.log_tau);
+}
+
+template <class A>
 __device__ __forceinline__ BetaDraw<A> draw_of(const BetaSource& source, int64_t pair, int64_t n) {
-  return beta_draw(source.key, source.index_of(pair), n, static_cast<const A*>(source.tau)[pair]);
+  return beta_draw(source.key, source.index_of(pair), n, tau_of<A>(source, pair));
+}
+
+template <class A>
+__device__ __forceinline__ A slope_of(const BetaSource& source, const BetaDraw<A>& draw, int64_t pair) {
+  return beta_lam_gradient_log_tau(draw, tau_of<A>(source, pair), source.pathwise);
+}
+
+template <class A>
+__device__ __forceinline__ void store_gradient(const BetaSource& source, void* grad_tau, int64_t pair, A to_log_tau) {
+  static_cast<A*>(grad_tau)[pair] = gradient_to_given(to_log_tau, tau_of<A>(source, pair), source.log_tau);
+}
+
+// Samples whose packets are under way at a time: two, or one where registers are short.
+template <int kWidth, int kGroup>
+constexpr int kAhead = kWidth == 8 || kGroup < kWarp ? 1 : 2;
+
+// kWidth neighbouring features of a row: a packet, or a single one where rows do not begin at multiples of 16 bytes.
+template <class T, int kWidth>
+struct Features {
+  T value[kWidth];
+};
+
+template <class T, int kWidth>
+__device__ __forceinline__ Features<T, kWidth> load(const T* from) {
+  if constexpr (kWidth == 1) {
+    return {*from};
+  } else {
+    static_assert(kWidth == Packet<T>::kSize);
+    const Packet<T> packet = load_aligned(from);
+    Features<T, kWidth> features;
+    for (int i = 0; i < kWidth; ++i) features.value[i] = packet.value[i];
+    return features;
+  }
+}
+
+template <class T, int kWidth>
+__device__ __forceinline__ void store(T* to, const Features<T, kWidth>& features) {
+  if constexpr (kWidth == 1) {
+    *to = features.value[0];
+  } else {
+    static_assert(kWidth == Packet<T>::kSize);
+    Packet<T> packet;
+    for (int i = 0; i < kWidth; ++i) packet.value[i] = features.value[i];
+    store_aligned(to, packet);
+  }
+}
+
+// Waits for the threads of a group; for a group within a warp, all lanes of the warp call it.
+template <int kGroup>
+__device__ __forceinline__ void group_barrier() {
+  if constexpr (kGroup <= kWarp)
+    __syncwarp();
+  else
+    __syncthreads();
+}
+
+// The sum over a group is with its first thread. All threads of the block call it.
+template <int kGroup, class A>
+__device__ __forceinline__ A group_sum(A value) {
+  if constexpr (kGroup > kWarp) {
+    return block_sum<kGroup>(value);
+  } else {
+    for (int offset = kGroup / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
+    return value;
+  }
 }
 
 template <class A, int kThreads>
@@ -26,119 +99,231 @@ __global__ void __launch_bounds__(kThreads) beta_sample_kernel(BetaSample k) {
     static_cast<A*>(k.lam)[i] = draw_of<A>(k.source, i / samples, i % samples).lam;
 }
 
-// One thread a pair.
-template <class A, int kThreads>
+template <class A, int kGroup, int kThreads>
 __global__ void __launch_bounds__(kThreads) beta_sample_backward_kernel(BetaSampleBackward k) {
+  constexpr int kGroups = kThreads / kGroup;
   const int64_t samples = k.source.samples;
-  for (int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x; pair < k.source.pairs;
-       pair += int64_t{gridDim.x} * kThreads) {
-    const A tau = static_cast<const A*>(k.source.tau)[pair];
+  const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
+  for (int64_t base = int64_t{blockIdx.x} * kGroups; base < k.source.pairs; base += int64_t{gridDim.x} * kGroups) {
+    const int64_t pair = base + group;
+    const bool active = pair < k.source.pairs;
     A sum = 0;
-    for (int64_t n = 0; n < samples; ++n)
-      sum += static_cast<const A*>(k.grad)[pair * samples + n] *
-             beta_lam_gradient_log_tau(draw_of<A>(k.source, pair, n), tau);
-    static_cast<A*>(k.grad_tau)[pair] = sum / clamp_tau(tau);
+    if (active)
+      for (int64_t n = lane; n < samples; n += kGroup)
+        sum +=
+            static_cast<const A*>(k.grad)[pair * samples + n] * slope_of(k.source, draw_of<A>(k.source, pair, n), pair);
+    sum = group_sum<kGroup>(sum);
+    if (active && lane == 0) store_gradient(k.source, k.grad_tau, pair, sum);
   }
 }
 
-// The weights of up to kDraws samples of one pair, drawn by the first threads of a block into shared memory.
-constexpr int kDraws = 32;
+// The draws of a pair that a group holds in shared memory at a time.
+template <int kGroup>
+constexpr int kDraws = kGroup < kWarp ? 32 : 2 * kGroup;
 
-template <class A>
-struct Weights {
-  A *lam, *mu, *slope;  // slope = dlam / dlog tau
+template <int kGroup>
+__device__ __forceinline__ int draws_from(int64_t first, int64_t samples) {
+  return static_cast<int>(samples - first < kDraws<kGroup> ? samples - first : kDraws<kGroup>);
+}
+
+// The part of a pair, or of a row, that a group works on: features [begin, begin + size).
+struct Slice {
+  int64_t pair, begin;
+  int size;
 };
 
-template <class A>
-__device__ __forceinline__ void draw_weights(const BetaSource& source, int64_t pair, int64_t first, int count,
-                                             const Weights<A>& weights) {
-  if (threadIdx.x >= count) return;
-  const BetaDraw<A> draw = draw_of<A>(source, pair, first + threadIdx.x);
-  weights.lam[threadIdx.x] = draw.lam;
-  weights.mu[threadIdx.x] = draw.mu;
-  if (weights.slope)
-    weights.slope[threadIdx.x] = beta_lam_gradient_log_tau(draw, static_cast<const A*>(source.tau)[pair]);
+__device__ __forceinline__ Slice slice_of(int64_t task, int64_t slices, int64_t slice, int64_t features) {
+  const int64_t pair = slices == 1 ? task : task / slices, begin = (task - pair * slices) * slice;
+  return {pair, begin, static_cast<int>(begin + slice < features ? slice : features - begin)};
 }
 
-__device__ __forceinline__ int draws_from(int64_t first, int64_t samples) {
-  return static_cast<int>(samples - first < kDraws ? samples - first : kDraws);
+// Where the slice of one end begins, or null if the row does not exist.
+template <class T>
+__device__ __forceinline__ const T* slice_of_row(const Ends& ends, const Slice& slice) {
+  const int64_t number = ends.row_of(slice.pair);
+  return number < 0 ? nullptr : static_cast<const T*>(ends.data) + number * ends.stride + slice.begin;
 }
 
-// One block a pair and slice of kSlice features: a and b are read once, N rows are written.
-template <class T, int kThreads, int kSlice>
-__global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k) {
+// a and b are read once (from the cache if there are more samples than draws at a time), and the mixed rows written.
+// A pair of rows that do not exist gives NaN.
+template <class T, int kWidth, int kGroup, int kThreads>
+__global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k, int64_t features_of_slice, int64_t slices) {
   using A = arithmetic_t<T>;
-  SHARED_ARRAY(A, lam, kDraws);
-  SHARED_ARRAY(A, mu, kDraws);
-  const int64_t samples = k.source.samples;
-  const int64_t slices = k.features > kSlice ? (k.features + kSlice - 1) / kSlice : 1;  // lam is written also if D = 0
-  for (int64_t task = blockIdx.x; task < k.source.pairs * slices; task += gridDim.x) {
-    const int64_t pair = task / slices, begin = task % slices * kSlice;
-    const int64_t end = begin + kSlice < k.features ? begin + kSlice : k.features;
-    const T* a = static_cast<const T*>(k.a) + pair * k.features;
-    const T* b = static_cast<const T*>(k.b) + pair * k.features;
-    for (int64_t first = 0; first < samples; first += kDraws) {
-      const int count = draws_from(first, samples);
-      draw_weights<A>(k.source, pair, first, count, {lam, mu, nullptr});
-      __syncthreads();
-      if (begin == 0 && threadIdx.x < count)
-        static_cast<A*>(k.lam)[pair * samples + first + threadIdx.x] = lam[threadIdx.x];
-      T* mixed = static_cast<T*>(k.mixed) + (pair * samples + first) * k.features;
-      for (int64_t d = begin + threadIdx.x; d < end; d += kThreads) {
-        const A value_a = widen(a[d]), value_b = widen(b[d]);
-        for (int n = 0; n < count; ++n) mixed[n * k.features + d] = narrow<T>(lam[n] * value_a + mu[n] * value_b);
+  constexpr int kGroups = kThreads / kGroup;
+  SHARED_ARRAY(A, all_lam, kGroups * kDraws<kGroup>);
+  SHARED_ARRAY(A, all_mu, kGroups * kDraws<kGroup>);
+  const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
+  A *lam = all_lam + group * kDraws<kGroup>, *mu = all_mu + group * kDraws<kGroup>;
+  const int64_t samples = k.source.samples, tasks = k.source.pairs * slices;
+  for (int64_t base = int64_t{blockIdx.x} * kGroups; base < tasks; base += int64_t{gridDim.x} * kGroups) {
+    const bool active = base + group < tasks;
+    const Slice slice = active ? slice_of(base + group, slices, features_of_slice, k.features) : Slice{0, 0, 0};
+    const T *a = slice_of_row<T>(k.a, slice), *b = slice_of_row<T>(k.b, slice);
+    const bool exists = a && b;
+    for (int64_t first = 0; first < samples; first += kDraws<kGroup>) {
+      const int count = draws_from<kGroup>(first, samples);
+      for (int n = lane; active && n < count; n += kGroup) {
+        const BetaDraw<A> draw = draw_of<A>(k.source, slice.pair, first + n);
+        lam[n] = exists ? draw.lam : not_a_number<A>();
+        mu[n] = draw.mu;
+        if (slice.begin == 0) static_cast<A*>(k.lam)[slice.pair * samples + first + n] = lam[n];
       }
-      __syncthreads();  // lam and mu are free for the next draws
+      group_barrier<kGroup>();
+      T* mixed = static_cast<T*>(k.mixed) + (slice.pair * samples + first) * k.features + slice.begin;
+      for (int d = lane * kWidth; d < slice.size; d += kGroup * kWidth) {
+        Features<T, kWidth> from_a = {}, from_b = {};
+        if (exists) {
+          from_a = load<T, kWidth>(a + d);
+          from_b = load<T, kWidth>(b + d);
+        }
+        T* out = mixed + d;
+#pragma unroll kAhead < kWidth, kGroup>
+        for (int n = 0; n < count; ++n, out += k.features) {
+          Features<T, kWidth> values;
+          for (int i = 0; i < kWidth; ++i)
+            values.value[i] = narrow<T>(lam[n] * widen(from_a.value[i]) + mu[n] * widen(from_b.value[i]));
+          store(out, values);
+        }
+      }
+      group_barrier<kGroup>();  // lam and mu are free for the next draws
     }
   }
 }
 
-// One block a pair; each g[n, d] is read once and enters three sums over n. Since dlam / dlog tau = slope_n depends on
-// n alone,  grad_log_tau = sum_d (a_d - b_d) sum_n slope_n g_nd + sum_n slope_n grad_lam_n  needs one register a
-// thread.
-template <class T, int kThreads>
+// Where a pair writes the gradient of one of its ends: nowhere if it is not wanted, or if other ends share the row.
+template <class T>
+__device__ __forceinline__ T* target(const BetaMixBackward& k, void* grad, const Ends& ends, const Slice& slice) {
+  const int64_t number = ends.row_of(slice.pair);
+  if (!grad || number < 0 || (k.ends.start && k.ends.count(number) > 1)) return nullptr;
+  return static_cast<T*>(grad) + number * k.features + slice.begin;
+}
+
+// Adds to what an earlier round of draws has left at `to`.
+template <class T, int kWidth, class A>
+__device__ __forceinline__ void store_sums(T* to, const A (&sums)[kWidth], bool add) {
+  Features<T, kWidth> before = {}, values;
+  if (add) before = load<T, kWidth>(to);
+  for (int i = 0; i < kWidth; ++i) values.value[i] = narrow<T>(add ? widen(before.value[i]) + sums[i] : sums[i]);
+  store(to, values);
+}
+
+// Each g[n, d] is read once and enters three sums over n. Since slope_n = dlam / dlog tau depends on n alone,
+//   grad_log_tau = sum_d (a_d - b_d) sum_n slope_n g_nd + sum_n slope_n grad_lam_n
+// needs one register a thread. Without kFeatures only that is computed.
+template <class T, int kWidth, int kGroup, int kThreads, bool kFeatures>
 __global__ void __launch_bounds__(kThreads) beta_mix_backward_kernel(BetaMixBackward k) {
   using A = arithmetic_t<T>;
-  SHARED_ARRAY(A, lam, kDraws);
-  SHARED_ARRAY(A, mu, kDraws);
-  SHARED_ARRAY(A, slope, kDraws);
-  const int64_t samples = k.source.samples;
-  for (int64_t pair = blockIdx.x; pair < k.source.pairs; pair += gridDim.x) {
-    const int64_t row = pair * k.features;
-    A grad_log_tau = 0;
-    for (int64_t tile = 0; tile == 0 || tile < k.features; tile += kThreads) {
-      const int64_t d = tile + threadIdx.x;
-      A sum_a = 0, sum_b = 0, sum_slope = 0;
-      for (int64_t first = 0; first < samples; first += kDraws) {
-        const int count = draws_from(first, samples);
-        if (tile == 0 || samples > kDraws) {  // otherwise the weights are still there
-          __syncthreads();
-          draw_weights<A>(k.source, pair, first, count, {lam, mu, slope});
-          __syncthreads();
-          if (tile == 0 && threadIdx.x < count)
-            grad_log_tau +=
-                slope[threadIdx.x] * static_cast<const A*>(k.grad_lam)[pair * samples + first + threadIdx.x];
+  constexpr int kGroups = kThreads / kGroup;
+  SHARED_ARRAY(A, all_lam, kGroups * kDraws<kGroup>);
+  SHARED_ARRAY(A, all_mu, kGroups * kDraws<kGroup>);
+  SHARED_ARRAY(A, all_slope, kGroups * kDraws<kGroup>);
+  const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
+  A *lam = all_lam + group * kDraws<kGroup>, *mu = all_mu + group * kDraws<kGroup>;
+  A* slope = all_slope + group * kDraws<kGroup>;
+  const int64_t samples = k.source.samples, tasks = k.source.pairs * k.slices;
+  for (int64_t base = int64_t{blockIdx.x} * kGroups; base < tasks; base += int64_t{gridDim.x} * kGroups) {
+    const bool active = base + group < tasks;
+    const Slice slice = active ? slice_of(base + group, k.slices, k.slice, k.features) : Slice{0, 0, 0};
+    const T *a = slice_of_row<T>(k.a, slice), *b = slice_of_row<T>(k.b, slice);
+    const bool exists = a && b;
+    A to_log_tau = exists ? A(0) : not_a_number<A>();
+    for (int64_t first = 0; first < samples; first += kDraws<kGroup>) {
+      const int count = draws_from<kGroup>(first, samples);
+      for (int n = lane; active && n < count; n += kGroup) {
+        const BetaDraw<A> draw = draw_of<A>(k.source, slice.pair, first + n);
+        lam[n] = draw.lam;
+        mu[n] = draw.mu;
+        slope[n] = k.partial ? slope_of(k.source, draw, slice.pair) : A(0);
+        const int64_t place = slice.pair * samples + first + n;
+        if (slice.begin == 0 && k.grad_lam) to_log_tau += slope[n] * static_cast<const A*>(k.grad_lam)[place];
+        if (kFeatures && slice.begin == 0 && k.weights) {
+          A* weights = static_cast<A*>(k.weights) + slice.pair * samples + place;
+          weights[0] = draw.lam;
+          weights[samples] = draw.mu;
         }
-        if (d < k.features) {
-          const T* g = static_cast<const T*>(k.grad_mixed) + (pair * samples + first) * k.features + d;
-          for (int n = 0; n < count; ++n) {
-            const A value = widen(g[n * k.features]);
-            sum_a += lam[n] * value;
-            sum_b += mu[n] * value;
-            sum_slope += slope[n] * value;
+      }
+      group_barrier<kGroup>();
+      T *grad_a = nullptr, *grad_b = nullptr;
+      if (kFeatures && active) {
+        grad_a = target<T>(k, k.grad_a, k.a, slice);
+        grad_b = target<T>(k, k.grad_b, k.b, slice);
+      }
+      const int size = k.grad_mixed && exists ? slice.size : 0;
+      const T* rows = static_cast<const T*>(k.grad_mixed) + (slice.pair * samples + first) * k.features + slice.begin;
+      for (int d = lane * kWidth; d < size; d += kGroup * kWidth) {
+        A sum_a[kWidth] = {}, sum_b[kWidth] = {}, sum_slope[kWidth] = {};
+        const T* g = rows + d;
+#pragma unroll kAhead < kWidth, kGroup>
+        for (int n = 0; n < count; ++n, g += k.features) {
+          const Features<T, kWidth> values = load<T, kWidth>(g);
+          for (int i = 0; i < kWidth; ++i) {
+            const A value = widen(values.value[i]);
+            if (kFeatures) {
+              sum_a[i] += lam[n] * value;
+              sum_b[i] += mu[n] * value;
+            }
+            sum_slope[i] += slope[n] * value;
           }
         }
+        if (grad_a) store_sums<T, kWidth>(grad_a + d, sum_a, first > 0);
+        if (grad_b) store_sums<T, kWidth>(grad_b + d, sum_b, first > 0);
+        if (k.partial) {
+          const Features<T, kWidth> from_a = load<T, kWidth>(a + d), from_b = load<T, kWidth>(b + d);
+          for (int i = 0; i < kWidth; ++i)
+            to_log_tau += sum_slope[i] * (widen(from_a.value[i]) - widen(from_b.value[i]));
+        }
       }
-      if (d < k.features) {
-        if (k.grad_a) static_cast<T*>(k.grad_a)[row + d] = narrow<T>(sum_a);
-        if (k.grad_b) static_cast<T*>(k.grad_b)[row + d] = narrow<T>(sum_b);
-        grad_log_tau +=
-            sum_slope * (widen(static_cast<const T*>(k.a)[row + d]) - widen(static_cast<const T*>(k.b)[row + d]));
-      }
+      group_barrier<kGroup>();  // the weights are free for the next draws
     }
-    grad_log_tau = block_sum<kThreads>(grad_log_tau);
-    if (k.grad_tau && threadIdx.x == 0)
-      static_cast<A*>(k.grad_tau)[pair] = grad_log_tau / clamp_tau(static_cast<const A*>(k.source.tau)[pair]);
+    to_log_tau = group_sum<kGroup>(to_log_tau);
+    if (active && lane == 0 && k.partial) {
+      if (k.slices == 1)
+        store_gradient(k.source, k.grad_tau, slice.pair, to_log_tau);
+      else
+        static_cast<A*>(k.partial)[base + group] = to_log_tau;
+    }
+  }
+}
+
+// grad_tau from the parts of a pair's slices.
+template <class A, int kThreads>
+__global__ void __launch_bounds__(kThreads) sum_of_slices_kernel(BetaMixBackward k) {
+  for (int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x; pair < k.source.pairs;
+       pair += int64_t{gridDim.x} * kThreads) {
+    A sum = 0;
+    for (int64_t slice = 0; slice < k.slices; ++slice) sum += static_cast<const A*>(k.partial)[pair * k.slices + slice];
+    store_gradient(k.source, k.grad_tau, pair, sum);
+  }
+}
+
+// The gradient of rows that several ends share, end after end in the order of the pairs, and of those that none uses.
+// The weights are those that beta_mix_backward_kernel has written.
+template <class T, int kWidth, int kGroup, int kThreads>
+__global__ void __launch_bounds__(kThreads) shared_rows_kernel(BetaMixBackward k) {
+  using A = arithmetic_t<T>;
+  constexpr int kGroups = kThreads / kGroup;
+  const int64_t samples = k.source.samples;
+  const int64_t tasks = k.a.rows * k.slices;
+  const int lane = threadIdx.x % kGroup;
+  for (int64_t task = int64_t{blockIdx.x} * kGroups + threadIdx.x / kGroup; task < tasks;
+       task += int64_t{gridDim.x} * kGroups) {
+    const Slice slice = slice_of(task, k.slices, k.slice, k.features);
+    const int64_t number = slice.pair;
+    if (k.ends.count(number) == 1) continue;
+    for (int d = lane * kWidth; d < slice.size; d += kGroup * kWidth) {
+      A sum[kWidth] = {};
+      for (int64_t i = k.ends.start[number]; i < k.ends.start[number + 1]; ++i) {
+        const int64_t end = k.ends.order[i];
+        const A* weight = static_cast<const A*>(k.weights) + end * samples;
+        const T* g = static_cast<const T*>(k.grad_mixed) + end / 2 * samples * k.features + slice.begin + d;
+#pragma unroll kAhead < kWidth, kGroup>
+        for (int64_t n = 0; n < samples; ++n, g += k.features) {
+          const Features<T, kWidth> values = load<T, kWidth>(g);
+          for (int j = 0; j < kWidth; ++j) sum[j] += weight[n] * widen(values.value[j]);
+        }
+      }
+      store_sums<T, kWidth>(static_cast<T*>(k.grad_a) + number * k.features + slice.begin + d, sum, false);
+    }
   }
 }
 

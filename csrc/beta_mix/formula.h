@@ -5,34 +5,53 @@
 // It rejects nothing, so lam is a pure function of (key, index, n, tau). It is evaluated here without overflow or
 // cancellation, and returns lam and mu = 1 - lam both exact at their small side.
 //
-// Gradient. dx/dtau at a fixed value of the CDF: the implicit, or optimal mass transport (OMT), gradient. tables.h
-// covers |x| <= 3, a series in a = sech(x/2)^2 the rest. It is formed as tau dx/dtau = dx/dlog tau, which is bounded
-// by |x|; callers divide by tau once, after all sums.
+// Gradient. Implicit: dx/dtau at a fixed value of the CDF, also called the optimal mass transport (OMT) gradient;
+// tables.h covers |x| <= 3, a series in a = sech(x/2)^2 the rest. Pathwise: dx/dtau at fixed U and V; the implicit one
+// is its mean given lam. Both are formed as tau dx/dtau = dx/dlog tau; callers divide by tau once, after all sums.
+//
+// Everything is written with selections in place of branches, so that loops over draws can run in vectors.
 #pragma once
 #include "../common/math.h"
 #include "../common/philox.h"
-#include "tables.h"
+#include "elementary.h"
 
 namespace lada {
 
+// kFar: where e^-z does not change 1 any more; beyond it e^-z is kept as e^-(z - kFar), which ends at kFarEnd.
 template <class A>
 struct BetaLimits;
 
 template <>
 struct BetaLimits<float> {
-  static constexpr float kMinTau = 1e-36f, kMaxTau = 1e36f, kMinPower = 1e-30f, kMax = 3.4028235e38f;
+  static constexpr float kMinTau = 1e-36f, kMaxTau = 1e36f, kMax = 3.4028235e38f, kMaxPower = 87;
+  static constexpr float kFar = 64, kFarEnd = 150, kExpMinusFar = 1.6038108906e-28f;
   static constexpr int kTailTerms = 8;
 };
 
 template <>
 struct BetaLimits<double> {
-  static constexpr double kMinTau = 1e-300, kMaxTau = 1e300, kMinPower = 1e-290, kMax = 1.7976931348623157e308;
+  static constexpr double kMinTau = 1e-300, kMaxTau = 1e300, kMax = 1.7976931348623157e308, kMaxPower = 700;
+  static constexpr double kFar = 600, kFarEnd = 1300, kExpMinusFar = 2.6503965530043108e-261;
   static constexpr int kTailTerms = 14;
 };
 
 template <class A>
 LADA_HD A clamp_tau(A tau) {
   return clamp(tau, BetaLimits<A>::kMinTau, BetaLimits<A>::kMaxTau);
+}
+
+// tau of what the caller gave: itself, or its logarithm. Only log 0 and NaN stand for no concentration.
+template <class A>
+LADA_HD A tau_of_given(A given, bool is_log) {
+  if (!is_log) return given;
+  const A tau = std::exp(given);
+  return given > -infinity<A>() && tau < BetaLimits<A>::kMinTau ? BetaLimits<A>::kMinTau : tau;
+}
+
+// Turns a derivative to log tau into one to what the caller gave.
+template <class A>
+LADA_HD A gradient_to_given(A to_log_tau, A tau, bool is_log) {
+  return is_log ? to_log_tau : clamp(to_log_tau / clamp_tau(tau), -BetaLimits<A>::kMax, BetaLimits<A>::kMax);
 }
 
 // What one Philox call becomes: E = -log U, C = |cos 2 pi V| and the sign of the cosine.
@@ -42,19 +61,13 @@ struct BetaUniforms {
   bool negative;
 };
 
-// -log((k + 1/2) / 2^bits), relatively exact also where it is small, that is for k near 2^bits.
-template <class A, class Word>
-LADA_HD A minus_log_uniform(Word k, A step) {
-  constexpr Word kHalf = Word(1) << (8 * sizeof(Word) - 1);
-  return k < kHalf ? -std::log((static_cast<A>(k) + A(0.5)) * step)
-                   : -std::log1p(-(static_cast<A>(static_cast<Word>(~k)) + A(0.5)) * step);
-}
-
+// U = (u + 1/2) / 2^bits; 1 - U is as exact as U, so E is relatively exact also near U = 1. V: a sign and a fraction.
 template <class A, class Word>
 LADA_HD BetaUniforms<A> uniforms_of(Word u, Word v, A step) {
   constexpr Word kTop = Word(1) << (8 * sizeof(Word) - 1);
-  const Word fraction = v & (kTop - 1);
-  return {minus_log_uniform(u, step), sin_half_pi((static_cast<A>(fraction) + A(0.5)) * (2 * step)), (v & kTop) != 0};
+  const A uniform = (real_of(u) + A(0.5)) * step, rest = (real_of(static_cast<Word>(~u)) + A(0.5)) * step;
+  const A fraction = (real_of(static_cast<Word>(v & (kTop - 1))) + A(0.5)) * (2 * step);
+  return {-log_with_residual(uniform, -rest), sin_half_pi(fraction), (v & kTop) != 0};
 }
 
 // float32 uses the upper halves of the 64-bit words that float64 uses, so both draw the same numbers.
@@ -68,21 +81,28 @@ LADA_HD void uniforms(const Philox4& r, BetaUniforms<double>& out) {
   out = uniforms_of<double, uint64_t>(u, v, 5.4210108624275222e-20);
 }
 
+// `stretch` is z / (1 - e^-z) with z = E / tau, which the pathwise derivative needs.
 template <class A>
 struct BetaDraw {
-  A logit, lam, mu;
+  A logit, lam, mu, stretch;
 };
 
+// With z = E / tau, e^-z = U^(1/tau) =: u, A = C sqrt(1 - u), S = A + sqrt(u + A^2): the small and the large side of
+// lam are (u, S^2) / (u + S^2), and |x| = log1p(2 A S / u), or z + 2 log S where u is tiny. tau <= 0 or NaN gives NaN.
 template <class A>
 LADA_HD BetaDraw<A> beta_from_uniforms(const BetaUniforms<A>& uniform, A tau) {
-  if (!(tau > 0)) return {not_a_number<A>(), not_a_number<A>(), not_a_number<A>()};
+  using Limits = BetaLimits<A>;
   const A z = uniform.exponential / clamp_tau(tau);
-  const A m = -std::expm1(-z), u = z < A(0.5) ? 1 - m : std::exp(-z);
-  const A a = uniform.cosine * std::sqrt(m), s = a + std::sqrt(u + a * a), s2 = s * s;
-  const bool in_range = u > BetaLimits<A>::kMinPower;
-  const A magnitude = in_range ? std::log1p(2 * a * s / u) : z + 2 * std::log(s);
-  const A small = in_range ? u / (u + s2) : std::exp(-magnitude), large = s2 / (u + s2);
-  return uniform.negative ? BetaDraw<A>{-magnitude, small, large} : BetaDraw<A>{magnitude, large, small};
+  const bool far = z > Limits::kFar, valid = tau > 0;
+  const ExpMinus<A> near_or_far = exp_minus(far ? (z < Limits::kFarEnd ? z : Limits::kFarEnd) - Limits::kFar : z);
+  const A is_far = far ? 1 : 0, m = near_or_far.complement < is_far ? is_far : near_or_far.complement;
+  const A u = near_or_far.power, added_u = u * (1 - is_far);
+  const A a = uniform.cosine * std::sqrt(m), s = a + std::sqrt(added_u + a * a), s2 = s * s;
+  const A inverse = 1 / (added_u + s2), small = u * inverse * (far ? Limits::kExpMinusFar : A(1)), large = s2 * inverse;
+  const A w = 2 * a * s / u, log = log_with_residual(far ? s : 1 + w, far ? s - 1 : w);
+  const A magnitude = far ? z + 2 * log : log, nan = not_a_number<A>();
+  return {valid ? (uniform.negative ? -magnitude : magnitude) : nan, valid ? (uniform.negative ? small : large) : nan,
+          valid ? (uniform.negative ? large : small) : nan, m > 0 ? z / m : A(1)};
 }
 
 // Sample n of the pair with this index. key[0] is the Philox key, the low half of key[1] names a stream.
@@ -100,8 +120,8 @@ LADA_HD BetaDraw<A> beta_draw(const int64_t* key, int64_t index, int64_t n, A ta
 //   M (1 + sum_k b_k a^k tau / (tau + k)) + sum_k b_k a^k k / (tau + k)^2.
 template <class A>
 LADA_HD A beta_tail(A x, A tau, A s) {
-  const A e = std::exp(-x);
-  const A m = A(1.38629436111989062) - x - 2 * std::log1p(e) - beta_d_table(s);
+  const A e = exp_minus(x < BetaLimits<A>::kMaxPower ? x : BetaLimits<A>::kMaxPower).power;
+  const A m = A(1.38629436111989062) - x - 2 * log_with_residual(1 + e, e) - beta_d_table(s);
   const A a = 4 * e / ((1 + e) * (1 + e));
   A weight = 1, factor = 1, rest = 0;
   for (int k = 1; k <= BetaLimits<A>::kTailTerms; ++k) {
@@ -113,32 +133,42 @@ LADA_HD A beta_tail(A x, A tau, A s) {
   return m * factor + rest;
 }
 
-// dx / dlog tau: odd in x, exactly 0 at x = 0, never NaN or Inf for finite x.
+// dx / dlog tau: odd in x, exactly 0 at x = 0, never NaN or Inf unless x is NaN.
 template <class A>
 LADA_HD A beta_logit_gradient_log_tau(A x, A tau) {
   tau = clamp_tau(tau);
   const A s = 1 - A(1.5) / (tau + A(0.75)), magnitude = std::abs(x);
-  if (magnitude <= 3) {
-    const A third = x / 3;
-    return -x * beta_centre_table(2 * third * third - 1, s);
-  }
-  const A tail = beta_tail(magnitude < BetaLimits<A>::kMax ? magnitude : BetaLimits<A>::kMax, tau, s);
-  return x > 0 ? tail : (x < 0 ? -tail : x);  // NaN stays NaN
+  const A finite = magnitude < BetaLimits<A>::kMax ? magnitude : BetaLimits<A>::kMax;
+  const A inner = finite < 3 ? finite : A(3), third = inner / 3;
+  const A centre = -inner * beta_centre_table(2 * third * third - 1, s);
+  const A tail = beta_tail(finite > 3 ? finite : A(3), tau, s);
+  const A slope = magnitude <= 3 ? centre : tail;
+  return x > 0 ? slope : (x < 0 ? -slope : x);  // NaN stays NaN
 }
 
 // dx / dtau, cut off at the largest finite number (reached only for tau < 1e-36 in float32).
 template <class A>
 LADA_HD A beta_logit_gradient(A x, A tau) {
   if (!(tau > 0)) return not_a_number<A>();
-  const A gradient = beta_logit_gradient_log_tau(x, tau) / clamp_tau(tau);
-  return clamp(gradient, -BetaLimits<A>::kMax, BetaLimits<A>::kMax);
+  return gradient_to_given(beta_logit_gradient_log_tau(x, tau), tau, false);
 }
 
-// dlam / dlog tau, bounded by 0.2239 for every tau and x.
 template <class A>
-LADA_HD A beta_lam_gradient_log_tau(const BetaDraw<A>& draw, A tau) {
+LADA_HD A beta_logit_gradient_pathwise(const BetaDraw<A>& draw) {
+  return -(draw.lam - draw.mu) * draw.stretch;
+}
+
+// dlam / dlog tau from dx / dlog tau. With the implicit one it is bounded by 0.2239 for every tau and x.
+template <class A>
+LADA_HD A beta_lam_gradient(const BetaDraw<A>& draw, A of_logit) {
   const A slope = draw.lam * draw.mu;
-  return slope == 0 ? A(0) : slope * beta_logit_gradient_log_tau(draw.logit, tau);
+  return slope == 0 ? A(0) : slope * of_logit;
+}
+
+template <class A>
+LADA_HD A beta_lam_gradient_log_tau(const BetaDraw<A>& draw, A tau, bool pathwise) {
+  return beta_lam_gradient(
+      draw, pathwise ? beta_logit_gradient_pathwise(draw) : beta_logit_gradient_log_tau(draw.logit, tau));
 }
 
 }  // namespace lada

@@ -1,14 +1,17 @@
-"""Write tables.h: the polynomials behind the implicit gradient of the symmetric Beta distribution.
+"""Write tables.h: the polynomials behind the draws of the symmetric Beta distribution and their implicit gradient.
 
 With x = log(lam / (1 - lam)) and y = dx/dtau at a fixed value of the CDF of Beta(tau, tau), the function
 G(x, tau) = -tau y / x is even in x, analytic, and lies in [1/2, 1] for every tau. On |x| <= 3 it is fitted by
 one polynomial in u = 2 (x/3)^2 - 1 and s = (tau - 3/4) / (tau + 3/4), both in [-1, 1], which therefore covers
 all of 0 < tau < inf. A second polynomial in s gives d(tau) = psi(tau + 1) - psi(tau + 1/2), which the series for
-|x| > 3 needs. mpmath computes everything in 120 digits. `generate_tables.py` prints the header;
-`generate_tables.py > tables.h` renews it, and a test compares the two.
+|x| > 3 needs. In float32 logarithm, exponential and sine are short polynomials too, so that compilers can work on
+several draws at once; in float64 they are those of the C library. mpmath computes everything in 120 digits.
+`generate_tables.py` prints the header; `generate_tables.py > tables.h` renews it, and a test compares the two.
 """
 
-from mpmath import cos, log, mp, mpf, nstr, pi, psi, sech, sign, sqrt, tanh
+from collections.abc import Callable
+
+from mpmath import cos, expm1, log, log1p, mp, mpf, nstr, pi, psi, sech, sign, sin, sqrt, tanh
 
 mp.dps = 120  # the centre series cancels like exp(tau w^2), 41 digits at the largest tau sampled
 
@@ -110,6 +113,35 @@ def monomials_of_g(fit: list[list[mpf]], smallest: mpf) -> list[list[mpf]]:
     return [drop_small_tail(row, mpf(10) ** -100) for row in by_power_of_u]
 
 
+def polynomial(function: Callable[[mpf], mpf], low: mpf, high: mpf, smallest: mpf) -> list[mpf]:
+    """Coefficients of the powers of x for `function` on [low, high], short of Chebyshev terms below `smallest`."""
+    middle, half = (high + low) / 2, (high - low) / 2
+    nodes = chebyshev_nodes(NODES_U)
+    in_u = chebyshev_to_monomials(
+        drop_small_tail(chebyshev_coefficients([function(middle + half * u) for u in nodes]), smallest)
+    )
+    total = [mpf(0)] * len(in_u)
+    power = [mpf(1)]  # of u = (x - middle) / half
+    for c in in_u:
+        for i, value in enumerate(power):
+            total[i] += c * value
+        shifted, scaled = [mpf(0), *power], [*power, mpf(0)]
+        power = [(up - middle * same) / half for up, same in zip(shifted, scaled, strict=True)]
+    return total
+
+
+def elementary() -> dict[str, list[mpf]]:
+    """log(1 + f) = f - f^2/2 + f^3 R(f) on [sqrt 1/2, sqrt 2] - 1; e^r = 1 + r + r^2 P(r) on |r| <= log(2)/2;
+    sin(pi v / 2) = v Q(v^2) on [0, 1]."""
+    return {
+        "log_table(float f)": polynomial(
+            lambda f: (log1p(f) - f + f * f / 2) / f**3, sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1, mpf("3e-8")
+        ),
+        "exp_table(float r)": polynomial(lambda r: (expm1(r) - r) / r**2, -log(2) / 2, log(2) / 2, mpf("4e-9")),
+        "sin_table(float v2)": polynomial(lambda t: sin(pi / 2 * sqrt(t)) / sqrt(t), mpf(0), mpf(1), mpf("4e-9")),
+    }
+
+
 def literal(value: mpf, cpp_type: str) -> str:
     text = nstr(value, PRECISIONS[cpp_type][0], min_fixed=1, max_fixed=0)
     return text + ("f" if cpp_type == "float" else "")
@@ -130,6 +162,9 @@ def header() -> str:
         "// clang-format off",
         "namespace lada {",
     ]
+    for signature, coefficients in elementary().items():
+        variable = signature.split("float ")[1].rstrip(")")
+        lines += ["", f"LADA_HD float {signature} {{ return {horner(variable, coefficients, 'float')}; }}"]
     for cpp_type, (_, smallest_g, smallest_d) in PRECISIONS.items():
         rows = [horner("s", row, cpp_type) for row in monomials_of_g(fit, smallest_g)]
         d = horner("s", chebyshev_to_monomials(drop_small_tail(fit_d, smallest_d)), cpp_type)

@@ -5,6 +5,12 @@
 // clang-format off
 namespace lada {
 
+LADA_HD float log_table(float f) { return horner(f, 3.33333312e-1f, -2.4999989e-1f, 2.00007075e-1f, -1.66684802e-1f, 1.42499365e-1f, -1.24110507e-1f, 1.16615111e-1f, -1.15712007e-1f, 7.14975389e-2f); }
+
+LADA_HD float exp_table(float r) { return horner(r, 5.00000001e-1f, 1.66666667e-1f, 4.1666465e-2f, 8.33329848e-3f, 1.39336435e-3f, 1.98992762e-4f); }
+
+LADA_HD float sin_table(float v2) { return horner(v2, 1.57079633f, -6.45964096e-1f, 7.96926037e-2f, -4.6816578e-3f, 1.60254691e-4f, -3.4318293e-6f); }
+
 LADA_HD float beta_centre_table(float u, float s) {
   return horner(u,
     horner(s, 7.07248492e-1f, -1.94359864e-1f, 7.90357892e-2f, -1.65832291e-2f, 1.90291359e-3f, -7.21236059e-4f, 1.44793268e-4f, 1.25544134e-5f, 1.62307331e-5f),

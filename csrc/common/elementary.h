@@ -7,8 +7,8 @@
 
 namespace lada {
 
-// exp_negative of this is 0 on the host, and less than 1e-38 on the device. Arguments are clamped here, so that a sum of
-// exp(x) x never meets 0 * infinity.
+// exp_negative of this is 0 on the host, and less than 1e-38 on the device. Arguments are clamped here, so that a sum
+// of exp(x) x never meets 0 * infinity.
 template <class A>
 LADA_HD constexpr A exp_floor() {
   return sizeof(A) == 4 ? A(-88) : A(-709);

@@ -38,21 +38,4 @@ LADA_HD T horner(T x, T c0, Rest... rest) {
   return c0 + x * horner(x, rest...);
 }
 
-// sin(pi v / 2), relatively exact as v -> 0. On the device sinpi needs no slow argument reduction.
-LADA_HD float sin_half_pi(float v) {
-#if defined(__CUDA_ARCH__)
-  return sinpif(0.5f * v);
-#else
-  return std::sin(1.57079632679489662f * v);
-#endif
-}
-
-LADA_HD double sin_half_pi(double v) {
-#if defined(__CUDA_ARCH__)
-  return sinpi(0.5 * v);
-#else
-  return std::sin(1.57079632679489662 * v);
-#endif
-}
-
 }  // namespace lada

@@ -1,11 +1,11 @@
 // The search of top_pairs on the CPU.
 //
 // Blocks of kBlock rows i meet tiles of kRowLanes rows j > i. A pair is first estimated without an exponential: with
-// a_n = exp(lam_n (z_i - max z_i)) and b_n likewise from mu_n and z_j, the mixture of node n has exponentials a_n b_n, so
-// its sums are three products of small matrices. The tables a_n of a block and b_n of a tile are made once for all their
-// pairs. Only a pair whose estimate, with room for its error, could still enter the k best is scored as the definition
-// says. Rows are sorted by their own scores, so a block ends at the first tile whose bound is too low, and the search
-// ends at the first block that has no such tile.
+// a_n = exp(lam_n (z_i - max z_i)) and b_n likewise from mu_n and z_j, the mixture of node n has exponentials a_n b_n,
+// so its sums are three products of small matrices. The tables a_n of a block and b_n of a tile are made once for all
+// their pairs. Only a pair whose estimate, with room for its error, could still enter the k best is scored as the
+// definition says. Rows are sorted by their own scores, so a block ends at the first tile whose bound is too low, and
+// the search ends at the first block that has no such tile.
 #include <numeric>
 #include <vector>
 
@@ -190,8 +190,8 @@ class Search {
     for (int64_t j = first; j < k_.rows; j += kRowLanes<A>) {
       if (hopeless(first, std::max(j, first + 1))) return;
       fill_tables(static_cast<const A*>(k_.logits), k_.classes, k_.rows, j,
-                  std::min<int64_t>(kRowLanes<A>, k_.rows - j), static_cast<const A*>(k_.mu), k_.samples,
-                  kRowLanes<A>, tile_);
+                  std::min<int64_t>(kRowLanes<A>, k_.rows - j), static_cast<const A*>(k_.mu), k_.samples, kRowLanes<A>,
+                  tile_);
       for (int64_t i = first; i < last; ++i) {
         const int64_t begin = std::max(j, i + 1), end = std::min<int64_t>(j + kRowLanes<A>, k_.rows);
         if (begin >= end) continue;

@@ -100,8 +100,8 @@ at::Tensor indexed_pair_score(const at::Tensor& own, const at::Tensor& pairs, co
   return out;
 }
 
-// The pairs' slots sorted by the row they name: those of row r are slots[begin[r]] .. slots[begin[r + 1] - 1]. Pairs that
-// name a row that does not exist are in no row's slots.
+// The pairs' slots sorted by the row they name: those of row r are slots[begin[r]] .. slots[begin[r + 1] - 1]. Pairs
+// that name a row that does not exist are in no row's slots.
 struct SlotsOfRows {
   at::Tensor begin, slots;
 };
@@ -137,10 +137,24 @@ struct MixedPairs {
   double gamma;
 
   MixedPairScores pointers() const {
-    const BetaSource source = {tau.const_data_ptr(), key.const_data_ptr<int64_t>(),
-                               index.defined() ? index.const_data_ptr<int64_t>() : nullptr, tau.size(0), samples};
-    return {logits.const_data_ptr(), nullptr, ends.const_data_ptr<int64_t>(), logits.size(0), logits.size(1), source,
-            nullptr, dtype_of(logits), score, unit_of(score), gamma};
+    const BetaSource source = {tau.const_data_ptr(),
+                               key.const_data_ptr<int64_t>(),
+                               index.defined() ? index.const_data_ptr<int64_t>() : nullptr,
+                               tau.size(0),
+                               samples,
+                               /*log_tau=*/false,
+                               /*pathwise=*/false};
+    return {logits.const_data_ptr(),
+            nullptr,
+            ends.const_data_ptr<int64_t>(),
+            logits.size(0),
+            logits.size(1),
+            source,
+            nullptr,
+            dtype_of(logits),
+            score,
+            unit_of(score),
+            gamma};
   }
 };
 
@@ -148,8 +162,8 @@ void check_int64(const at::Tensor& tensor, const char* op, const char* name, int
   TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
                    tensor.scalar_type());
   check_shape(tensor, op, name, {size});
-  TORCH_CHECK(tensor.device() == logits.device(), op, ": ", name, " must be on the device of logits (",
-              logits.device(), "), got ", tensor.device());
+  TORCH_CHECK(tensor.device() == logits.device(), op, ": ", name, " must be on the device of logits (", logits.device(),
+              "), got ", tensor.device());
 }
 
 void check_tau(const at::Tensor& tau, int64_t pairs, const at::Tensor& logits, const char* op) {
@@ -175,8 +189,14 @@ MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const 
   check_tau(tau, pairs.size(0), logits, op);
   check_int64(key, op, "key", 2, logits);
   if (index) check_int64(*index, op, "index", pairs.size(0), logits);
-  return {logits.contiguous(), pairs.contiguous(), arithmetic(tau, arithmetic_type(logits)), key.contiguous(),
-          index ? index->contiguous() : at::Tensor(), n, score_named(std::string(score), op), gamma};
+  return {logits.contiguous(),
+          pairs.contiguous(),
+          arithmetic(tau, arithmetic_type(logits)),
+          key.contiguous(),
+          index ? index->contiguous() : at::Tensor(),
+          n,
+          score_named(std::string(score), op),
+          gamma};
 }
 
 at::Tensor mixed_pair_score(const at::Tensor& logits, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,

@@ -1,4 +1,5 @@
-// The bridge of Eq. 13: over given logits of the mixtures, over mixtures of logits, and the best of all pairs of a pool.
+// The bridge of Eq. 13: over given logits of the mixtures, over mixtures of logits, and the best of all pairs of a
+// pool.
 #pragma once
 #include "../beta_mix/beta_mix.h"
 #include "../scores/scores.h"
@@ -10,11 +11,11 @@ namespace lada {
 struct PairScores {
   const void* logits_a;  // (pairs, classes), or null
   const void* logits_b;
-  const void* own;       // (rows,), arithmetic type; used if the two above are null
-  const int64_t* ends;   // (pairs, 2), rows of `own`
+  const void* own;      // (rows,), arithmetic type; used if the two above are null
+  const int64_t* ends;  // (pairs, 2), rows of `own`
   int64_t rows;
-  const void* mixed;     // (pairs, samples, classes)
-  void* out;             // (pairs,), arithmetic type
+  const void* mixed;  // (pairs, samples, classes)
+  void* out;          // (pairs,), arithmetic type
   int64_t pairs, samples, classes;
   DType dtype;
   Score score;
@@ -64,12 +65,12 @@ struct GatherPairGradients {
 // The bound of the sum over n, with f at its largest (or at zero, for negative weights), is formed by the operations
 // that form the sum, in their order: no computed score can exceed (own_i + own_j) + bound, even in its last bit.
 struct PairScan {
-  const void* logits;         // (classes, rows), arithmetic type
-  const void* own;            // (rows,), arithmetic type, none of them NaN or infinite
-  const int64_t* index;       // (rows,), which row of the pool it is
-  const int64_t* least_index; // (rows,), the least of index[i], index[i + 1], ...
-  const void *lam, *mu;       // (samples,), arithmetic type: the nodes, positive, and one minus them
-  const void* weight;         // (samples,), arithmetic type: gamma * scale * weight of the node, all of one sign
+  const void* logits;          // (classes, rows), arithmetic type
+  const void* own;             // (rows,), arithmetic type, none of them NaN or infinite
+  const int64_t* index;        // (rows,), which row of the pool it is
+  const int64_t* least_index;  // (rows,), the least of index[i], index[i + 1], ...
+  const void *lam, *mu;        // (samples,), arithmetic type: the nodes, positive, and one minus them
+  const void* weight;          // (samples,), arithmetic type: gamma * scale * weight of the node, all of one sign
   int64_t rows, classes, samples, k, capacity;
   bool prune;
   DType dtype;  // float32 or float64

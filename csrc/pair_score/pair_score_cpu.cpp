@@ -152,8 +152,8 @@ void score_mixed_pairs(const MixedPairScores& k, const std::vector<A>& lam, int6
   }
 }
 
-// For one sample: sum_a += lam s, sum_b += mu s, to_lam = sum_c s_c (a_c - b_c), where s is the weighted gradient to the
-// mixed logits.
+// For one sample: sum_a += lam s, sum_b += mu s, to_lam = sum_c s_c (a_c - b_c), where s is the weighted gradient to
+// the mixed logits.
 template <Score kScore, class A>
 LADA_CLONES void add_mixture_gradients(const A* a, const A* b, const Draws<A>& draws, const Lane<A>& factor,
                                        int64_t classes, A* mixed, A* exps, A* sum_a, A* sum_b, Lane<A>& to_lam) {
@@ -199,7 +199,8 @@ void score_mixed_pairs_backward(const MixedPairScoresBackward& k, const std::vec
       add_mixture_gradients<kScore>(a, b, draws, factor, f.classes, mixed, exps, sum_a, sum_b, to_lam);
       if (k.grad_lam)
         for (int l = 0; l < count; ++l)
-          static_cast<A*>(k.grad_lam)[(first + l) * f.source.samples + n] = known[l] != 0 ? to_lam[l] : not_a_number<A>();
+          static_cast<A*>(k.grad_lam)[(first + l) * f.source.samples + n] =
+              known[l] != 0 ? to_lam[l] : not_a_number<A>();
     }
     if (k.contributions) {
       A* to = static_cast<A*>(k.contributions) + first * f.classes;

@@ -19,8 +19,7 @@ void dispatch_pairs(DType dtype, Score score, int64_t classes, const F& f) {
     const auto with_score = [&](auto score_tag) {
       classes <= kShortPairRow ? f(tag, score_tag, ByRow{}) : f(tag, score_tag, ByClass{});
     };
-    score == Score::kEntropy ? with_score(ScoreTag<Score::kEntropy>{})
-                             : with_score(ScoreTag<Score::kVariationRatio>{});
+    score == Score::kEntropy ? with_score(ScoreTag<Score::kEntropy>{}) : with_score(ScoreTag<Score::kVariationRatio>{});
   });
 }
 
@@ -58,7 +57,7 @@ void mixed_pair_scores_backward(const MixedPairScoresBackward& k, void* stream) 
     using T = typename decltype(tag)::type;
     using L = decltype(lanes);
     launch("mixed_pair_scores_backward", mixed_pair_scores_backward_kernel<T, decltype(score)::value, kThreads, L>,
-           blocks_of<L>(f.source.pairs), kThreads, stream, k, 
+           blocks_of<L>(f.source.pairs), kThreads, stream, k,
            static_cast<arithmetic_t<T>>(f.scale * f.gamma / static_cast<double>(f.source.samples)));
   });
 }

@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(kThreads)
     const PairRows<T> rows(f, pair);
     for (int64_t begin = 0; begin < samples; begin += L::kTasks) {
       const int64_t task = begin + L::task(), sample = task < samples ? task : 0;
-      const BetaDraw<A> draw = beta_draw(f.source.key, f.source.index_of(pair), sample,
-                                         static_cast<const A*>(f.source.tau)[pair]);
+      const BetaDraw<A> draw =
+          beta_draw(f.source.key, f.source.index_of(pair), sample, static_cast<const A*>(f.source.tau)[pair]);
       const A lam = positive_weight(draw.lam), mu = positive_weight(draw.mu);
       const A weight = task < samples ? share * static_cast<const A*>(k.grad)[pair] : A(0);
       const RowStats<A> s = mixture_stats<kScore, L::kClasses>(rows.a, rows.b, lam, mu, classes);

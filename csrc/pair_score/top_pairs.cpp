@@ -1,13 +1,13 @@
 // The best of all pairs of a pool by Eq. 13: which rows are scanned, and how often.
 //
-// The best rows are scanned against each other first: their k-th best pair is a threshold. Then every row that can still
-// be part of a pair above it is scanned; with logits of a trained network these are few, and only they are copied and
-// sorted. A scan that finds more than it may store is repeated above the k-th best of what it stored.
+// The best rows are scanned against each other first: their k-th best pair is a threshold. Then every row that can
+// still be part of a pair above it is scanned; with logits of a trained network these are few, and only they are copied
+// and sorted. A scan that finds more than it may store is repeated above the k-th best of what it stored.
 #include <ATen/ops/cummin.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/sort.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/topk.h>
 
@@ -41,9 +41,7 @@ using Pairs = std::vector<Pair>;
 void sort_unique(Pairs& pairs, int64_t k) {
   std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.before(b); });
   pairs.erase(std::unique(pairs.begin(), pairs.end(),
-                          [](const Pair& a, const Pair& b) {
-                            return a.first == b.first && a.second == b.second;
-                          }),
+                          [](const Pair& a, const Pair& b) { return a.first == b.first && a.second == b.second; }),
               pairs.end());
   if (static_cast<int64_t>(pairs.size()) > k) pairs.resize(static_cast<size_t>(k));
 }
@@ -63,11 +61,26 @@ void scan(const Pool& pool, const at::Tensor& rows, int64_t k, Pairs& best, int6
     const bool full = static_cast<int64_t>(best.size()) == k;
     const Pair threshold = full ? best.back() : Pair{kNever, 0, 0};
     run(logits, LADA_BACKENDS(pair_scan),
-        PairScan{logits.const_data_ptr(), own.const_data_ptr(), index.const_data_ptr<int64_t>(),
-                 least.const_data_ptr<int64_t>(), pool.lam.const_data_ptr(), pool.mu.const_data_ptr(),
-                 pool.weight.const_data_ptr(), logits.size(1), logits.size(0), pool.lam.size(0), k, capacity,
-                 pool.prune, dtype_of(logits), pool.score, threshold, scores.mutable_data_ptr(),
-                 pairs.mutable_data_ptr<int64_t>(), count, count + 1});
+        PairScan{logits.const_data_ptr(),
+                 own.const_data_ptr(),
+                 index.const_data_ptr<int64_t>(),
+                 least.const_data_ptr<int64_t>(),
+                 pool.lam.const_data_ptr(),
+                 pool.mu.const_data_ptr(),
+                 pool.weight.const_data_ptr(),
+                 logits.size(1),
+                 logits.size(0),
+                 pool.lam.size(0),
+                 k,
+                 capacity,
+                 pool.prune,
+                 dtype_of(logits),
+                 pool.score,
+                 threshold,
+                 scores.mutable_data_ptr(),
+                 pairs.mutable_data_ptr<int64_t>(),
+                 count,
+                 count + 1});
     const at::Tensor totals = counts.cpu();
     const int64_t found = totals.const_data_ptr<int64_t>()[0], here = std::min(found, capacity);
     evaluated += totals.const_data_ptr<int64_t>()[1];
@@ -151,8 +164,8 @@ void fill_up(Pairs& pairs, int64_t rows, int64_t k, bool disjoint) {
     }
 }
 
-void check_inputs(const at::Tensor& logits, int64_t k, const at::Tensor& nodes, const at::Tensor& weights,
-                  double gamma, bool disjoint) {
+void check_inputs(const at::Tensor& logits, int64_t k, const at::Tensor& nodes, const at::Tensor& weights, double gamma,
+                  bool disjoint) {
   check_floating(logits, kOp, "logits");
   TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1, kOp,
                     ": logits must have shape (M, C) with at least one class, got ", logits.sizes());

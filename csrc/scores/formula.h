@@ -45,7 +45,8 @@ struct RowStats {
   A weighted = 0;          // sum of e_j d_j
 };
 
-// d_j: at least exp_floor, so that e_j = 0 has a finite factor; NaN if z_j, or z_j and max, are not numbers to subtract.
+// d_j: at least exp_floor, so that e_j = 0 has a finite factor; NaN if z_j, or z_j and max, are not numbers to
+// subtract.
 template <class A>
 LADA_HD A below_max(A z, A max) {
   const A d = z - max;

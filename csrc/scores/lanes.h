@@ -1,8 +1,9 @@
 // Rows in the lanes of a vector unit: how the CPU loops of the scores are written.
 //
-// A tile holds the logits of kRowLanes rows, transposed: tile[j * kRowLanes + l] is logit j of row l, so that every step of
-// the online sums is one vector operation for all rows, and nothing is summed across lanes. Rows too long for that are
-// taken one at a time, in chunks that stay in the first-level cache. All of this is inlined into LADA_CLONES functions.
+// A tile holds the logits of kRowLanes rows, transposed: tile[j * kRowLanes + l] is logit j of row l, so that every
+// step of the online sums is one vector operation for all rows, and nothing is summed across lanes. Rows too long for
+// that are taken one at a time, in chunks that stay in the first-level cache. All of this is inlined into LADA_CLONES
+// functions.
 #pragma once
 #include <array>
 
@@ -293,9 +294,8 @@ LADA_HD void gradient_of_row(const A* z, int64_t classes, const RowStats<A>& s, 
 // Ranges of whole tiles, so that a row's lane mates do not depend on the number of threads.
 template <class Body>
 void parallel_tiles(int64_t rows, int64_t lanes, int64_t cost, int threads, const Body& body) {
-  parallel_for((rows + lanes - 1) / lanes, lanes * cost, threads, [&](int64_t begin, int64_t end) {
-    body(begin * lanes, std::min(rows, end * lanes));
-  });
+  parallel_for((rows + lanes - 1) / lanes, lanes * cost, threads,
+               [&](int64_t begin, int64_t end) { body(begin * lanes, std::min(rows, end * lanes)); });
 }
 
 }  // namespace lada::cpu

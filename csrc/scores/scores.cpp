@@ -87,8 +87,8 @@ at::Tensor passes_of(const at::Tensor& logits, const char* op) {
 }
 
 Bald bald_of(const at::Tensor& passes, double scale) {
-  return {passes.const_data_ptr(), nullptr, nullptr, passes.size(0), passes.size(1), passes.size(2), passes.stride(0),
-          passes.stride(1), dtype_of(passes), scale};
+  return {passes.const_data_ptr(), nullptr,          nullptr,          passes.size(0),   passes.size(1),
+          passes.size(2),          passes.stride(0), passes.stride(1), dtype_of(passes), scale};
 }
 
 // Scratch that CUDA kernels need for long rows; it lives as long as the returned tensor.

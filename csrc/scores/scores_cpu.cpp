@@ -359,9 +359,9 @@ void row_scores_backward(const RowScoresBackward& k, int threads) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     dispatch_score(k.score, [&](auto score) {
-      parallel_tiles(k.rows, kRowLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads, [&](int64_t begin, int64_t end) {
-        score_rows_backward<T, decltype(score)::value>(k, begin, end);
-      });
+      parallel_tiles(
+          k.rows, kRowLanes<arithmetic_t<T>>, k.classes * kCostOfExp, threads,
+          [&](int64_t begin, int64_t end) { score_rows_backward<T, decltype(score)::value>(k, begin, end); });
     });
   });
 }
@@ -377,8 +377,8 @@ void bald(const Bald& k, int threads) {
 void bald_backward(const BaldBackward& k, int threads) {
   dispatch(k.forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_tiles(k.forward.rows, kRowLanes<arithmetic_t<T>>, k.forward.passes * k.forward.classes * kCostOfExp, threads,
-                   [&](int64_t begin, int64_t end) { bald_rows_backward<T>(k, begin, end); });
+    parallel_tiles(k.forward.rows, kRowLanes<arithmetic_t<T>>, k.forward.passes * k.forward.classes * kCostOfExp,
+                   threads, [&](int64_t begin, int64_t end) { bald_rows_backward<T>(k, begin, end); });
   });
 }
 

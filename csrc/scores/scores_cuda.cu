@@ -37,11 +37,14 @@ void row_scores(const RowScores& k, void* stream) {
       launch(name, short_row_scores_kernel<T, kScore, kShortThreads>, ceil_div(k.rows, kShortThreads), kShortThreads,
              stream, k, static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= kFewLanes)
-      launch(name, row_scores_kernel<T, kScore, kThreads, 8>, ceil_div(k.rows, kThreads / 8), kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, row_scores_kernel<T, kScore, kThreads, 8>, ceil_div(k.rows, kThreads / 8), kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= kWholeWarp)
-      launch(name, row_scores_kernel<T, kScore, kThreads, 32>, ceil_div(k.rows, kThreads / 32), kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, row_scores_kernel<T, kScore, kThreads, 32>, ceil_div(k.rows, kThreads / 32), kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
     else
-      launch(name, row_scores_kernel<T, kScore, kThreads, kThreads>, k.rows, kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, row_scores_kernel<T, kScore, kThreads, kThreads>, k.rows, kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
   });
 }
 
@@ -54,13 +57,14 @@ void row_scores_backward(const RowScoresBackward& k, void* stream) {
       launch(name, short_row_scores_backward_kernel<T, kScore, kShortThreads>, ceil_div(k.rows, kShortThreads),
              kShortThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= kFewLanes)
-      launch(name, row_scores_backward_kernel<T, kScore, kThreads, 8>, ceil_div(k.rows, kThreads / 8), kThreads,
-             stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, row_scores_backward_kernel<T, kScore, kThreads, 8>, ceil_div(k.rows, kThreads / 8), kThreads, stream,
+             k, static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= kWholeWarp)
       launch(name, row_scores_backward_kernel<T, kScore, kThreads, 32>, ceil_div(k.rows, kThreads / 32), kThreads,
              stream, k, static_cast<arithmetic_t<T>>(k.scale));
     else
-      launch(name, row_scores_backward_kernel<T, kScore, kThreads, kThreads>, k.rows, kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, row_scores_backward_kernel<T, kScore, kThreads, kThreads>, k.rows, kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
   });
 }
 
@@ -69,14 +73,17 @@ void bald(const Bald& k, void* stream) {
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (k.classes <= 16)
-      launch(name, short_bald_kernel<T, kShortThreads, 16>, ceil_div(k.rows, kShortThreads), kShortThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, short_bald_kernel<T, kShortThreads, 16>, ceil_div(k.rows, kShortThreads), kShortThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= 8 * 16)
       launch(name, bald_kernel<T, kThreads, 8, 16>, ceil_div(k.rows, kThreads / 8), kThreads, stream, k,
              static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= 32 * 16)
-      launch(name, bald_kernel<T, kThreads, 32, 16>, ceil_div(k.rows, kThreads / 32), kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, bald_kernel<T, kThreads, 32, 16>, ceil_div(k.rows, kThreads / 32), kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= kMostClassesInRegisters)
-      launch(name, bald_kernel<T, kThreads, kThreads, kMostClassesInRegisters / kThreads>, k.rows, kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch(name, bald_kernel<T, kThreads, kThreads, kMostClassesInRegisters / kThreads>, k.rows, kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.scale));
     else
       launch(name, long_bald_kernel<T, kThreads>, k.rows, kThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
   });
@@ -94,12 +101,14 @@ void bald_backward(const BaldBackward& k, void* stream) {
       launch(name, bald_backward_kernel<T, kThreads, 8, 16>, ceil_div(rows, kThreads / 8), kThreads, stream, k,
              static_cast<arithmetic_t<T>>(k.forward.scale));
     else if (classes <= 32 * 16)
-      launch(name, bald_backward_kernel<T, kThreads, 32, 16>, ceil_div(rows, kThreads / 32), kThreads, stream, k, static_cast<arithmetic_t<T>>(k.forward.scale));
+      launch(name, bald_backward_kernel<T, kThreads, 32, 16>, ceil_div(rows, kThreads / 32), kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.forward.scale));
     else if (classes <= kMostClassesInRegisters)
       launch(name, bald_backward_kernel<T, kThreads, kThreads, kMostClassesInRegisters / kThreads>, rows, kThreads,
              stream, k, static_cast<arithmetic_t<T>>(k.forward.scale));
     else
-      launch(name, long_bald_backward_kernel<T, kThreads>, rows, kThreads, stream, k, static_cast<arithmetic_t<T>>(k.forward.scale));
+      launch(name, long_bald_backward_kernel<T, kThreads>, rows, kThreads, stream, k,
+             static_cast<arithmetic_t<T>>(k.forward.scale));
   });
 }
 

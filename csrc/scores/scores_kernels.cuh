@@ -8,7 +8,7 @@
 //
 // Which elements a thread takes depends on C alone, so that a row's score does not depend on the rows around it.
 #pragma once
-#include "row_packet.cuh"
+#include "../common/packet.cuh"
 #include "scores.h"
 
 namespace lada::cuda {
@@ -54,32 +54,32 @@ __device__ __forceinline__ V group_reduce(V value, Op op) {
 }
 
 template <Score kScore, class T>
-__device__ __forceinline__ void add_packet(RowStats<arithmetic_t<T>>& s, const RowPacket<T>& packet) {
+__device__ __forceinline__ void add_packet(RowStats<arithmetic_t<T>>& s, const Packet<T>& packet) {
   using A = arithmetic_t<T>;
   A max = s.max;
 #pragma unroll
-  for (int i = 0; i < RowPacket<T>::kSize; ++i) {
+  for (int i = 0; i < Packet<T>::kSize; ++i) {
     const A z = widen(packet.value[i]);
     if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, max), s.second);
     max = larger(z, max);
   }
   if (max > s.max) s = raised(s, max);
 #pragma unroll
-  for (int i = 0; i < RowPacket<T>::kSize; ++i) add(s, widen(packet.value[i]));
+  for (int i = 0; i < Packet<T>::kSize; ++i) add(s, widen(packet.value[i]));
 }
 
 // The statistics of z[0..classes), the same in every thread of the group.
 template <Score kScore, int kGroup, class T>
 __device__ __forceinline__ RowStats<arithmetic_t<T>> stats_of_group(const T* __restrict__ z, int64_t classes) {
   using A = arithmetic_t<T>;
-  constexpr int kSize = RowPacket<T>::kSize, kUnroll = 4;
+  constexpr int kSize = Packet<T>::kSize, kUnroll = 4;
   constexpr int64_t kStep = kGroup * kSize;
   const bool aligned = is_aligned(z);
   const T nothing = narrow<T>(-infinity<A>());
   RowStats<A> s;
   int64_t j = threadIdx.x % kGroup * kSize;
   for (; aligned && j + (kUnroll - 1) * kStep + kSize <= classes; j += kUnroll * kStep) {
-    RowPacket<T> packet[kUnroll];
+    Packet<T> packet[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) packet[u] = load_aligned(z + j + u * kStep);
 #pragma unroll
@@ -88,8 +88,7 @@ __device__ __forceinline__ RowStats<arithmetic_t<T>> stats_of_group(const T* __r
   for (; j < classes; j += kStep) add_packet<kScore>(s, load_packet(z, j, classes, aligned, nothing));
   const A max = group_reduce<kGroup>(s.max, Largest{});
   A second = lowest<A>();
-  if constexpr (kScore == Score::kMargin)
-    second = group_reduce<kGroup>(s.max == max ? s.second : s.max, Largest{});
+  if constexpr (kScore == Score::kMargin) second = group_reduce<kGroup>(s.max == max ? s.second : s.max, Largest{});
   s = raised(s, max);
   s.ties = group_reduce<kGroup>(s.ties, Sum{});
   s.below = group_reduce<kGroup>(s.below, Sum{});
@@ -115,15 +114,14 @@ __global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k, arith
   for (int64_t first = int64_t{blockIdx.x} * kRows; first < k.rows; first += int64_t{gridDim.x} * kRows) {
     const int64_t mine = first + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
     const RowStats<A> s = stats_of_group<kScore, kGroup>(logits + row * k.classes, k.classes);
-    if (mine < k.rows && threadIdx.x % kGroup == 0)
-      static_cast<A*>(k.out)[row] = scale * score_of(s, kScore);
+    if (mine < k.rows && threadIdx.x % kGroup == 0) static_cast<A*>(k.out)[row] = scale * score_of(s, kScore);
   }
 }
 
 template <class T, Score kScore, int kThreads, int kGroup>
 __global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  constexpr int kRows = kThreads / kGroup, kSize = RowPacket<T>::kSize;
+  constexpr int kRows = kThreads / kGroup, kSize = Packet<T>::kSize;
   for (int64_t block = int64_t{blockIdx.x} * kRows; block < k.rows; block += int64_t{gridDim.x} * kRows) {
     const int64_t mine = block + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
     const T* z = static_cast<const T*>(k.logits) + row * k.classes;
@@ -136,7 +134,7 @@ __global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScores
     const A g = scale * static_cast<const A*>(k.grad)[row / k.group];
     const bool aligned = is_aligned(z) && is_aligned(grad_z);
     for (int64_t j = threadIdx.x % kGroup * kSize; j < k.classes; j += kGroup * kSize) {
-      RowPacket<T> packet = load_packet(z, j, k.classes, aligned, narrow<T>(A(0)));
+      Packet<T> packet = load_packet(z, j, k.classes, aligned, narrow<T>(A(0)));
 #pragma unroll
       for (int i = 0; i < kSize; ++i) {
         const Role role = j + i == first ? Role::kFirst : (j + i == second ? Role::kSecond : Role::kOther);
@@ -156,15 +154,14 @@ constexpr int kShortTile = kThreads * kClasses / kWarp * (kWarp + 1);
 
 // Rows of `classes` elements, `stride` apart, to shared memory.
 template <int kThreads, class T>
-__device__ __forceinline__ void load_rows(const T* from, int rows, int classes, int64_t stride,
-                                          arithmetic_t<T>* tile) {
-  constexpr int kSize = RowPacket<T>::kSize;
+__device__ __forceinline__ void load_rows(const T* from, int rows, int classes, int64_t stride, arithmetic_t<T>* tile) {
+  constexpr int kSize = Packet<T>::kSize;
   const int count = rows * classes;
   int done = 0;
   if (stride == classes && is_aligned(from)) {
     done = count / kSize * kSize;
     for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
-      const RowPacket<T> packet = load_aligned(from + i);
+      const Packet<T> packet = load_aligned(from + i);
 #pragma unroll
       for (int c = 0; c < kSize; ++c) tile[padded(i + c)] = widen(packet.value[c]);
     }
@@ -176,12 +173,12 @@ __device__ __forceinline__ void load_rows(const T* from, int rows, int classes, 
 // Consecutive rows from shared memory.
 template <int kThreads, class T>
 __device__ __forceinline__ void store_rows(const arithmetic_t<T>* tile, int count, T* to) {
-  constexpr int kSize = RowPacket<T>::kSize;
+  constexpr int kSize = Packet<T>::kSize;
   int done = 0;
   if (is_aligned(to)) {
     done = count / kSize * kSize;
     for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
-      RowPacket<T> packet;
+      Packet<T> packet;
 #pragma unroll
       for (int c = 0; c < kSize; ++c) packet.value[c] = narrow<T>(tile[padded(i + c)]);
       store_aligned(to + i, packet);
@@ -225,7 +222,8 @@ __global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k,
 }
 
 template <class T, Score kScore, int kThreads>
-__global__ void __launch_bounds__(kThreads) short_row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
+__global__ void __launch_bounds__(kThreads)
+    short_row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
   const int classes = static_cast<int>(k.classes);
@@ -352,13 +350,13 @@ template <int kGroup, int kItems, class T, class Visit>
 __device__ __forceinline__ void for_items(const T* z, int64_t classes, Means<arithmetic_t<T>, kItems>& means,
                                           const Visit& visit) {
   using A = arithmetic_t<T>;
-  constexpr int kSize = RowPacket<T>::kSize;
+  constexpr int kSize = Packet<T>::kSize;
   const bool aligned = is_aligned(z);
 #pragma unroll
   for (int q = 0; q < kItems / kSize; ++q) {
     const int64_t j = (q * kGroup + threadIdx.x % kGroup) * kSize;
     if (j >= classes) continue;
-    const RowPacket<T> packet = load_packet(z, j, classes, aligned, narrow<T>(-infinity<A>()));
+    const Packet<T> packet = load_packet(z, j, classes, aligned, narrow<T>(-infinity<A>()));
 #pragma unroll
     for (int i = 0; i < kSize; ++i) visit(means.value[q * kSize + i], widen(packet.value[i]), j + i);
   }
@@ -394,8 +392,7 @@ __global__ void __launch_bounds__(kThreads) bald_kernel(Bald k, arithmetic_t<T> 
 #pragma unroll
     for (int i = 0; i < kItems; ++i) of_mean -= means.value[i] * log_of_probability(means.value[i]);
     of_mean = group_reduce<kGroup>(of_mean, Sum{});
-    if (mine < k.rows && threadIdx.x % kGroup == 0)
-      static_cast<A*>(k.out)[row] = scale * (of_mean - entropy);
+    if (mine < k.rows && threadIdx.x % kGroup == 0) static_cast<A*>(k.out)[row] = scale * (of_mean - entropy);
   }
 }
 

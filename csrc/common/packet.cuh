@@ -3,12 +3,12 @@
 #pragma once
 #include <cstring>
 
-#include "../common/device.cuh"
+#include "device.cuh"
 
 namespace lada::cuda {
 
 template <class T>
-struct RowPacket {
+struct Packet {
   static constexpr int kSize = 16 / sizeof(T);
   T value[kSize];
 };
@@ -19,15 +19,15 @@ __device__ __forceinline__ bool is_aligned(const T* pointer) {
 }
 
 template <class T>
-__device__ __forceinline__ RowPacket<T> load_aligned(const T* from) {
+__device__ __forceinline__ Packet<T> load_aligned(const T* from) {
   const uint4 bits = *reinterpret_cast<const uint4*>(from);
-  RowPacket<T> packet;
+  Packet<T> packet;
   std::memcpy(packet.value, &bits, sizeof bits);
   return packet;
 }
 
 template <class T>
-__device__ __forceinline__ void store_aligned(T* to, const RowPacket<T>& packet) {
+__device__ __forceinline__ void store_aligned(T* to, const Packet<T>& packet) {
   uint4 bits;
   std::memcpy(&bits, packet.value, sizeof bits);
   *reinterpret_cast<uint4*>(to) = bits;
@@ -35,19 +35,19 @@ __device__ __forceinline__ void store_aligned(T* to, const RowPacket<T>& packet)
 
 // The elements row[j], row[j + 1], ... below `end`, and `fill` in place of those that are not.
 template <class T>
-__device__ __forceinline__ RowPacket<T> load_packet(const T* row, int64_t j, int64_t end, bool aligned, T fill) {
-  if (aligned && j + RowPacket<T>::kSize <= end) return load_aligned(row + j);
-  RowPacket<T> packet;
+__device__ __forceinline__ Packet<T> load_packet(const T* row, int64_t j, int64_t end, bool aligned, T fill) {
+  if (aligned && j + Packet<T>::kSize <= end) return load_aligned(row + j);
+  Packet<T> packet;
 #pragma unroll
-  for (int i = 0; i < RowPacket<T>::kSize; ++i) packet.value[i] = j + i < end ? row[j + i] : fill;
+  for (int i = 0; i < Packet<T>::kSize; ++i) packet.value[i] = j + i < end ? row[j + i] : fill;
   return packet;
 }
 
 template <class T>
-__device__ __forceinline__ void store_packet(T* row, int64_t j, int64_t end, bool aligned, const RowPacket<T>& packet) {
-  if (aligned && j + RowPacket<T>::kSize <= end) return store_aligned(row + j, packet);
+__device__ __forceinline__ void store_packet(T* row, int64_t j, int64_t end, bool aligned, const Packet<T>& packet) {
+  if (aligned && j + Packet<T>::kSize <= end) return store_aligned(row + j, packet);
 #pragma unroll
-  for (int i = 0; i < RowPacket<T>::kSize; ++i)
+  for (int i = 0; i < Packet<T>::kSize; ++i)
     if (j + i < end) row[j + i] = packet.value[i];
 }
 

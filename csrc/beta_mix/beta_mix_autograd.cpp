@@ -1,0 +1,181 @@
+// Autograd and autocast of the Beta ops. Each backward pass is an op of its own, which computes what is needed only;
+// it has no derivative.
+#include <ATen/autocast_mode.h>
+
+#include "../common/autograd.h"
+
+namespace lada {
+namespace {
+
+using Mixed = std::tuple<Tensor, Tensor>;
+using std::string_view;
+
+auto& sample_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, c10::SymInt, const Tensor&, const OptionalTensor&, string_view, bool)>(
+          "lada_ext::beta_sample");
+  return op;
+}
+
+auto& sample_backward_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, string_view, bool)>(
+          "lada_ext::beta_sample_backward");
+  return op;
+}
+
+auto& mix_op() {
+  static const auto op = find_op<Mixed(const Tensor&, const Tensor&, const Tensor&, c10::SymInt, const Tensor&,
+                                       const OptionalTensor&, string_view, bool)>("lada_ext::beta_mix");
+  return op;
+}
+
+auto& mix_backward_op() {
+  static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(
+      const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+      const OptionalTensor&, string_view, bool, std::array<bool, 3>)>("lada_ext::beta_mix_backward");
+  return op;
+}
+
+auto& mix_pairs_op() {
+  static const auto op = find_op<Mixed(const Tensor&, const Tensor&, const Tensor&, c10::SymInt, const Tensor&,
+                                       const OptionalTensor&, string_view, bool)>("lada_ext::beta_mix_pairs");
+  return op;
+}
+
+auto& mix_pairs_backward_op() {
+  static const auto op =
+      find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&,
+                    const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 2>)>(
+          "lada_ext::beta_mix_pairs_backward");
+  return op;
+}
+
+// The options that forward and backward share.
+void save_options(AutogradContext* ctx, string_view grad, bool log_tau) {
+  ctx->saved_data["grad"] = std::string(grad);
+  ctx->saved_data["log_tau"] = log_tau;
+  ctx->set_materialize_grads(false);
+}
+
+struct SampleFunction : torch::autograd::Function<SampleFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& tau, c10::SymInt n, const Tensor& key,
+                        const OptionalTensor& index, string_view grad, bool log_tau) {
+    ctx->save_for_backward({tau, key, or_undefined(index)});
+    save_options(ctx, grad, log_tau);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return sample_op().call(tau, std::move(n), key, index, grad, log_tau);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(6);
+    if (!grads[0].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    result[0] = sample_backward_op().call(grads[0], saved[0], saved[1], if_defined(saved[2]),
+                                          ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool());
+    return result;
+  }
+};
+
+struct MixFunction : torch::autograd::Function<MixFunction> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n,
+                               const Tensor& key, const OptionalTensor& index, string_view grad, bool log_tau) {
+    ctx->save_for_backward({a, b, tau, key, or_undefined(index)});
+    save_options(ctx, grad, log_tau);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto [mixed, lam] = mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
+    return {mixed, lam};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(8);
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 3> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
+    auto [grad_a, grad_b, grad_tau] = mix_backward_op().call(
+        if_defined(grads[0]), if_defined(grads[1]), saved[0], saved[1], saved[2], saved[3], if_defined(saved[4]),
+        ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed);
+    if (needed[0]) result[0] = grad_a;
+    if (needed[1]) result[1] = grad_b;
+    if (needed[2]) result[2] = grad_tau;
+    return result;
+  }
+};
+
+struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& h, const Tensor& pairs, const Tensor& tau,
+                               c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
+                               bool log_tau) {
+    ctx->save_for_backward({h, pairs, tau, key, or_undefined(index)});
+    save_options(ctx, grad, log_tau);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto [mixed, lam] = mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
+    return {mixed, lam};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(8);
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(2)};
+    auto [grad_h, grad_tau] = mix_pairs_backward_op().call(
+        if_defined(grads[0]), if_defined(grads[1]), saved[0], saved[1], saved[2], saved[3], if_defined(saved[4]),
+        ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed);
+    if (needed[0]) result[0] = grad_h;
+    if (needed[1]) result[2] = grad_tau;
+    return result;
+  }
+};
+
+using torch::autograd::compute_requires_grad;
+
+Tensor sample(const Tensor& tau, c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
+              bool log_tau) {
+  if (compute_requires_grad(tau)) return SampleFunction::apply(tau, std::move(n), key, index, grad, log_tau);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return sample_op().call(tau, std::move(n), key, index, grad, log_tau);
+}
+
+Mixed mix(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
+          const OptionalTensor& index, string_view grad, bool log_tau) {
+  if (compute_requires_grad(a, b, tau)) {
+    const variable_list out = MixFunction::apply(a, b, tau, std::move(n), key, index, grad, log_tau);
+    return {out[0], out[1]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
+}
+
+Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
+                const OptionalTensor& index, string_view grad, bool log_tau) {
+  if (compute_requires_grad(h, tau)) {
+    const variable_list out = MixPairsFunction::apply(h, pairs, tau, std::move(n), key, index, grad, log_tau);
+    return {out[0], out[1]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
+}
+
+// Under autocast the ends may come from layers of different precision: they are mixed in the wider one.
+Mixed mix_under_autocast(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
+                         const OptionalTensor& index, string_view grad, bool log_tau) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const at::ScalarType type = c10::promoteTypes(a.scalar_type(), b.scalar_type());
+  return mix_op().call(a.to(type), b.to(type), tau, std::move(n), key, index, grad, log_tau);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
+  m.impl("beta_sample", &sample);
+  m.impl("beta_mix", &mix);
+  m.impl("beta_mix_pairs", &mix_pairs);
+  for (const char* op : {"beta_logit_grad", "beta_sample_backward", "beta_mix.out", "beta_mix_backward",
+                         "beta_mix_pairs.out", "beta_mix_pairs_backward"})
+    m.impl(op, torch::autograd::autogradNotImplementedFallback());
+}
+
+TORCH_LIBRARY_IMPL(lada_ext, Autocast, m) { m.impl("beta_mix", &mix_under_autocast); }
+TORCH_LIBRARY_IMPL(lada_ext, AutocastCPU, m) { m.impl("beta_mix", &mix_under_autocast); }
+
+}  // namespace lada

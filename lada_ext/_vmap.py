@@ -1,0 +1,51 @@
+"""torch.vmap of the ops that work on pairs: the mapped axis joins the axis of the pairs, and one call does all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Dims = Sequence[int | None]
+
+
+def fold(value: Tensor, dim: int | None, batch: int) -> Tensor:
+    """(batch, P, ...) as (batch * P, ...); what is not mapped over is repeated."""
+    value = value.expand(batch, *value.shape) if dim is None else value.movedim(dim, 0)
+    return value.flatten(0, 1)
+
+
+def fold_index(index: Tensor | None, dim: int | None, batch: int, pairs: int, device: torch.device) -> Tensor:
+    """Every map draws as it would alone, so each has the same names for its pairs."""
+    return fold(torch.arange(pairs, device=device) if index is None else index, dim, batch)
+
+
+def unfold(results: Any, batch: int) -> tuple[Any, Any]:
+    """Results (batch * P, ...) and the axis of the batch in them, as torch.library.register_vmap wants it."""
+    if isinstance(results, Tensor):
+        return results.unflatten(0, (batch, results.shape[0] // batch)), 0
+    return tuple(unfold(r, batch)[0] for r in results), (0,) * len(results)
+
+
+def one_by_one(op: Callable[..., Any], batch: int, dims: Dims, args: Sequence[Any]) -> tuple[Any, Any]:
+    """For maps over what one call cannot hold several of, such as keys."""
+    results = [
+        op(*(a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True))) for i in range(batch)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def register_folded(name: str, tensors: int) -> None:
+    """Of an op whose first `tensors` arguments have an axis of pairs and whose other arguments are not tensors."""
+    op = getattr(torch.ops.lada_ext, name)
+
+    def rule(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
+        batch = info.batch_size
+        folded = [fold(a, d, batch) for a, d in zip(args[:tensors], dims[:tensors], strict=True)]
+        return unfold(op(*folded, *args[tensors:]), batch)
+
+    torch.library.register_vmap(f"lada_ext::{name}", rule)
