@@ -42,15 +42,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a case is measured: seconds aimed at, and between how many rounds."""
+    """How long a case is measured: seconds aimed at, and between how many rounds.
+
+    A peer that has taken `patience` seconds in the rounds sits out the rest of them.
+    """
 
     seconds: float
     fewest: int
     most: int
+    patience: float = 30.0
 
 
 THOROUGH = Effort(seconds=4.0, fewest=11, most=101)
-QUICK = Effort(seconds=0.5, fewest=3, most=15)
+QUICK = Effort(seconds=0.5, fewest=3, most=15, patience=5.0)
+SLOW_SECONDS = 2.0  # a call that takes longer is not repeated to warm up or to see its memory
 
 
 @dataclass(frozen=True)
@@ -125,9 +130,9 @@ def measure(case: Case, device: str, effort: Effort = THOROUGH) -> list[Result]:
     check(case)
     clock = clock_of(device)
     torch.compiler.reset()  # sizes of another case must not make a compiled contender a dynamic one
-    notes, peaks = _warm_up(case, clock)
+    notes, peaks, plans = _warm_up(case, clock)
     kernels = tuple(sorted(clock.kernels(case.contenders[OURS])))
-    lanes = {name: _Lane(f, clock.plan(f)) for name, f in case.contenders.items() if name not in notes}
+    lanes = {name: _Lane(case.contenders[name], plan) for name, plan in plans.items()}
     copies = _race(lanes, clock, effort)
     measured = [
         _result(case, name, lanes, copies, clock, notes.get(name, ""), peaks.get(name)) for name in case.contenders
@@ -158,21 +163,27 @@ def cannot_run(error: Exception) -> str | None:
     return None
 
 
-def _warm_up(case: Case, clock: Clock) -> tuple[dict[str, str], dict[str, int | None]]:
-    """Why contenders cannot run here, and the peak memory of those that can."""
+def _warm_up(case: Case, clock: Clock) -> tuple[dict[str, str], dict[str, int | None], dict[str, Plan]]:
+    """Why contenders cannot run here, and the peak memory and plan of those that can."""
     notes: dict[str, str] = {}
     peaks: dict[str, int | None] = {}
+    plans: dict[str, Plan] = {}
     for name, function in case.contenders.items():
         try:
-            for _ in range(3):
+            seconds = max(clock.sample(function, Plan(1, 0.0)))
+            if seconds > SLOW_SECONDS:
+                plans[name] = Plan(1, seconds)
+                continue
+            for _ in range(2):
                 function()
             peaks[name] = clock.peak_bytes(function)
+            plans[name] = clock.plan(function)
         except Exception as error:
             reason = cannot_run(error)
             if name == OURS or reason is None:
                 raise
             notes[name] = reason
-    return notes, peaks
+    return notes, peaks, plans
 
 
 def _race(lanes: dict[str, _Lane], clock: Clock, effort: Effort) -> list[float]:
@@ -182,6 +193,8 @@ def _race(lanes: dict[str, _Lane], clock: Clock, effort: Effort) -> list[float]:
     while len(copies) < effort.fewest or (len(copies) < effort.most and spent < effort.seconds):
         copies.append(clock.copy_bandwidth())
         for lane in lanes.values():
+            if lane is not lanes[OURS] and sum(lane.seconds) * lane.plan.calls > effort.patience:
+                continue
             seconds, host_seconds = clock.sample(lane.function, lane.plan)
             lane.seconds.append(seconds)
             lane.host_seconds.append(host_seconds)
@@ -196,8 +209,8 @@ def _result(
     floor = case.bytes_moved / statistics.median(copies)
     if lane is None:
         return Result(case.family, case.name, name, None, None, None, None, case.bytes_moved, floor, None, 0, note)
-    ratios = [theirs / mine for theirs, mine in zip(lane.seconds, ours.seconds, strict=True)]
-    fractions = [case.bytes_moved / s / copy for s, copy in zip(lane.seconds, copies, strict=True)]
+    ratios = [theirs / mine for theirs, mine in zip(lane.seconds, ours.seconds, strict=False)]
+    fractions = [case.bytes_moved / s / copy for s, copy in zip(lane.seconds, copies, strict=False)]
     return Result(
         family=case.family,
         case=case.name,

@@ -1,4 +1,4 @@
-"""torch.vmap of the ops that work on pairs: the mapped axis joins the axis of the pairs, and one call does all of it."""
+"""torch.vmap of the ops that work on pairs: the mapped axis joins the axis of the pairs, and one call does it all."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def unfold(results: Any, batch: int) -> tuple[Any, Any]:
 
 def one_by_one(op: Callable[..., Any], batch: int, dims: Dims, args: Sequence[Any]) -> tuple[Any, Any]:
     """For maps over what one call cannot hold several of, such as keys."""
-    results = [
-        op(*(a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True))) for i in range(batch)
-    ]
+    results = [op(*(a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True))) for i in range(batch)]
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
     return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])

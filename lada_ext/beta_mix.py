@@ -207,8 +207,6 @@ def _(h: Tensor, pairs: Tensor, tau: Tensor, n: int, *_: Any) -> Mixed:
     return _like_mixed(h, pairs.shape[0], n)
 
 
-
-
 for _name in ("beta_mix.out", "beta_mix_pairs.out"):
     torch.library.register_fake(f"lada_ext::{_name}", lambda *args, **out: None)
 
@@ -226,9 +224,7 @@ def _(
 
 
 @torch.library.register_fake("lada_ext::beta_mix_pairs_backward")
-def _(
-    grad_mixed: Tensor | None, grad_lam: Tensor | None, h: Tensor, pairs: Tensor, tau: Tensor, *rest: Any
-) -> Mixed:
+def _(grad_mixed: Tensor | None, grad_lam: Tensor | None, h: Tensor, pairs: Tensor, tau: Tensor, *rest: Any) -> Mixed:
     del grad_mixed, grad_lam, pairs
     needed = rest[-1]
     return _like_rows(h) if needed[0] else h.new_empty(0), tau.new_empty(tau.shape if needed[1] else 0)

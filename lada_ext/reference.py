@@ -189,7 +189,8 @@ def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tenso
 def soft_cross_entropy(logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, reduction: str = "mean") -> Tensor:
     """The second term of Eq. 14: -sum_c target_c log p_c, where a class of weight zero adds nothing."""
     target = mix_labels(y_a, y_b, lam, logits.shape[-1])
-    loss = -(target * logits.log_softmax(-1).masked_fill(target == 0, 0.0)).sum(-1)
+    log_p = logits.log_softmax(-1)
+    loss = -(target * log_p.masked_fill((target == 0) & log_p.isneginf(), 0.0)).sum(-1)
     return {"none": loss, "mean": loss.mean(), "sum": loss.sum()}[reduction]
 
 
@@ -303,4 +304,5 @@ def badge_select(features: Tensor, logits: Tensor, k: int, key: Tensor) -> Tenso
 
 def consistency_variance(logits: Tensor) -> Tensor:
     """sum_c Var_v p_c over the views v, logits (V, M, C); the variance of all views there are, divided by V."""
-    return logits.softmax(-1).var(0, correction=0).sum(-1)
+    p = logits.softmax(-1)
+    return (p - p.mean(0)).square().mean(0).sum(-1)

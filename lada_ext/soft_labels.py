@@ -1,4 +1,4 @@
-"""Labels mixed like the instances they belong to: soft targets, and the cross entropy of Eq. 14 without forming them."""
+"""Labels mixed like the instances they belong to: soft targets, and Eq. 14's cross entropy without forming them."""
 
 from __future__ import annotations
 

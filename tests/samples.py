@@ -15,8 +15,9 @@ from torch import Tensor
 
 Make = Callable[[torch.Generator], dict[str, Any]]
 INF, NAN = float("inf"), float("nan")
+EMULATED = bool(os.environ.get("LADA_EMULATION"))  # thread for thread: a launch is slow, and so are many rows
 # Enough rows for several blocks and threads. The host emulation caps the blocks instead.
-MANY = 67 if os.environ.get("LADA_EMULATION") else 1027
+MANY = 67 if EMULATED else 1027
 
 
 def generator(name: str) -> torch.Generator:
@@ -310,6 +311,7 @@ MIXED_PAIRS: dict[str, Make] = {
     "packets_of_a_block": pairs_of(mix((3, 1024), 2), TANGLED),
     "off_packets": pairs_of(MIXES["off_packets"], TANGLED),
     "slices": pairs_of(mix((3, 16400), 2), TANGLED),
+    "few_features": pairs_of(mix((3, 5), 2), TANGLED),
     "several_samples": pairs_of(MIXES["several_samples"], TANGLED),
     "no_pairs": pairs_of(MIXES["odd"], []),
     "no_samples": pairs_of(MIXES["no_samples"], TANGLED),
@@ -396,4 +398,87 @@ AFFINES: dict[str, Make] = {
     "no_channels": affine((2, 0, 4, 4)),
     "no_transforms": affine((2, 1, 4, 4), transforms=0),
     "channels_last": affine_strided,
+}
+
+
+def selection(m: int, d: int, c: int, k: int, centers: int = 0, scale: float = 1.0, offset: float = 0.0) -> Make:
+    """A pool to select from: features and centers, logits for BADGE, k and a key."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        features, fixed = (scale * torch.randn(n, d, generator=g, dtype=torch.float64) + offset for n in (m, centers))
+        logits = 2 * torch.randn(m, c, generator=g, dtype=torch.float64)
+        return {"features": features, "centers": fixed, "logits": logits, "k": k, "key": torch.tensor([98765, 3])}
+
+    return make
+
+
+def changed(make: Make, **changes: Callable[[Tensor], Tensor]) -> Make:
+    """A sample with some of its tensors replaced."""
+
+    def changed_make(g: torch.Generator) -> dict[str, Any]:
+        arguments = make(g)
+        return {name: changes[name](value) if name in changes else value for name, value in arguments.items()}
+
+    return changed_make
+
+
+def lattice(features: Tensor) -> Tensor:
+    """Small integers, so that many rows are equal and many distances tie."""
+    return features.round().clamp(-1, 1)
+
+
+SELECTIONS: dict[str, Make] = {
+    "odd": selection(37, 5, 4, 9, centers=3),
+    "one_row": selection(1, 3, 2, 1),
+    "every_row": selection(19, 6, 3, 19, centers=2),
+    "many_rows": selection(300, 3, 3, 2, centers=1) if EMULATED else selection(1100, 3, 3, 12, centers=1),
+    "many_picks": selection(67, 4, 5, 12) if EMULATED else selection(310, 4, 5, 120),
+    "many_centers": selection(23, 4, 2, 5, centers=150),
+    "wide": selection(11, 1031, 3, 5, centers=2),
+    "packs": selection(20, 64, 16, 7, centers=5),
+    "many_classes": selection(9, 3, 70, 4),
+    "one_class": selection(12, 4, 1, 6),
+    "clusters": changed(selection(80, 8, 3, 12), features=lambda f: f + 40 * (torch.arange(80) % 5)[:, None]),
+    "duplicates": changed(selection(30, 3, 2, 30, centers=1), features=lattice, centers=lattice, logits=lattice),
+    "equal_rows": changed(selection(15, 4, 3, 15), features=torch.ones_like, logits=torch.ones_like),
+    "constant_logits": changed(selection(14, 4, 3, 8), logits=torch.zeros_like),
+    "minus_infinity": changed(selection(14, 4, 3, 8), logits=lambda z: z.masked_fill(z < -1, -INF).index_fill(1, torch.tensor([0]), 1.0)),
+    "zeros": changed(selection(6, 4, 3, 6), features=torch.zeros_like),
+    "offset": selection(30, 16, 4, 10, offset=100.0),
+    "large": selection(30, 5, 3, 10, centers=2, scale=1e4),
+    "small": selection(30, 5, 3, 10, centers=2, scale=2.0**-12),
+    "no_features": selection(5, 0, 3, 3, centers=1),
+    "no_picks": selection(5, 4, 3, 0, centers=2),
+    "no_rows": selection(0, 4, 3, 0, centers=2),
+    "transposed": changed(selection(8, 8, 8, 4, centers=8), features=lambda t: t.t(), centers=lambda t: t.t(), logits=lambda t: t.t()),
+    "expanded": changed(selection(12, 4, 3, 5), logits=lambda z: z[:1].expand(12, 3)),
+}  # fmt: skip
+
+
+def views(v: int, m: int, c: int, scale: float = 2.0, view: Callable[[Tensor], Tensor] = lambda t: t) -> Make:
+    return lambda g: {"logits": view(scale * torch.randn(v, m, c, generator=g, dtype=torch.float64))}
+
+
+def invalid_views(g: torch.Generator) -> dict[str, Any]:
+    logits = torch.randn(3, 5, 4, generator=g, dtype=torch.float64)
+    logits[0, 1, 2] = -INF
+    logits[1, 2] = -INF
+    logits[2, 3, 1] = NAN
+    logits[0, 4, 0] = INF
+    return {"logits": logits}
+
+
+VIEWS: dict[str, Make] = {
+    "odd": views(5, 7, 10),
+    "one_view": views(1, 4, 6),
+    "one_class": views(3, 4, 1),
+    "one_instance": views(9, 1, 5),
+    "many_views": views(70, 3, 4),
+    "many_instances": views(2, MANY // 2, 3),
+    "wide": views(2, 3, 1025),
+    "certain": views(4, 6, 5, scale=1e4),
+    "alike": views(4, 6, 5, scale=1e-4),
+    "permuted": views(4, 6, 5, view=lambda t: t.permute(2, 0, 1)),
+    "no_instances": views(3, 0, 4),
+    "invalid_rows": invalid_views,
 }

@@ -100,7 +100,23 @@ def test_only_the_needed_gradient_is_computed(wanted: str, device: str) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=option_id)
 @pytest.mark.parametrize("name", AFFINES)
 def test_deterministic_image_gradient(name: str, options: tuple[str, str, bool], device: str) -> None:
-    arguments = cast(AFFINES[name](generator(name)), torch.float32, device)
+    image, default, first, second = deterministic_gradients(name, options, torch.float32, device)
+    assert image.grad is not None
+    assert torch.equal(first, second)
+    assert_close(first, default, slack=10)
+
+
+def test_deterministic_image_gradient_in_every_dtype(dtype: torch.dtype, device: str) -> None:
+    _, default, first, second = deterministic_gradients("several_transforms", OPTIONS[0], dtype, device)
+    assert torch.equal(first, second)
+    assert_close(first, default, slack=10)
+
+
+def deterministic_gradients(
+    name: str, options: tuple[str, str, bool], dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The image, its gradient by the default path, and twice by the deterministic one."""
+    arguments = cast(AFFINES[name](generator(name)), dtype, device)
     image = arguments["image"].detach().requires_grad_()
 
     def gradient() -> Tensor:
@@ -116,8 +132,7 @@ def test_deterministic_image_gradient(name: str, options: tuple[str, str, bool],
         first, second = gradient(), gradient()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert torch.equal(first, second)
-    assert_close(first, default, slack=10)
+    return image, default, first, second
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])

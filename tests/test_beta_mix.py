@@ -114,6 +114,18 @@ def test_beta_mix_pairs_gradient(name: str, dtype: torch.dtype, device: str) -> 
     assert all(map(torch.equal, actual, again))
 
 
+@pytest.mark.parametrize("name", ["odd", "one_pair", "several_samples", "many_samples", "no_samples", "no_pairs"])
+def test_beta_sample_gradient(name: str, dtype: torch.dtype, device: str) -> None:
+    arguments = cast(MIXES[name](generator(name)), dtype, device)
+    tau, *rest = (arguments[k] for k in ("tau", "n", "key", "index"))
+    given, exact = tau.detach().requires_grad_(), tau.detach().double().requires_grad_()
+    lam, expected = lada_ext.beta_sample(given, *rest), reference.beta_sample(exact, *rest, bits=bits_of(dtype))
+    (weight,) = weights_like(expected)
+    actual = torch.autograd.grad((lam * weight).sum(), given)
+    wanted = torch.autograd.grad((expected * weight).sum(), exact)
+    assert_gradients_close(list(actual), list(wanted), tau, [weight])
+
+
 @pytest.mark.parametrize("name", ["odd", "large_tau", "small_tau"])
 @pytest.mark.parametrize("grad", ["implicit", "pathwise"])
 @pytest.mark.parametrize("log_tau", [False, True])
@@ -374,14 +386,13 @@ def test_samples_are_finite_for_every_tau(dtype: torch.dtype, device: str) -> No
     exponents = torch.linspace(math.log(limits.tiny), math.log(limits.max) - 0.01, 500, dtype=torch.float64)
     taus = exponents.exp().to(device, dtype)
     for grad, log_tau in (("implicit", False), ("pathwise", False), ("implicit", True)):
-        given = (taus.log() if log_tau else taus).requires_grad_()
+        given = (taus.log() if log_tau else taus).clone().requires_grad_()
         lam = lada_ext.beta_sample(given, 400, lada_ext.make_key(9, device), grad=grad, log_tau=log_tau)
         lam.sum().backward()
         assert given.grad is not None
         assert torch.isfinite(lam).all()
         assert torch.isfinite(given.grad).all()
         assert ((lam >= 0) & (lam <= 1)).all()
-        given.grad = None
 
 
 def test_infinite_tau_is_one_half(device: str) -> None:
@@ -411,8 +422,8 @@ def test_errors_name_the_argument() -> None:
         lada_ext.beta_mix(a, a, -2.0, 2, key)
     with pytest.raises(ValueError, match="n must be at least 0, got -1"):
         lada_ext.beta_sample(tau, -1, key)
-    with pytest.raises(ValueError, match=r"tau must have shape \(P,\), got \[3, 1\]"):
-        lada_ext.beta_sample(tau[:, None], 2, key)
+    with pytest.raises(ValueError, match=r"tau must have shape \(P,\), got \[3, 2\]"):
+        lada_ext.beta_sample(tau[:, None].expand(3, 2), 2, key)
     with pytest.raises(TypeError, match="tau must have dtype float64.*got Long"):
         lada_ext.beta_sample(torch.ones(3, dtype=torch.long), 2, key)
     with pytest.raises(TypeError, match="key must have dtype int64, got Float"):
@@ -487,13 +498,14 @@ def test_vmap_is_a_loop(mapped: str) -> None:
 
 
 def test_gradient_through_vmap() -> None:
-    a, b = torch.randn(2, 4, 3, 5, generator=generator("vmap")).requires_grad_()
-    key = lada_ext.make_key(2)
-    torch.vmap(lambda a, b: lada_ext.beta_mix(a, b, 0.7, 2, key)[0])(a, b).square().sum().backward()
-    again = a.detach().requires_grad_()
-    for one, other in zip(again, b.detach(), strict=True):
-        lada_ext.beta_mix(one, other, 0.7, 2, key)[0].square().sum().backward()
-    torch.testing.assert_close(a.grad if a.grad is not None else again.grad, again.grad)
+    a, b = torch.randn(2, 4, 3, 5, generator=generator("vmap"))
+    tau, key = torch.rand(4, 3, generator=generator("tau")) + 0.1, lada_ext.make_key(2)
+    mapped, looped = ([t.clone().requires_grad_() for t in (a, b, tau)] for _ in range(2))
+    torch.vmap(lambda a, b, tau: lada_ext.beta_mix(a, b, tau, 2, key)[0])(*mapped).square().sum().backward()
+    for one in zip(*looped, strict=True):
+        lada_ext.beta_mix(*one, 2, key)[0].square().sum().backward()
+    for got, want in zip(mapped, looped, strict=True):
+        torch.testing.assert_close(got.grad, want.grad)
 
 
 def test_autocast_takes_the_wider_dtype() -> None:

@@ -18,6 +18,8 @@ from samples import (
     MIXES,
     PAIRS,
     PASSES,
+    SELECTIONS,
+    VIEWS,
     Make,
     cast,
     generator,
@@ -85,6 +87,12 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
         lambda image, theta, size: (image, theta, list(size), "bilinear", "reflection", False),
         lambda a, out: (*grad_like(out), *a[:2], *a[3:], [True, True]),
     ),
+    "consistency_variance": (VIEWS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
+}
+# op without gradient -> arguments of the op, from SELECTIONS
+PICKS: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "k_center_greedy": lambda features, centers, logits, k, key: (features, centers, k),
+    "badge_select": lambda features, centers, logits, k, key: (features, logits, k, key),
 }
 # opcheck takes NaN for a difference between eager and traced results
 NAN_RESULTS = {"all_minus_infinity", "nan", "plus_infinity", "invalid_rows"}
@@ -103,7 +111,7 @@ def with_gradients(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("op", "name"), CASES)
 def test_opcheck(op: str, name: str, device: str) -> None:
-    torch.library.opcheck(getattr(ops, op), with_gradients(arguments_of(op, name, torch.float32, device)))
+    torch.library.opcheck(getattr(ops, op).default, with_gradients(arguments_of(op, name, torch.float32, device)))
 
 
 @pytest.mark.parametrize(("op", "name"), CASES)
@@ -113,10 +121,26 @@ def test_opcheck_of_backward(op: str, name: str) -> None:
     torch.library.opcheck(getattr(ops, f"{op}_backward"), backward_arguments)
 
 
-def test_opcheck_of_selections() -> None:
+def test_opcheck_of_rankings() -> None:
     scores, logits = torch.randn(9, generator=generator("top")), torch.randn(9, 4, generator=generator("top"))
     torch.library.opcheck(ops.top_k, (scores, 4))
     torch.library.opcheck(ops.top_pairs, (logits, 5, *lada_ext.beta_nodes(1.0, 3), 1.0, "entropy", False, True))
+
+
+@pytest.mark.parametrize("name", ["odd", "no_picks", "no_rows", "transposed"])
+@pytest.mark.parametrize("op", PICKS)
+def test_opcheck_of_selections(op: str, name: str, device: str) -> None:
+    arguments = PICKS[op](**cast(SELECTIONS[name](generator(name)), torch.float32, device))
+    torch.library.opcheck(getattr(ops, op), arguments)
+
+
+@pytest.mark.parametrize("op", PICKS)
+def test_compile_traces_through_selections(op: str, device: str) -> None:
+    arguments = PICKS[op](**cast(SELECTIONS["odd"](generator("odd")), torch.float32, device))
+    function = getattr(ops, op)
+    gather = lambda features, *rest: features[function(features, *rest)]  # noqa: E731
+    compiled = torch.compile(gather, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), gather(*arguments))
 
 
 def test_opcheck_of_beta_logit_grad() -> None:
@@ -137,6 +161,8 @@ def test_opcheck_of_beta_logit_grad() -> None:
         ("indexed_pair_score", "odd"),
         ("affine_sample", "odd"),
         ("affine_sample", "several_transforms"),
+        ("consistency_variance", "odd"),
+        ("consistency_variance", "permuted"),
     ],
 )
 def test_gradcheck(op: str, name: str, device: str) -> None:
@@ -160,6 +186,7 @@ def test_gradcheck_of_mixed_pair_score_in_the_logits(device: str) -> None:
 def test_compile_traces_through(op: str, device: str) -> None:
     name = "odd"
     function = getattr(ops, op)
+    torch.compiler.reset()  # the limit on recompilations counts those of other ops
 
     def step(*arguments: Any) -> Tensor:
         out = function(*arguments)
@@ -210,6 +237,8 @@ def test_public_functions_leave_no_op_untested() -> None:
     registered = {schema.name.removeprefix("lada_ext::") for schema in torch._C._jit_get_all_schemas()
                   if schema.name.startswith("lada_ext::")}  # fmt: skip
     assert registered == {*OPS, *(f"{op}_backward" for op in OPS), "beta_logit_grad", "top_k", "top_pairs"}
+
+    assert registered == {*OPS, *(f"{op}_backward" for op in OPS), *PICKS, "beta_logit_grad"}
 
 
 def free_gigabytes() -> float:

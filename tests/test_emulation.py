@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import platform
@@ -23,6 +24,9 @@ OPTIONS = {
     "TSAN_OPTIONS": "halt_on_error=1:atexit_sleep_ms=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
+# pythonpath= keeps the built package from shadowing the emulated one; with capture=sys the report of a detector that
+# ends the process is not lost
+CHILD_OPTIONS = ["-p", "child", "-p", "no:cacheprovider", "-o", "pythonpath=", "--capture=sys", "-x", "-v"]
 
 
 def broken_kernels() -> list[tuple[str, str, str]]:
@@ -73,9 +77,12 @@ def built() -> Path:
     folder = ROOT / "build" / f"emulation-{sys.implementation.cache_tag}-torch{torch.__version__}"
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
     configure += ["-DCMAKE_CXX_COMPILER=g++", "-DLADA_EXT_EMULATION=ON", f"-DLADA_EXT_CUDA_INCLUDE={headers}"]
-    for command in (configure, ["cmake", "--build", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]):
-        done = run(command)
-        assert done.returncode == 0, done.stdout[-4000:]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of pytest-xdist come here
+        for command in (configure, ["cmake", "--build", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]):
+            done = run(command)
+            assert done.returncode == 0, done.stdout[-4000:]
     return folder
 
 
@@ -109,6 +116,8 @@ def kernels_of(library: Path) -> set[str]:
     return set(re.findall(r"(void lada::cuda::\w+_kernel<.*\))$", symbols, re.MULTILINE))
 
 
+@pytest.mark.apart
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_kernels_under_the_tests_of_the_ops(built: Path, detector: str, tmp_path: Path) -> None:
     families = sorted({path.parent.name for path in (ROOT / "csrc").glob("*/*_kernels.cuh")})
@@ -119,8 +128,7 @@ def test_kernels_under_the_tests_of_the_ops(built: Path, detector: str, tmp_path
         for name in PRELOADED[detector]
     ]
     done = run(
-        # capture=sys: the report of a detector that ends the process is not lost
-        [sys.executable, "-m", "pytest", "-p", "child", "-p", "no:cacheprovider", "--capture=sys", "-x", "-v", *files],
+        [sys.executable, "-m", "pytest", *CHILD_OPTIONS, *files],
         PYTHONPATH=os.pathsep.join([str(emulated_package(built, detector, tmp_path)), str(EMULATION)]),
         LD_PRELOAD=" ".join(compiler_libraries),
         OMP_NUM_THREADS="1",

@@ -52,7 +52,7 @@ def test_each_breach_is_reported(sass: ModuleType) -> None:
         shared_loads="",
         atomics=0,
     )
-    budget = {"copy_kernel": {"memory_bound": "yes", "min_occupancy": "0.5"}}
+    budget = {"copy_kernel": {"memory_bound": "yes", "min_occupancy": "0.5", "open": ""}}
     assert sass.breaches([good], budget) == []
     for change, words in [
         ({"spill_bytes": 8}, "spills 8 bytes"),
@@ -62,6 +62,10 @@ def test_each_breach_is_reported(sass: ModuleType) -> None:
         ({"name": "other_kernel"}, "no line in"),
     ]:
         assert any(words in line for line in sass.breaches([dataclasses.replace(good, **change)], budget))
+    spilling = dataclasses.replace(good, spill_bytes=8)
+    known = {"copy_kernel": {**budget["copy_kernel"], "open": "spill"}}
+    assert sass.breaches([spilling], known) == []
+    assert sass.breaches([good], known) == ["copy_kernel: no longer open: spill"]
     in_float64 = dataclasses.replace(good, arguments="double, 256", spill_bytes=8, fp64=100)
     assert sass.breaches([in_float64], budget) == []
 

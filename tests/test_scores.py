@@ -49,6 +49,15 @@ def test_row_score_gradient(op: str, name: str, weighted: bool, dtype: torch.dty
     assert_close(actual, expected)
 
 
+def test_bald_is_zero_for_equal_passes_and_log_c_for_certain_ones_that_disagree(device: str) -> None:
+    same = torch.randn(7, 5, generator=generator("bald")).to(device).expand(4, 7, 5)
+    assert_close(lada_ext.bald(same), torch.zeros(7))
+    certain = torch.full((8, 1, 8), -math.inf, device=device)
+    certain[range(8), 0, range(8)] = 0
+    assert lada_ext.bald(certain).item() == pytest.approx(3.0)
+    assert lada_ext.bald(certain, base=math.e).item() == pytest.approx(math.log(8))
+
+
 @pytest.mark.parametrize("exponent", [-30, -10, -3])
 @pytest.mark.parametrize("op", ROW_SCORES)
 def test_almost_certain_rows_keep_relative_accuracy(op: str, exponent: int) -> None:

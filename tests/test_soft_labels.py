@@ -50,7 +50,7 @@ def test_soft_cross_entropy(name: str, dtype: torch.dtype, device: str) -> None:
 
     actual, wanted = gradients(loss, arguments), gradients(expected, exact)
     assert_close(actual[0], wanted[0], slack=4)
-    if name != "extremes":  # the derivative to the weight of a logit of -inf is infinite, and the reference leaves it out
+    if name != "extremes":  # the derivative to the weight of a logit of -inf is infinite; the reference leaves it out
         assert_close(actual[1], wanted[1], slack=4)
 
 

@@ -27,8 +27,8 @@ from bench.results import ROOT, provenance
 from bench.timing import launched_kernels
 
 sys.path.insert(0, str(ROOT / "tests"))
-from samples import cast, generator
-from test_dispatch import OPS
+from samples import SELECTIONS, cast, generator
+from test_dispatch import OPS, PICKS
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 COLUMNS = ["kernel", "ops", "error", "sources", "date", "device", "host", "torch", "commit"]
@@ -37,6 +37,7 @@ COLUMNS = ["kernel", "ops", "error", "sources", "date", "device", "host", "torch
 # op -> (samples, arguments of the op): those of the tests, and ops that the tests treat by themselves
 DRIVEN: dict[str, tuple[dict[str, Any], Callable[..., tuple[Any, ...]]]] = {
     **{op: entry[:2] for op, entry in OPS.items()},
+    **{op: (SELECTIONS, order) for op, order in PICKS.items()},
     "beta_logit_grad": (OPS["beta_mix"][0], lambda tau, **_: (tau.log(), tau)),
 }
 

@@ -259,7 +259,8 @@ Gradients mix_backward(const EndTensors& ends, const Source& source, const Optio
   at::Tensor g, g_lam, order, start, weights, partial;
   if (grad_mixed) {
     check_shape(*grad_mixed, op, "grad_mixed", shape_of_mixed(ends.a, pairs, n));
-    g = grad_mixed->to(ends.a.scalar_type()).reshape(shape_of_flat(ends.a, pairs * n)).contiguous(ends.order);
+    if (grad_mixed->numel() > 0)
+      g = grad_mixed->to(ends.a.scalar_type()).reshape(shape_of_flat(ends.a, pairs * n)).contiguous(ends.order);
   }
   if (grad_lam) {
     check_shape(*grad_lam, op, "grad_lam", {pairs, n});
@@ -268,7 +269,7 @@ Gradients mix_backward(const EndTensors& ends, const Source& source, const Optio
   const auto new_rows = [&](bool is_wanted, const at::Tensor& rows) {
     if (!is_wanted) return no_gradient(rows);
     const at::Tensor out = at::empty(rows.sizes(), rows.options(), ends.order);
-    return grad_mixed ? fresh(out) : out.zero_();
+    return g.defined() ? fresh(out) : out.zero_();
   };
   const bool by_row = ends.pairs.defined();
   Gradients out;
@@ -276,7 +277,7 @@ Gradients mix_backward(const EndTensors& ends, const Source& source, const Optio
   out.b = by_row ? out.a : new_rows(wanted[1], ends.b);
   out.tau = wanted[2] ? at::empty({pairs}, source.tau.options()) : no_gradient(source.tau);
   if (wanted[2]) partial = slices == 1 ? out.tau : at::empty({pairs, slices}, source.tau.options());
-  if (by_row && wanted[0] && grad_mixed) {
+  if (by_row && wanted[0] && g.defined()) {
     std::tie(order, start) = ends_by_row(ends.pairs, ends.a.size(0));
     weights = at::empty({pairs, 2, n}, source.tau.options());
   }
@@ -288,7 +289,7 @@ Gradients mix_backward(const EndTensors& ends, const Source& source, const Optio
       BetaMixBackward{source.pointers(), input(g), input(g_lam), ends.end(ends.a, 0), ends.end(ends.b, 1),
                       EndsOfRows{start.defined() ? order.const_data_ptr<int64_t>() : nullptr,
                                  start.defined() ? start.const_data_ptr<int64_t>() : nullptr},
-                      output(wanted[0] && grad_mixed, out.a), output(wanted[by_row ? 0 : 1] && grad_mixed, out.b),
+                      output(wanted[0] && g.defined(), out.a), output(wanted[1] && g.defined(), out.b),
                       output(true, weights), output(wanted[2], out.tau), output(true, partial), features, kSlice,
                       slices, dtype_of(ends.a)});
   return out;

@@ -7,6 +7,7 @@ namespace lada::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kFewSamples = 64;  // of a pair, that eight threads draw
 constexpr int kSlice = 1 << 13;  // features of a pair that a block mixes
 
 template <int kValue>
@@ -58,11 +59,10 @@ void beta_sample(const BetaSample& k, void* stream) {
 void beta_sample_backward(const BetaSampleBackward& k, void* stream) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    dispatch_group(k.source.samples, k.source.samples, [&](auto group) {
-      constexpr int kGroup = decltype(group)::value;
-      launch("beta_sample_backward", beta_sample_backward_kernel<A, kGroup, kThreads>,
-             ceil_div(k.source.pairs, kThreads / kGroup), kThreads, stream, k);
-    });
+    const bool few = k.source.samples <= kFewSamples;
+    launch("beta_sample_backward",
+           few ? beta_sample_backward_kernel<A, 8, kThreads> : beta_sample_backward_kernel<A, kThreads, kThreads>,
+           ceil_div(k.source.pairs, few ? kThreads / 8 : 1), kThreads, stream, k);
   });
 }
 

@@ -30,9 +30,7 @@ __device__ __forceinline__ void store_gradient(const BetaSource& source, void* g
   static_cast<A*>(grad_tau)[pair] = gradient_to_given(to_log_tau, tau_of<A>(source, pair), source.log_tau);
 }
 
-// Samples whose packets are under way at a time: two, or one where registers are short.
-template <int kWidth, int kGroup>
-constexpr int kAhead = kWidth == 8 || kGroup < kWarp ? 1 : 2;
+constexpr int kAhead = 2;  // samples whose packets are under way at a time
 
 // kWidth neighbouring features of a row: a packet, or a single one where rows do not begin at multiples of 16 bytes.
 template <class T, int kWidth>
@@ -117,9 +115,20 @@ __global__ void __launch_bounds__(kThreads) beta_sample_backward_kernel(BetaSamp
   }
 }
 
+// Blocks that a multiprocessor should hold: their threads have 64 registers each, or 80 where a packet of sums needs
+// them.
+template <class T>
+constexpr int kBlocks = sizeof(T) == 4 ? 4 : 3;
+
 // The draws of a pair that a group holds in shared memory at a time.
 template <int kGroup>
 constexpr int kDraws = kGroup < kWarp ? 32 : 2 * kGroup;
+
+// What the samples of a pair weigh, in shared memory.
+template <class A, int kGroup>
+struct Weights {
+  A lam[kDraws<kGroup>], mu[kDraws<kGroup>], slope[kDraws<kGroup>];  // slope = dlam / dlog tau
+};
 
 template <int kGroup>
 __device__ __forceinline__ int draws_from(int64_t first, int64_t samples) {
@@ -144,6 +153,11 @@ __device__ __forceinline__ const T* slice_of_row(const Ends& ends, const Slice& 
   return number < 0 ? nullptr : static_cast<const T*>(ends.data) + number * ends.stride + slice.begin;
 }
 
+template <class Arguments>
+__device__ __forceinline__ bool rows_exist(const Arguments& k, int64_t pair) {
+  return k.a.row_of(pair) >= 0 && k.b.row_of(pair) >= 0;
+}
+
 // a and b are read once (from the cache if there are more samples than draws at a time), and the mixed rows written.
 // A pair of rows that do not exist gives NaN.
 template <class T, int kWidth, int kGroup, int kThreads>
@@ -159,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k, int64_t f
     const bool active = base + group < tasks;
     const Slice slice = active ? slice_of(base + group, slices, features_of_slice, k.features) : Slice{0, 0, 0};
     const T *a = slice_of_row<T>(k.a, slice), *b = slice_of_row<T>(k.b, slice);
-    const bool exists = a && b;
+    const bool exists = active && rows_exist(k, slice.pair);
     for (int64_t first = 0; first < samples; first += kDraws<kGroup>) {
       const int count = draws_from<kGroup>(first, samples);
       for (int n = lane; active && n < count; n += kGroup) {
@@ -177,7 +191,7 @@ __global__ void __launch_bounds__(kThreads) beta_mix_kernel(BetaMix k, int64_t f
           from_b = load<T, kWidth>(b + d);
         }
         T* out = mixed + d;
-#pragma unroll kAhead < kWidth, kGroup>
+#pragma unroll 1
         for (int n = 0; n < count; ++n, out += k.features) {
           Features<T, kWidth> values;
           for (int i = 0; i < kWidth; ++i)
@@ -207,71 +221,84 @@ __device__ __forceinline__ void store_sums(T* to, const A (&sums)[kWidth], bool 
   store(to, values);
 }
 
-// Each g[n, d] is read once and enters three sums over n. Since slope_n = dlam / dlog tau depends on n alone,
-//   grad_log_tau = sum_d (a_d - b_d) sum_n slope_n g_nd + sum_n slope_n grad_lam_n
-// needs one register a thread. Without kFeatures only that is computed.
+// sum_i (a_i - b_i) sums_i over the features from d, or NaN if one of the rows does not exist.
+template <class T, int kWidth, class A>
+__device__ __forceinline__ A dot_of_difference(const BetaMixBackward& k, const Slice& slice, int d,
+                                               const A (&sums)[kWidth]) {
+  const T *a = slice_of_row<T>(k.a, slice), *b = slice_of_row<T>(k.b, slice);
+  if (!a || !b) return not_a_number<A>();
+  const Features<T, kWidth> from_a = load<T, kWidth>(a + d), from_b = load<T, kWidth>(b + d);
+  A dot = 0;
+  for (int i = 0; i < kWidth; ++i) dot += sums[i] * (widen(from_a.value[i]) - widen(from_b.value[i]));
+  return dot;
+}
+
+// What a group adds up over its slice for `count` samples, whose weights are in shared memory: writes the gradients of
+// the ends, and returns this thread's part of sum_d (a_d - b_d) sum_n slope_n g_nd. Each g[n, d] is read once and
+// enters three sums over n; without kFeatures only that of the slope. `g` is the slice in the first of the samples'
+// rows.
+template <int kWidth, int kGroup, bool kFeatures, class T, class A>
+__device__ __forceinline__ A add_samples(const BetaMixBackward& k, const Slice& slice, const T* g, int count, bool add,
+                                         const Weights<A, kGroup>& weights) {
+  A to_log_tau = 0;
+  for (int d = threadIdx.x % kGroup * kWidth; d < slice.size; d += kGroup * kWidth) {
+    A sum_a[kWidth] = {}, sum_b[kWidth] = {}, sum_slope[kWidth] = {};
+    const T* row = g + d;
+#pragma unroll kAhead
+    for (int n = 0; n < count; ++n, row += k.features) {
+      const Features<T, kWidth> values = load<T, kWidth>(row);
+      for (int i = 0; i < kWidth; ++i) {
+        const A value = widen(values.value[i]);
+        if (kFeatures) {
+          sum_a[i] += weights.lam[n] * value;
+          sum_b[i] += weights.mu[n] * value;
+        }
+        sum_slope[i] += weights.slope[n] * value;
+      }
+    }
+    if (kFeatures) {  // the addresses are formed here, because registers are short in the loop
+      if (T* grad_a = target<T>(k, k.grad_a, k.a, slice)) store_sums<T, kWidth>(grad_a + d, sum_a, add);
+      if (T* grad_b = target<T>(k, k.grad_b, k.b, slice)) store_sums<T, kWidth>(grad_b + d, sum_b, add);
+    }
+    if (k.partial) to_log_tau += dot_of_difference<T, kWidth>(k, slice, d, sum_slope);
+  }
+  return to_log_tau;
+}
+
+// grad_a and grad_b, unless kFeatures is false, and grad_log_tau: what add_samples returns, and sum_n slope_n
+// grad_lam_n with slope_n = dlam / dlog tau.
 template <class T, int kWidth, int kGroup, int kThreads, bool kFeatures>
-__global__ void __launch_bounds__(kThreads) beta_mix_backward_kernel(BetaMixBackward k) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) beta_mix_backward_kernel(BetaMixBackward k) {
   using A = arithmetic_t<T>;
   constexpr int kGroups = kThreads / kGroup;
-  SHARED_ARRAY(A, all_lam, kGroups * kDraws<kGroup>);
-  SHARED_ARRAY(A, all_mu, kGroups * kDraws<kGroup>);
-  SHARED_ARRAY(A, all_slope, kGroups * kDraws<kGroup>);
+  using WeightsOfGroup = Weights<A, kGroup>;
+  SHARED_ARRAY(WeightsOfGroup, all_weights, kGroups);
   const int group = threadIdx.x / kGroup, lane = threadIdx.x % kGroup;
-  A *lam = all_lam + group * kDraws<kGroup>, *mu = all_mu + group * kDraws<kGroup>;
-  A* slope = all_slope + group * kDraws<kGroup>;
+  auto& weights = all_weights[group];
   const int64_t samples = k.source.samples, tasks = k.source.pairs * k.slices;
   for (int64_t base = int64_t{blockIdx.x} * kGroups; base < tasks; base += int64_t{gridDim.x} * kGroups) {
     const bool active = base + group < tasks;
     const Slice slice = active ? slice_of(base + group, k.slices, k.slice, k.features) : Slice{0, 0, 0};
-    const T *a = slice_of_row<T>(k.a, slice), *b = slice_of_row<T>(k.b, slice);
-    const bool exists = a && b;
-    A to_log_tau = exists ? A(0) : not_a_number<A>();
+    A to_log_tau = active && !rows_exist(k, slice.pair) ? not_a_number<A>() : A(0);
     for (int64_t first = 0; first < samples; first += kDraws<kGroup>) {
       const int count = draws_from<kGroup>(first, samples);
       for (int n = lane; active && n < count; n += kGroup) {
         const BetaDraw<A> draw = draw_of<A>(k.source, slice.pair, first + n);
-        lam[n] = draw.lam;
-        mu[n] = draw.mu;
-        slope[n] = k.partial ? slope_of(k.source, draw, slice.pair) : A(0);
+        weights.lam[n] = draw.lam;
+        weights.mu[n] = draw.mu;
+        weights.slope[n] = k.partial ? slope_of(k.source, draw, slice.pair) : A(0);
         const int64_t place = slice.pair * samples + first + n;
-        if (slice.begin == 0 && k.grad_lam) to_log_tau += slope[n] * static_cast<const A*>(k.grad_lam)[place];
+        if (slice.begin == 0 && k.grad_lam) to_log_tau += weights.slope[n] * static_cast<const A*>(k.grad_lam)[place];
         if (kFeatures && slice.begin == 0 && k.weights) {
-          A* weights = static_cast<A*>(k.weights) + slice.pair * samples + place;
-          weights[0] = draw.lam;
-          weights[samples] = draw.mu;
+          A* kept = static_cast<A*>(k.weights) + slice.pair * samples + place;
+          kept[0] = draw.lam;
+          kept[samples] = draw.mu;
         }
       }
       group_barrier<kGroup>();
-      T *grad_a = nullptr, *grad_b = nullptr;
-      if (kFeatures && active) {
-        grad_a = target<T>(k, k.grad_a, k.a, slice);
-        grad_b = target<T>(k, k.grad_b, k.b, slice);
-      }
-      const int size = k.grad_mixed && exists ? slice.size : 0;
-      const T* rows = static_cast<const T*>(k.grad_mixed) + (slice.pair * samples + first) * k.features + slice.begin;
-      for (int d = lane * kWidth; d < size; d += kGroup * kWidth) {
-        A sum_a[kWidth] = {}, sum_b[kWidth] = {}, sum_slope[kWidth] = {};
-        const T* g = rows + d;
-#pragma unroll kAhead < kWidth, kGroup>
-        for (int n = 0; n < count; ++n, g += k.features) {
-          const Features<T, kWidth> values = load<T, kWidth>(g);
-          for (int i = 0; i < kWidth; ++i) {
-            const A value = widen(values.value[i]);
-            if (kFeatures) {
-              sum_a[i] += lam[n] * value;
-              sum_b[i] += mu[n] * value;
-            }
-            sum_slope[i] += slope[n] * value;
-          }
-        }
-        if (grad_a) store_sums<T, kWidth>(grad_a + d, sum_a, first > 0);
-        if (grad_b) store_sums<T, kWidth>(grad_b + d, sum_b, first > 0);
-        if (k.partial) {
-          const Features<T, kWidth> from_a = load<T, kWidth>(a + d), from_b = load<T, kWidth>(b + d);
-          for (int i = 0; i < kWidth; ++i)
-            to_log_tau += sum_slope[i] * (widen(from_a.value[i]) - widen(from_b.value[i]));
-        }
+      if (active && k.grad_mixed) {
+        const T* g = static_cast<const T*>(k.grad_mixed) + (slice.pair * samples + first) * k.features + slice.begin;
+        to_log_tau += add_samples<kWidth, kGroup, kFeatures>(k, slice, g, count, first > 0, weights);
       }
       group_barrier<kGroup>();  // the weights are free for the next draws
     }
@@ -316,7 +343,7 @@ __global__ void __launch_bounds__(kThreads) shared_rows_kernel(BetaMixBackward k
         const int64_t end = k.ends.order[i];
         const A* weight = static_cast<const A*>(k.weights) + end * samples;
         const T* g = static_cast<const T*>(k.grad_mixed) + end / 2 * samples * k.features + slice.begin + d;
-#pragma unroll kAhead < kWidth, kGroup>
+#pragma unroll kAhead
         for (int64_t n = 0; n < samples; ++n, g += k.features) {
           const Features<T, kWidth> values = load<T, kWidth>(g);
           for (int j = 0; j < kWidth; ++j) sum[j] += weight[n] * widen(values.value[j]);

@@ -65,7 +65,7 @@ __device__ __forceinline__ Moments<arithmetic_t<T>> moments_of(const Views<T>& v
 }
 
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) consistency_kernel(Consistency k) {
+__global__ void __launch_bounds__(kThreads, 4) consistency_kernel(Consistency k) {
   using A = arithmetic_t<T>;
   constexpr int kWarps = kThreads / kWarp;
   SHARED_ARRAY(A, max, kWarps * kKeptViews);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) consistency_kernel(Consistency k) {
 }
 
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) consistency_backward_kernel(ConsistencyBackward k) {
+__global__ void __launch_bounds__(kThreads, 4) consistency_backward_kernel(ConsistencyBackward k) {
   using A = arithmetic_t<T>;
   constexpr int kWarps = kThreads / kWarp;
   SHARED_ARRAY(A, max, kWarps * kKeptViews);

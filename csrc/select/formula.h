@@ -42,18 +42,24 @@ LADA_HD Philox4 philox_of_four(const int64_t* key, int64_t pick, int64_t four) {
                   static_cast<uint32_t>(static_cast<uint64_t>(key[1]))}});
 }
 
-// (word + 1/2) / 2^32, kept below 1.
-LADA_HD float uniform_of(uint32_t word, float) {
-  const float u = (static_cast<float>(word) + 0.5f) * 2.3283064365386963e-10f;
-  return u < 0.99999994f ? u : 0.99999994f;
+// U = (word + 1/2) / 2^32.
+template <class A>
+LADA_HD A uniform_of(uint32_t word) {
+  return (static_cast<A>(word) + A(0.5)) * A(2.3283064365386963e-10);
 }
 
-LADA_HD double uniform_of(uint32_t word, double) { return (static_cast<double>(word) + 0.5) * 2.3283064365386963e-10; }
-
-// E ~ Exp(1) from U; it is at least U.
+// E = -log(1 - U) ~ Exp(1), relatively exact at both ends; it is at least U.
 template <class A>
-LADA_HD A exponential(A uniform) {
-  return -std::log1p(-uniform);
+LADA_HD A exponential_of(uint32_t word) {
+  return word < 0x80000000u ? -std::log1p(-uniform_of<A>(word)) : -std::log(uniform_of<A>(~word));
+}
+
+// E of a row in the race of one pick; four rows share a call of the generator.
+template <class A>
+LADA_HD A draw_of(const int64_t* key, int64_t pick, int64_t row) {
+  const Philox4 random = philox_of_four(key, pick, row / 4);
+  const uint32_t low = row % 2 ? random.word[1] : random.word[0], high = row % 2 ? random.word[3] : random.word[2];
+  return exponential_of<A>(row % 4 < 2 ? low : high);  // no index: the words stay in registers
 }
 
 // |g_i - g_j|^2 for g = q (x) h, from |g_i|^2, |g_j|^2, q_i.q_j and h_i.h_j; exactly 0 for equal rows, because both

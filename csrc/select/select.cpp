@@ -41,9 +41,7 @@ at::Tensor row_lengths(const at::Tensor& rows, const at::Tensor& factors) {
 at::Tensor select_rows(const at::Tensor& features, const at::Tensor& centers, const at::Tensor& residuals,
                        const at::Tensor& lengths, const at::Tensor& key, int64_t k) {
   const auto options = lengths.options();
-  const at::Tensor champions =
-      features.is_cpu() ? at::Tensor()
-                        : at::empty({2 * kMaxChampions * int64_t{sizeof(Candidate<double>)}}, options.dtype(at::kByte));
+  at::Tensor champions = at::empty({2 * kMaxChampions * int64_t{sizeof(Candidate<double>)}}, options.dtype(at::kByte));
   at::Tensor weights = at::empty(lengths.sizes(), options), seen = at::empty(lengths.sizes(), options.dtype(at::kInt));
   at::Tensor picked = at::empty({k}, options.dtype(at::kLong));
   run(features, LADA_BACKENDS(select_rows),
@@ -51,9 +49,8 @@ at::Tensor select_rows(const at::Tensor& features, const at::Tensor& centers, co
                 residuals.defined() ? residuals.const_data_ptr() : nullptr, lengths.const_data_ptr(),
                 key.defined() ? key.const_data_ptr<int64_t>() : nullptr, features.size(0), features.size(1),
                 centers.defined() ? centers.size(0) : 0, residuals.defined() ? residuals.size(1) : 0, k,
-                weights.mutable_data_ptr(), seen.mutable_data_ptr<int32_t>(),
-                champions.defined() ? champions.mutable_data_ptr() : nullptr, picked.mutable_data_ptr<int64_t>(),
-                dtype_of(features)});
+                weights.mutable_data_ptr(), seen.mutable_data_ptr<int32_t>(), champions.mutable_data_ptr(),
+                picked.mutable_data_ptr<int64_t>(), dtype_of(features)});
   return picked;
 }
 

@@ -71,12 +71,14 @@ __device__ __forceinline__ arithmetic_t<T> warp_sum_over(const T* x, const T* y,
   const int lane = threadIdx.x % kWarp;
   arithmetic_t<T> sum = 0;
   if (packed) {
+#pragma unroll 2
     for (int64_t j = lane * kSize; j < width; j += kWarp * kSize) {
       const Pack<T> a = load_pack(x + j), b = load_pack(y + j);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) sum += term(widen(a.value[i]), widen(b.value[i]));
     }
   } else {
+#pragma unroll 1
     for (int64_t j = lane; j < width; j += kWarp) sum += term(widen(x[j]), widen(y[j]));
   }
   return warp_sum(sum);
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) row_lengths_kernel(RowLengths k) {
 }
 
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) badge_residuals_kernel(BadgeResiduals k) {
+__global__ void __launch_bounds__(kThreads, 4) badge_residuals_kernel(BadgeResiduals k) {
   using A = arithmetic_t<T>;
   constexpr int kRowsPerBlock = kThreads / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -232,7 +234,7 @@ __device__ __forceinline__ void race(const Centres<T, kBadge>& centres, arithmet
 
 // Launch `pick` of picks + 1: settles pick - 1, and unless that was the last one holds the race for `pick`.
 template <class T, bool kBadge, int kThreads>
-__global__ void __launch_bounds__(kThreads) select_rows_kernel(Selection k, int64_t pick) {
+__global__ void __launch_bounds__(kThreads, 3) select_rows_kernel(Selection k, int64_t pick) {
   using A = arithmetic_t<T>;
   constexpr int kRowsPerBlock = kThreads;  // 32 rows a warp
   const int lane = threadIdx.x % kWarp;
@@ -272,7 +274,7 @@ __global__ void __launch_bounds__(kThreads) select_rows_kernel(Selection k, int6
     }
     Candidate<A> mine = {weight, A(0), row};
     if (kBadge && centres.count > 0) {
-      mine.draw = exponential(uniform_of(philox_of_four(k.key, pick, row / 4).word[row % 4], A()));
+      mine.draw = draw_of<A>(k.key, pick, row);
       mine.worth = weight / mine.draw;
     }
     race(centres, floor, first, mine, weight, seen, best);

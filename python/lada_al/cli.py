@@ -14,9 +14,10 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lada_al.errors import UsageError, one_line
+from lada_al.label import commands as labelling
 
 # torch and matplotlib take seconds to import; commands import what they need, so that --help and typos answer at once.
 
@@ -175,7 +176,7 @@ def methods(
         ]
         print(json.dumps(rows, indent=2))
         return
-    table = Table("method", "what it does", box=None)
+    table = _table_of_methods("what it does")
     for m in all_methods().values():
         table.add_row(m.name, m.summary)
     console.print(table)
@@ -211,6 +212,9 @@ def doctor(params: Annotated[bool, typer.Option("--params", help="Sizes of the a
         raise typer.Exit(1)
 
 
+app.add_typer(labelling.app)
+
+
 def main() -> None:
     """Entry point of `lada` and of `python -m lada_al`."""
     try:
@@ -244,6 +248,10 @@ def _seeds(text: str) -> list[int]:
     return numbers
 
 
+def _table_of_methods(*columns: str) -> Table:
+    return Table(Column("method", no_wrap=True), *columns, box=None)
+
+
 def _table_of_sizes() -> Table:
     """The column Param. of Table 1: for ResNet-18 and images of 1 x 28 x 28."""
     from lada_al import sizes
@@ -266,7 +274,7 @@ def _percent(mean: float, deviation: float) -> str:
 def _table_of(out: Path) -> Table:
     from lada_al.report import read, tables
 
-    table = Table("method", "seeds", "labels", "accuracy [%]", "AUBC [%]", "s a round", "x random", box=None)
+    table = _table_of_methods("seeds", "labels", "accuracy [%]", "AUBC [%]", "s a round", "x random")
     for row in tables.rows(read.find_runs(out)):
         table.add_row(
             row.method,

@@ -35,6 +35,28 @@ class SplitModel(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.version = 0
+        chains = [_chain(stage) for stage in stages]
+        self._steps = [step for chain in chains for step in chain]
+        self._cuts = [sum(len(chain) for chain in chains[:k]) for k in range(len(chains) + 1)]
+
+    def cut(self, k: int) -> int:
+        """How many modules of the chain run before h^k."""
+        return self._cuts[k]
+
+    def run(self, h: Tensor, start: int, stop: int) -> Tensor:
+        """The modules `start` to `stop` of the chain."""
+        for step in self._steps[start:stop]:
+            h = step(h)
+        return h
+
+    def affine_reach(self, start: int, stop: int) -> int:
+        """The last module, at most `stop`, up to which the chain from `start` is an affine map as the net is now.
+
+        Mixing before an affine map and mixing after it are the same, since lam + (1 - lam) = 1.
+        """
+        while start < stop and _is_affine(self._steps[start]):
+            start += 1
+        return start
 
     @property
     def depth(self) -> int:
@@ -43,14 +65,14 @@ class SplitModel(nn.Module):
 
     def features(self, image: Tensor, k: int) -> Tensor:
         """h^k(x) = f^{0:k}(x), Eq. 8."""
-        return self._run(image, 0, k)
+        return self.run(image, 0, self.cut(k))
 
     def head(self, hidden: Tensor, k: int) -> Tensor:
         """Logits f^{k:K}(h)."""
-        return self._run(hidden, k, self.depth)
+        return self.run(hidden, self.cut(k), self.cut(self.depth))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self._run(image, 0, self.depth)
+        return self.run(image, 0, self.cut(self.depth))
 
     def shapes(self, image_shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
         """Shapes of h^0 to h^K of one image."""
@@ -62,10 +84,18 @@ class SplitModel(nn.Module):
                 shapes.append(tuple(h.shape[1:]))
         return shapes
 
-    def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
-        for stage in self.stages[start:stop]:
-            h = stage(h)
-        return h
+
+def _chain(stage: nn.Module) -> list[nn.Module]:
+    """The modules that a stage runs one after the other."""
+    if type(stage) is not nn.Sequential:
+        return [stage]
+    return [step for part in stage for step in _chain(part)]
+
+
+def _is_affine(module: nn.Module) -> bool:
+    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+        return not module.training
+    return isinstance(module, (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity))
 
 
 @contextmanager

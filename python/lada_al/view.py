@@ -1,7 +1,9 @@
 """View: a batch of real or virtual instances and what the network knows of them, each computed at most once.
 
 It is what makes f_integ = f_acq o f_aug literal: an acquisition function takes a view and returns scores, an
-augmentation takes views and returns a view. A real view starts from images, a mixed one from features at layer k.
+augmentation takes views and returns a view. A real view starts from images. A mixed one starts from features at layer
+k, or from the furthest module behind it up to which the network is affine: mixing there is the same, and what runs
+before runs once for each real instance instead of once for each mixture.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from lada_al.models import SplitModel
 class View:
     """Instances with `leading` batch axes: (B,), or (P, N) for N mixtures of P pairs.
 
-    Exactly one of `image` and `hidden` is given; the rest is computed when first asked for. `ids` name real instances
-    in the pool and in the random streams. `target` holds label distributions, (..., C), where they are known. `parents`
-    are the real instances that virtual ones were made of. The weights must not change while a view is in use:
-    `train.fit` raises the network's version, and an old view then refuses.
+    Exactly one of `image`, `hidden` and `mix` is given; the rest is computed when first asked for. `mix(step)` makes
+    the virtual instances from their parents as they are after `step` modules of the network; it may be called for any
+    step up to which f^{k:K} is affine. `ids` name real instances in the pool and in the random streams. `target` holds
+    label distributions, (..., C), where they are known. `parents` are the real instances that virtual ones were made
+    of. The weights must not change while a view is in use: `train.fit` raises the network's version, and an old view
+    refuses.
     """
 
     def __init__(
@@ -30,27 +34,31 @@ class View:
         *,
         image: Tensor | None = None,
         hidden: Tensor | None = None,
+        mix: Callable[[int], Tensor] | None = None,
         leading: int = 1,
         ids: Tensor | None = None,
         target: Tensor | None = None,
         parents: tuple[View, ...] = (),
     ) -> None:
-        if (image is None) == (hidden is None):
-            raise ValueError("View: give exactly one of image and hidden")
+        if [image, hidden, mix].count(None) != 2:
+            raise ValueError("View: give exactly one of image, hidden and mix")
         self.net, self.k, self.leading, self.ids, self.target, self.parents = net, k, leading, ids, target, parents
-        self._version = net.version
-        self._known: dict[int, Tensor] = {}
+        self._version, self._mix = net.version, mix
+        self._known: dict[int, Tensor] = {}  # by the number of modules that have run
         if image is not None:
             self._known[0] = image
         if hidden is not None:
-            self._known[k] = hidden
+            self._known[net.cut(k)] = hidden
 
     def __len__(self) -> int:
-        return len(next(iter(self._known.values())))
+        return len(next(iter(self._known.values()))) if self._known else len(self.parents[0])
 
     def __getitem__(self, index: Tensor | slice) -> View:
         """A part of the view, which shares what is already known."""
+        if self._mix is not None:
+            self.at(self.net.cut(self.net.depth))
         part = View.__new__(View)
+        part._mix = None
         part.net, part.k, part.leading, part._version = self.net, self.k, self.leading, self._version
         part.ids = None if self.ids is None else self.ids[index]
         part.target = None if self.target is None else self.target[index]
@@ -62,15 +70,33 @@ class View:
         """Consecutive parts of `batch` instances; the last may be smaller."""
         return (self[start : start + batch] for start in range(0, len(self), batch))
 
+    def at(self, step: int) -> Tensor:
+        """The instances after `step` modules of the network. A view that begins at layer k has none before it."""
+        if step not in self._known:
+            start, h = self._start(step)
+            for stop in [*(c for c in map(self.net.cut, range(self.net.depth)) if start < c < step), step]:
+                start, h = stop, self._known.setdefault(stop, self._run(h, start, stop))
+        return self._known[step]
+
     def stage(self, j: int) -> Tensor:
-        """h^j: the images at j = 0, the logits at j = K. A view that begins at layer k has none before it."""
-        if j not in self._known:
-            if not any(i < j for i in self._known):
-                what = "image" if j == 0 else f"features at layer {j}"
+        """h^j: the images at j = 0, the logits at j = K."""
+        return self.at(self.net.cut(j))
+
+    def _start(self, step: int) -> tuple[int, Tensor]:
+        """The last module before `step` at which the instances are known, or can be mixed."""
+        first = self.net.cut(self.k)
+        known = max((i for i in self._known if i < step), default=None)
+        mix = self._mix
+        if mix is None or step < first:
+            if known is None:
+                what = "image" if step == 0 else f"features before module {step}"
                 raise ValueError(f"View: instances mixed at layer {self.k} have no {what}")
-            before = self.stage(j - 1)
-            self._known[j] = self._compute(lambda: self._apply(j - 1, before))
-        return self._known[j]
+            return known, self._known[known]
+        reach = self.net.affine_reach(first, step)
+        if known is None or known < reach:
+            self._known[reach] = self._compute(lambda: mix(reach))
+            known = reach
+        return known, self._known[known]
 
     @property
     def image(self) -> Tensor:
@@ -93,20 +119,27 @@ class View:
         return self.stage(self.net.depth)
 
     def computed(self, batch: int, *stages: int) -> View:
-        """The same view with these h^j computed, `batch` instances at a time; by default h^k and the logits."""
-        wanted = [j for j in stages or (self.k, self.net.depth) if j not in self._known]
-        parts = [[part.stage(j) for j in wanted] for part in self.split(batch)]
-        for j, values in zip(wanted, zip(*parts, strict=True), strict=False):
-            self._known[j] = torch.cat(values)
+        """The same view with these h^j computed, `batch` instances at a time; by default what look-ahead reads: h^k,
+        the logits, and where mixtures will be made."""
+        net = self.net
+        steps = [net.cut(j) for j in stages]
+        steps = steps or [net.cut(self.k), net.affine_reach(net.cut(self.k), net.cut(net.depth)), net.cut(net.depth)]
+        wanted = [step for step in dict.fromkeys(steps) if step not in self._known]
+        parts = [[part.at(step) for step in wanted] for part in self.split(batch)]
+        for step, values in zip(wanted, zip(*parts, strict=True), strict=False):
+            self._known[step] = torch.cat(values)
         return self
 
     def remember(self, j: int, value: Tensor) -> None:
         """Keeps an h^j that was computed part by part."""
-        self._known[j] = value
+        self._known[self.net.cut(j)] = value
 
-    def _apply(self, stage: int, h: Tensor) -> Tensor:
-        flat: Tensor = self.net.stages[stage](h.flatten(0, self.leading - 1))
-        return flat.unflatten(0, h.shape[: self.leading])
+    def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
+        def run() -> Tensor:
+            out = self.net.run(h.flatten(0, self.leading - 1), start, stop)
+            return out.unflatten(0, h.shape[: self.leading])
+
+        return self._compute(run)
 
     def _compute(self, f: Callable[[], Tensor]) -> Tensor:
         """Records gradients even if first asked for under no_grad, since the result is kept; if nothing needs a

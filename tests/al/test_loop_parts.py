@@ -95,7 +95,7 @@ class TestView:
 
     def test_image_or_hidden_not_both(self) -> None:
         for arguments in ({}, {"image": self.image, "hidden": self.image}):
-            with pytest.raises(ValueError, match="exactly one of image and hidden"):
+            with pytest.raises(ValueError, match="exactly one of image, hidden and mix"):
                 View(counting_net(), 0, **arguments)
 
 

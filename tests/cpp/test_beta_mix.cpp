@@ -30,7 +30,8 @@ void test_corners(double epsilon) {
         CHECK_NEAR(static_cast<double>(draw.lam) + draw.mu, 1.0, epsilon);
         CHECK((draw.logit >= 0) == (draw.lam >= draw.mu) || std::abs(draw.lam - draw.mu) < epsilon);
         CHECK(std::isfinite(lada::beta_logit_gradient(draw.logit, tau)));
-        CHECK(std::abs(lada::beta_lam_gradient_log_tau(draw, tau)) <= A(0.22401));
+        CHECK(std::abs(lada::beta_lam_gradient_log_tau(draw, tau, false)) <= A(0.22401));
+        CHECK(std::isfinite(lada::beta_lam_gradient_log_tau(draw, tau, true)));
       }
 }
 

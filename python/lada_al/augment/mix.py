@@ -47,8 +47,14 @@ class Mix(Augmentation):
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         a, b = views
-        mixed, lam = lada_ext.beta_mix(a.hidden, b.hidden, tau, samples, key, index=_index(a))
-        return View(a.net, a.k, hidden=mixed, leading=2, target=_mixed_target(a, b, lam), parents=(a, b))
+        index = _index(a)
+
+        def mix(step: int) -> Tensor:
+            return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=index)[0]
+
+        labelled = a.target is not None and b.target is not None
+        lam = lada_ext.beta_sample(tau.detach(), samples, key, index=index) if labelled else None
+        return View(a.net, a.k, mix=mix, leading=2, target=_mixed_target(a, b, lam), parents=(a, b))
 
 
 def make(config: Config, task: Task, net: SplitModel) -> Mix:
@@ -73,8 +79,8 @@ def _index(a: View) -> Tensor | None:
     return None if a.ids is None else a.ids.to(a.hidden.device)
 
 
-def _mixed_target(a: View, b: View, lam: Tensor) -> Tensor | None:
-    if a.target is None or b.target is None:
+def _mixed_target(a: View, b: View, lam: Tensor | None) -> Tensor | None:
+    if a.target is None or b.target is None or lam is None:
         return None
-    weight = lam.detach()[..., None]
+    weight = lam[..., None]
     return weight * a.target[:, None] + (1 - weight) * b.target[:, None]

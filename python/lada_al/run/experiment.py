@@ -47,12 +47,12 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
         UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
     """
     dataset = check(config, out, resume=resume)
-    device = _device(config.device)
+    device = find_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True
     keys = Keys(config.seed)
-    learner = _learner(config, dataset, keys, device)
+    learner = make_learner(config, dataset, keys, device)
     pool = Pool(dataset, device)
     test = HeldOut(pool.normalised(dataset.test_images.to(device)), dataset.test_labels.to(device))
     generator = keys.generator("initial set", 0)
@@ -92,7 +92,7 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
         UsageError: naming the argument, what was expected and what came.
     """
     _check_folder(config, out, resume)
-    _device(config.device)
+    find_device(config.device)
     dataset = load_data(config, download)
     shapes = make_net(config, dataset).shapes(dataset.shape)
     config.check_fits(len(dataset.train_images), len(dataset.classes), shapes)
@@ -139,7 +139,8 @@ def _load_data(name: str, folder: str | None, download: bool, official_statistic
     return data.load(name, None if folder is None else Path(folder), download, official_statistics)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of this name; `auto` is a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -150,7 +151,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _learner(config: Config, dataset: Dataset, keys: Keys, device: torch.device) -> Learner:
+def make_learner(config: Config, dataset: Dataset, keys: Keys, device: torch.device) -> Learner:
+    """An untrained learner of the configuration's method."""
     chosen = config.chosen
     with keys.scope("network weights", 0):
         net = make_net(config, dataset)

@@ -1,0 +1,146 @@
+"""The commands of people who label: `lada init`, `lada query`, `lada ingest`, `lada label`."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lada_al.errors import UsageError
+
+app = typer.Typer()
+console = Console(highlight=False, markup=False, soft_wrap=True)
+MAX_WHO = 100
+SHOWN = 20  # lines of each kind that are printed
+
+Project = Annotated[Path, typer.Option(help="Folder of the labelling project.", file_okay=False)]
+HERE = Path()
+
+
+@app.command()
+def init(
+    pool: Annotated[Path, typer.Option(help="Folder of images, or Parquet with a column image.", show_default=False)],
+    classes: Annotated[str, typer.Option(help="Class names separated by commas.", show_default=False)],
+    project: Project = HERE,
+    method: Annotated[str, typer.Option(help="See `lada methods`.")] = "lada-ent-mix",
+    model: Annotated[str, typer.Option(help="small or resnet18.")] = "small",
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 1,
+    size: Annotated[int | None, typer.Option(help="Side to which images are scaled for the network.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE.")] = None,
+) -> None:
+    """Begin a labelling project: a pool of images and the classes that people will give them."""
+    from lada_al.label import project as projects
+    from lada_al.run.config import parse_settings
+
+    names = [name.strip() for name in classes.split(",")]
+    options = {"method": method, "model": model, "seed": seed, "settings": parse_settings(settings or [])}
+    begun = projects.create(project, pool, names, size, **options)
+    count = len(begun.images().ids())
+    height, width = begun.size
+    console.print(f"{project / projects.PROJECT}: {count} images, {len(names)} classes, seen as {height} x {width}")
+
+
+@app.command()
+def query(
+    out: Annotated[Path, typer.Option(help="CSV file to write, with an HTML page beside it.", show_default=False)],
+    project: Project = HERE,
+    count: Annotated[int, typer.Option(help="Images to ask for.", min=1)] = 20,
+    again: Annotated[int | None, typer.Option(help="Write this earlier batch again, and choose nothing.")] = None,
+    label_studio: Annotated[Path | None, typer.Option(help="Write Label Studio tasks too, to this file.")] = None,
+    image_prefix: Annotated[
+        str | None, typer.Option(help="Address before ids in tasks; default: images inside.")
+    ] = None,
+) -> None:
+    """Choose the images whose labels help most, and write them as a batch for people."""
+    from lada_al.label import label_studio as studio
+    from lada_al.label import project as projects
+    from lada_al.label import query as queries
+    from lada_al.label.store import JOURNAL, Store
+
+    html = out.with_suffix(".html")
+    for path in (out, html, label_studio):
+        if path is not None and path.exists():
+            raise UsageError(f"{path} exists and may hold labels; choose another name")
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent}")
+    begun = projects.read(project)
+    if again is None:
+        batch, items, unreadable = queries.make(project, count)
+    else:
+        (batch, items), unreadable = queries.again(project, again), 0
+    images = begun.images()
+    queries.write_csv(out, items, images)
+    queries.write_html(html, batch, items, images)
+    if label_studio is not None:
+        studio.write_tasks(label_studio, batch, items, images, image_prefix)
+        console.print(f"labelling interface for Label Studio:\n{studio.interface(begun.classes)}", end="")
+    if unreadable:
+        console.print(f"{unreadable} images could not be read; they are listed in {project / queries.UNREADABLE}")
+    with Store(project / JOURNAL) as store:
+        waiting = sum(item.query != batch.id for item in store.pending())
+    if waiting:
+        console.print(f"{waiting} images of earlier batches have no answer yet; --again NUMBER writes a batch again")
+    console.print(f"batch {batch.id}: {len(items)} images in {out}, to be looked at in {html}")
+
+
+@app.command()
+def ingest(
+    labels: Annotated[Path, typer.Argument(help="CSV with id and label, or Label Studio's JSON.", show_default=False)],
+    project: Project = HERE,
+    who: Annotated[str | None, typer.Option(help="Who gave the labels; default: you.")] = None,
+) -> None:
+    """Take labels back. What cannot be taken is refused line by line, and the exit code is then 1."""
+    from lada_al.label import ingest as ingestion
+    from lada_al.label import project as projects
+    from lada_al.label.store import JOURNAL, Store
+
+    report = ingestion.ingest(project, labels, _person(who))
+    console.print(f"{report.taken} labels taken, {report.repeated} known already, {report.empty} lines without one")
+    for title, lines in (
+        ("corrected", report.corrected),
+        ("outvoted", report.outvoted),
+        ("in dispute, and without a label until somebody decides (lada label --review)", report.disputed),
+        ("refused", report.refused),
+    ):
+        _print_lines(title, lines)
+    begun = projects.read(project)
+    with Store(project / JOURNAL) as store:
+        console.print(f"labels now: {ingestion.count_labels(store.labels().values(), begun.classes)}")
+    if report.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def label(
+    project: Project = HERE,
+    who: Annotated[str | None, typer.Option(help="Who labels; default: you.")] = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any that is free.", min=0, max=65535)] = 0,
+    review: Annotated[bool, typer.Option("--review", help="Show what was skipped or is in dispute.")] = False,
+) -> None:
+    """Label the queried images in the browser. Each label is saved as it is given; stop with Ctrl-C."""
+    from lada_al.label import server
+
+    server.serve(project, _person(who), port, review, lambda url: console.print(f"open {url}"))
+
+
+def _person(who: str | None) -> str:
+    """The name given, or that of the user."""
+    try:
+        name = getpass.getuser() if who is None else who
+    except (KeyError, OSError):
+        name = ""
+    if not 0 < len(name) <= MAX_WHO or not name.isprintable():
+        raise UsageError(f"--who: expected a name of 1 to {MAX_WHO} characters, got '{name}'")
+    return name
+
+
+def _print_lines(title: str, lines: list[str]) -> None:
+    if lines:
+        console.print(f"{title}: {len(lines)}")
+    for line in lines[:SHOWN]:
+        console.print("  " + "".join(c if c.isprintable() else "�" for c in line))
+    if len(lines) > SHOWN:
+        console.print(f"  and {len(lines) - SHOWN} more")

@@ -1,0 +1,197 @@
+"""The pool of a labelling project: images by id, from a folder of image files or from Parquet files.
+
+An id is text that names one image for ever: a file's path below the folder, or a file and a row. Ids are looked up in
+what the pool holds and are never made into paths, so nothing that people or files say can reach outside of it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lada_al.errors import UsageError
+
+FORMATS = ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 200_000_000
+
+
+class BadImageError(ValueError):
+    """An image of the pool that cannot be decoded, or that is too large to be."""
+
+
+class Images(Protocol):
+    """What ranking and labelling need to know of a pool."""
+
+    def ids(self) -> list[str]:
+        """Every id, in an order that does not change."""
+        ...
+
+    def image(self, id: str) -> Image.Image:
+        """The image, in mode L or RGB and the right way up.
+
+        Raises:
+            KeyError: the pool has no such id.
+            BadImageError: it cannot be decoded.
+        """
+        ...
+
+    def location(self, id: str) -> str:
+        """Where a person finds it."""
+        ...
+
+
+class FolderImages:
+    """Image files in a folder and below it. Hidden files, and links that lead outside, are not part of it."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UsageError(f"--pool: there is no folder {folder}")
+        self.folder = folder.resolve()
+        self._ids = dict.fromkeys(_image_files(self.folder, self.folder))
+        if not self._ids:
+            raise UsageError(f"--pool: {folder} holds no image files ({' '.join(sorted(SUFFIXES))})")
+
+    def ids(self) -> list[str]:
+        return list(self._ids)
+
+    def image(self, id: str) -> Image.Image:
+        path = self._path(id)
+        try:
+            with path.open("rb") as file:
+                return decode(file, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise BadImageError(f"{error.strerror or error}") from error
+
+    def location(self, id: str) -> str:
+        return str(self._path(id))
+
+    def _path(self, id: str) -> Path:
+        if id not in self._ids:
+            raise KeyError(id)
+        return self.folder / id
+
+
+class ParquetImages:
+    """A Parquet file, or a folder of them, with a column `image` in the Hugging Face layout or of plain bytes."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise UsageError(f"--pool: there is no {path}")
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        root = path if path.is_dir() else path.parent
+        self._files = {file.relative_to(root).as_posix(): file for file in files}
+        # By file, where each of its row groups begins, and where the last ends.
+        self._starts = {name: [0, *accumulate(_row_groups(file))] for name, file in self._files.items()}
+        if not any(starts[-1] for starts in self._starts.values()):
+            raise UsageError(f"--pool: {path} has no rows")
+        self._held: tuple[tuple[str, int], list[bytes | None]] | None = None
+
+    def ids(self) -> list[str]:
+        return [f"{name}#{row}" for name, starts in self._starts.items() for row in range(starts[-1])]
+
+    def image(self, id: str) -> Image.Image:
+        name, row = self._place(id)
+        group = bisect.bisect_right(self._starts[name], row) - 1
+        held = self._held  # one read, because several threads may ask
+        if held is None or held[0] != (name, group):
+            held = self._held = ((name, group), _image_bytes(self._files[name], group))
+        data = held[1][row - self._starts[name][group]]
+        if data is None:
+            raise BadImageError("there are no bytes")
+        return decode(io.BytesIO(data), len(data))
+
+    def location(self, id: str) -> str:
+        name, row = self._place(id)
+        return f"{self._files[name]}#{row}"
+
+    def _place(self, id: str) -> tuple[str, int]:
+        name, _, digits = id.rpartition("#")
+        row = int(digits) if digits.isdecimal() and digits.isascii() else -1
+        if name not in self._starts or str(row) != digits or not 0 <= row < self._starts[name][-1]:
+            raise KeyError(id)
+        return name, row
+
+
+# By the kind of a pool, what opens it.
+KINDS: dict[str, Callable[[Path], Images]] = {"folder": FolderImages, "parquet": ParquetImages}
+
+
+def decode(file: BinaryIO, size: int) -> Image.Image:
+    """The image in a file of `size` bytes, in mode L or RGB and the right way up.
+
+    Raises:
+        BadImageError: it is no image, is cut short, or is larger than MAX_BYTES or MAX_PIXELS.
+    """
+    if size > MAX_BYTES:
+        raise BadImageError(f"{size} bytes, more than {MAX_BYTES}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's own, larger limit, and of odd but harmless metadata
+            image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits
+                upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
+            return upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB")
+    except BadImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def _image_files(folder: Path, root: Path) -> Iterator[str]:
+    """Ids of the image files in and below `folder`: folders and files each in order of their names."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or not _is_text(entry.name):
+            continue
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _image_files(path, root)
+        elif path.suffix.lower() in SUFFIXES and entry.is_file() and _stays_inside(entry, root):
+            yield path.relative_to(root).as_posix()
+
+
+def _stays_inside(entry: os.DirEntry[str], root: Path) -> bool:
+    return not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(root)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can stand in a CSV file and in a page; not every sequence of bytes can."""
+    return name.isprintable() and not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def _row_groups(file: Path) -> list[int]:
+    """Rows of each row group of a Parquet file that has an image column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        parquet = pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"--pool: {file} is not a readable Parquet file: {error}") from error
+    kinds = {field.name: field.type for field in parquet.schema_arrow}
+    kind = kinds.get("image")
+    is_struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if kind is None or not (is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        found = ", ".join(f"{name}: {type_}" for name, type_ in kinds.items())
+        raise UsageError(f"--pool: {file}: expected a column image of bytes or of struct<bytes, ...>, got {found}")
+    return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+
+
+def _image_bytes(file: Path, group: int) -> list[bytes | None]:
+    import pyarrow.parquet as pq
+
+    rows = pq.ParquetFile(file).read_row_group(group, columns=["image"])["image"].to_pylist()
+    return [row["bytes"] if isinstance(row, dict) else row for row in rows]

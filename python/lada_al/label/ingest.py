@@ -1,0 +1,185 @@
+"""`lada ingest`: takes labels back from a CSV file or a Label Studio export, and says what it did with every line.
+
+What can be taken is taken, in one transaction; what cannot is refused line by line, with the reason. Nothing in the
+journal is overwritten: a second opinion is a second row, and a file that is taken twice adds nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from lada_al.errors import UsageError
+from lada_al.label import label_studio
+from lada_al.label import project as projects
+from lada_al.label.query import plain
+from lada_al.label.store import JOURNAL, Store, Vote
+
+MAX_BYTES = 256_000_000
+MAX_WHO = 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A label or, where `vote.label` is None, a skip, and where in the file it stands."""
+
+    place: str
+    vote: Vote
+
+
+@dataclass
+class Report:
+    """What became of a file."""
+
+    taken: int = 0
+    repeated: int = 0
+    """Answers that the same person had given already."""
+    empty: int = 0
+    """Lines without a label yet."""
+    refused: list[str] = field(default_factory=list)
+    corrected: list[str] = field(default_factory=list)
+    """What a person now says otherwise than before."""
+    disputed: list[str] = field(default_factory=list)
+    """Items of this file that have no label, because people disagree."""
+    outvoted: list[str] = field(default_factory=list)
+
+
+def ingest(folder: Path, file: Path, who: str) -> Report:
+    """Enters the labels of a file in a project's journal. `who` gave those for which the file names nobody.
+
+    Raises:
+        UsageError: the project or the file as a whole cannot be used.
+    """
+    project = projects.read(folder)
+    known = set(project.images().ids())
+    report = Report()
+    if file.suffix.lower() == ".json":
+        source, found = "label-studio", label_studio.read(_content(file), report.refused)
+        answers = [Answer(place, vote) for place, vote in found]
+    else:
+        source, answers = "csv", _read_csv(file, who, known, report)
+    answers = [answer for answer in answers if _usable(answer, known, project.classes, report)]
+    answers = _without_contradictions(answers, report)
+    with Store(folder / JOURNAL) as store:
+        before = {(vote.item, vote.who): vote.label for v in store.verdicts().values() for vote in v.votes}
+        new = [answer.vote for answer in answers if _is_new(answer, before, report)]
+        store.record(new, source)
+        report.taken = len(new)
+        verdicts = store.verdicts()
+    for item in dict.fromkeys(vote.item for vote in new):
+        verdict = verdicts[item]
+        says = ", ".join(f"{vote.who}: {_quoted(vote.label)}" for vote in verdict.votes)
+        if verdict.disputed:
+            report.disputed.append(f"{item} ({says})")
+        elif len({vote.label for vote in verdict.votes if vote.label is not None}) > 1:
+            report.outvoted.append(f"{item} stays '{verdict.label}' ({says})")
+    return report
+
+
+def _content(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{file} has {file.stat().st_size} bytes, more than {MAX_BYTES}")
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8: {error}") from error
+
+
+def _read_csv(file: Path, who: str, known: set[str], report: Report) -> list[Answer]:
+    """Answers of a CSV file with the columns id and label, and perhaps who and at; others are not looked at."""
+    text = _content(file)
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    answers = []
+    try:
+        if not {"id", "label"} <= set(rows.fieldnames or []):
+            raise UsageError(f"{file}: expected a header with the columns id and label, got {header.strip()!r}")
+        for row in rows:
+            place = f"line {rows.line_num}"
+            id_, label = row["id"] or "", (row["label"] or "").strip()
+            if not label:
+                report.empty += 1
+                continue
+            id_ = id_ if id_ in known else plain(id_)
+            person = (row.get("who") or "").strip() or who
+            at = (row.get("at") or "").strip() or None
+            answers.append(Answer(place, Vote(id_, plain(label), plain(person), at)))
+    except csv.Error as error:
+        raise UsageError(f"{file}, line {rows.line_num + 1}: {error}") from error
+    return answers
+
+
+def _usable(answer: Answer, known: set[str], classes: list[str], report: Report) -> bool:
+    """Whether an answer can be taken; if not, the reason is noted."""
+    vote = answer.vote
+    if vote.item not in known:
+        reason = f"the pool has no image '{_short(vote.item)}'"
+    elif vote.label is not None and vote.label not in classes:
+        reason = f"'{_short(vote.label)}' is no class of the project ({', '.join(classes[:20])})"
+    elif len(vote.who) > MAX_WHO or not vote.who.isprintable():
+        reason = f"who must be a name of at most {MAX_WHO} characters, got '{_short(vote.who)}'"
+    elif vote.at is not None and not _is_time(vote.at):
+        reason = f"at must be a time like 2026-01-31T12:00:00Z, got '{_short(vote.at)}'"
+    else:
+        return True
+    report.refused.append(f"{answer.place}: {reason}")
+    return False
+
+
+def _without_contradictions(answers: list[Answer], report: Report) -> list[Answer]:
+    """Leaves out items for which one person gives two labels in one file: neither is better than the other."""
+    first: dict[tuple[str, str], Answer] = {}
+    contradicted = set()
+    for answer in answers:
+        key = (answer.vote.item, answer.vote.who)
+        before = first.setdefault(key, answer)
+        if before.vote.label != answer.vote.label:
+            contradicted.add(key)
+            report.refused.append(
+                f"{answer.place}: '{answer.vote.item}' is {_quoted(answer.vote.label)} here and "
+                f"{_quoted(before.vote.label)} in {before.place}; neither is taken"
+            )
+    return [answer for answer in answers if (answer.vote.item, answer.vote.who) not in contradicted]
+
+
+def _is_new(answer: Answer, before: dict[tuple[str, str], str | None], report: Report) -> bool:
+    """Whether the journal does not hold this as the person's word; notes the answer there if so."""
+    vote = answer.vote
+    key = (vote.item, vote.who)
+    if key in before and before[key] == vote.label:
+        report.repeated += 1
+        return False
+    if key in before:
+        report.corrected.append(f"{vote.item}: {vote.who} said {_quoted(before[key])}, now {_quoted(vote.label)}")
+    before[key] = vote.label
+    return True
+
+
+def count_labels(labels: Iterable[str], classes: list[str]) -> str:
+    """How many labels each class has, in a line."""
+    counts = Counter(labels)
+    return ", ".join(f"{name} {counts[name]}" for name in classes)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _quoted(label: str | None) -> str:
+    return "skipped" if label is None else f"'{label}'"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."

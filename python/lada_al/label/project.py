@@ -1,0 +1,115 @@
+"""project.json: what a labelling project is about. It is written once by `lada init` and only read after that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lada_al.errors import UsageError, one_line
+from lada_al.label.images import KINDS, BadImageError, Images
+from lada_al.run.files import write_atomically
+
+PROJECT = "project.json"
+LOOKED_AT = 64  # images that decide how large the network's inputs are
+LARGEST_NATURAL_SIZE = 64  # images that are all of one size up to this keep it
+USUAL_SIZE = 64
+
+
+class Project(BaseModel):
+    """The pool, its classes, and how the next batch is chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: Path
+    kind: Literal["folder", "parquet"]
+    classes: Annotated[list[str], Field(min_length=2)]
+    method: str = "lada-ent-mix"
+    model: str = "small"
+    seed: Annotated[int, Field(ge=0)] = 1
+    size: tuple[Annotated[int, Field(ge=8, le=1024)], Annotated[int, Field(ge=8, le=1024)]]
+    """Height and width to which images are scaled for the network; people see them as they are."""
+    channels: Literal[1, 3]
+    settings: dict[str, Any] = {}
+    """Other settings of lada_al.Config."""
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_names(cls, classes: list[str]) -> list[str]:
+        for name in classes:
+            if not name or name != name.strip() or not name.isprintable() or len(name) > 100:
+                raise UsageError(f"classes must be names of 1 to 100 characters without spaces around, got {name!r}")
+        if len(set(classes)) < len(classes):
+            raise UsageError(f"classes must differ, got {', '.join(classes)}")
+        return classes
+
+    def images(self) -> Images:
+        """The pool, opened."""
+        return KINDS[self.kind](self.pool)
+
+
+def create(folder: Path, pool: Path, classes: list[str], size: int | None, **options: Any) -> Project:
+    """Writes project.json of a new project into `folder`.
+
+    Raises:
+        UsageError: there is one already, or the pool, the classes or an option cannot be used.
+    """
+    if (folder / PROJECT).exists():
+        raise UsageError(f"--project: {folder / PROJECT} exists; a project is begun once")
+    kind = "parquet" if pool.suffix == ".parquet" or (pool.is_dir() and any(pool.glob("*.parquet"))) else "folder"
+    height, width, channels = _shape(KINDS[kind](pool))
+    if size is not None:
+        height = width = size
+    elif (height, width) == (0, 0):
+        height = width = USUAL_SIZE
+    project = Project(
+        pool=pool.resolve(), kind=kind, classes=classes, size=(height, width), channels=channels, **options
+    )
+    _check_ranking(project)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(project.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_atomically(folder / PROJECT, lambda file: file.write(text.encode() + b"\n"))
+    return project
+
+
+def read(folder: Path) -> Project:
+    """The project in a folder.
+
+    Raises:
+        UsageError: there is none, or its file is damaged.
+    """
+    path = folder / PROJECT
+    if not path.exists():
+        raise UsageError(f"--project: {folder} holds no {PROJECT}; `lada init` begins a project")
+    try:
+        return Project.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{path}: {one_line(error)}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+def _check_ranking(project: Project) -> None:
+    """Refuses a method, model or setting that the first ranking would refuse."""
+    from lada_al.label.rank import config_of
+
+    config_of(project)
+
+
+def _shape(images: Images) -> tuple[int, int, int]:
+    """Height and width that the first images share, or zeros; and 1 channel if all of them are grey, or 3."""
+    sizes, modes = set(), set()
+    for id_ in images.ids()[:LOOKED_AT]:
+        try:
+            image = images.image(id_)
+        except BadImageError:
+            continue
+        sizes.add((image.height, image.width))
+        modes.add(image.mode)
+    if not modes:
+        raise UsageError(f"--pool: none of the first {LOOKED_AT} images can be decoded")
+    height, width = next(iter(sizes))
+    natural = len(sizes) == 1 and max(height, width) <= LARGEST_NATURAL_SIZE
+    return (height, width, 1 if modes == {"L"} else 3) if natural else (0, 0, 1 if modes == {"L"} else 3)

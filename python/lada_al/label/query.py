@@ -1,0 +1,123 @@
+"""`lada query`: ranks the pool, enters the batch in the journal, and writes it for people to label.
+
+The journal comes first: a batch that is in it is asked for, and its files can be written again from it at any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from lada_al.errors import UsageError
+from lada_al.label import project as projects
+from lada_al.label.images import BadImageError, Images
+from lada_al.label.store import JOURNAL, Query, QueryItem, Store
+from lada_al.run.files import write_atomically
+
+UNREADABLE = "unreadable.csv"
+COLUMNS = ["id", "path", "score", "why", "predicted", "entropy", "label"]
+THUMBNAIL = 160
+# A spreadsheet takes text that begins so for a formula. The quote before it is taken off when labels come back.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def make(folder: Path, count: int) -> tuple[Query, list[QueryItem], int]:
+    """Ranks the pool of a project and enters the next batch, of `count` items or of what is left.
+
+    Returns:
+        The batch, its items, and how many images could not be read; those are listed in unreadable.csv.
+
+    Raises:
+        UsageError: the project cannot be used, or everything was asked already.
+    """
+    from lada_al.label.rank import Ranker
+
+    project = projects.read(folder)
+    images = project.images()
+    with Store(folder / JOURNAL) as store:
+        queries = store.queries()
+        labels_seen = store.last_label()
+        known = set(images.ids())
+        labelled = {id_: label for id_, label in store.labels().items() if id_ in known and label in project.classes}
+        last = store.items(queries[-1].id) if queries else []
+        rank = Ranker(project, len(queries), store.asked(), last)
+        ranked = rank(images, labelled, count)
+        _write_unreadable(folder / UNREADABLE, rank.unreadable)
+        if not ranked:
+            raise UsageError(f"all {len(known)} images of the pool are labelled, asked for or unreadable")
+        query = store.add_query(project.method, project.seed, len(queries), labels_seen, ranked)
+        return query, store.items(query.id), len(rank.unreadable)
+
+
+def again(folder: Path, number: int) -> tuple[Query, list[QueryItem]]:
+    """An earlier batch, for its files to be written again."""
+    with Store(folder / JOURNAL) as store:
+        for query in store.queries():
+            if query.id == number:
+                return query, store.items(query.id)
+    raise UsageError(f"--again: there is no batch {number} in {folder / JOURNAL}")
+
+
+def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
+    """One line an item, with an empty column for its label."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in items:
+        id_, score, why, predicted, entropy, _ = item.ranked
+        row = [id_, images.location(id_), _number(score), why, predicted or "", _number(entropy), ""]
+        writer.writerow([_safe(cell) for cell in row])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def write_html(path: Path, query: Query, items: list[QueryItem], images: Images) -> None:
+    """A page that shows the batch: one file, with thumbnails inside."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lada_al.label", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    shown = [(item.ranked, _thumbnail(images, item.ranked.id)) for item in items]
+    html = environment.get_template("batch.html.j2").render(query=query, items=shown)
+    write_atomically(path, lambda file: file.write(html.encode()))
+
+
+def data_uri(image: Image.Image, longest: int) -> str:
+    """The image as PNG in a URI, no side longer than `longest`."""
+    image.thumbnail((longest, longest))
+    data = io.BytesIO()
+    image.save(data, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def plain(cell: str) -> str:
+    """A cell as it was before `write_csv` made it safe for spreadsheets."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def _safe(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(FORMULA) else cell
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _thumbnail(images: Images, id_: str) -> str | None:
+    try:
+        return data_uri(images.image(id_), THUMBNAIL)
+    except (BadImageError, KeyError):
+        return None
+
+
+def _write_unreadable(path: Path, reasons: dict[str, str]) -> None:
+    if not reasons:
+        return
+    known = path.read_text().splitlines()[1:] if path.exists() else []
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_safe(id_), reason] for id_, reason in reasons.items())
+    lines = sorted({*known, *text.getvalue().splitlines()})
+    write_atomically(path, lambda file: file.write("\n".join(["id,reason", *lines, ""]).encode()))

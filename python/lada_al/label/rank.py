@@ -1,0 +1,193 @@
+"""The next batch: a network is trained on the labels in force, and a method of lada_al chooses what to ask next.
+
+A ranking is a function of the labels, the project's seed and the number of the batch: a command that is killed and run
+again chooses the same items. Training starts from the initial weights each time, so there is no checkpoint to lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lada_al import lookahead
+from lada_al.data import Dataset, statistics
+from lada_al.errors import UsageError
+from lada_al.events import Bought
+from lada_al.keys import Keys
+from lada_al.label.images import BadImageError, Images
+from lada_al.label.project import Project
+from lada_al.label.store import QueryItem, Ranked
+from lada_al.models import frozen
+from lada_al.pool import Pool
+from lada_al.run.config import Config
+from lada_al.run.experiment import find_device, make_learner, make_net
+from lada_al.timing import Clock, NoMeter
+from lada_al.train import Learner
+
+# Settings of a run on a benchmark data set, which mean nothing where people label.
+NOT_HERE = {"dataset", "data", "rounds", "schedule", "query", "initial", "official_statistics", "headline"}
+
+# Given the pool, the labels in force by id, and how many are wanted: the items to label, best first.
+Rank = Callable[[Images, Mapping[str, str], int], list[Ranked]]
+
+
+@dataclass
+class Ranker:
+    """Ranks by the project's method.
+
+    Items that were `asked` in earlier batches are not asked again. `last` is the batch before: its virtual instances
+    are trained on as Eq. 14 says. Images that cannot be decoded are left out and entered in `unreadable` with the
+    reason.
+    """
+
+    project: Project
+    round: int
+    asked: set[str]
+    last: Sequence[QueryItem] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, images: Images, labelled: Mapping[str, str], n: int) -> list[Ranked]:
+        config = config_of(self.project, n)
+        keys = Keys(self.project.seed)
+        free = [id_ for id_ in images.ids() if id_ not in self.asked and id_ not in labelled]
+        order = torch.randperm(len(free), generator=keys.generator("candidates", self.round))
+        candidates, pixels = self._read(images, (free[i] for i in order.tolist()), config.candidates)
+        known, known_pixels = self._read(images, sorted(labelled), len(labelled))
+        classes = {labelled[id_] for id_ in known}
+        arity = config.chosen.augmentation.arity if config.chosen.augmentation is not None else 1
+        if len(classes) < 2 or len(candidates) < arity:
+            why = f"at random: {_why_no_model(classes, len(candidates), arity)}"
+            return [Ranked(id_, None, why, None, None) for id_ in candidates[:n]]
+        config = config_of(self.project, min(n, len(candidates)) // arity * arity)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.backends.cudnn.deterministic = True
+        dataset = _dataset(self.project.classes, torch.cat([known_pixels, pixels]))
+        pool = Pool(dataset, find_device(config.device))
+        pool.add(range(len(known)), [self.project.classes.index(labelled[id_]) for id_ in known])
+        learner = make_learner(config, dataset, keys, pool.device)
+        learner.fit(pool, self._last_purchase(known, pool), keys, NoMeter())
+        return _acquire(learner, pool, keys, self.round, known + candidates, self.project.classes)
+
+    def _read(self, images: Images, ids: Iterable[str], count: int) -> tuple[list[str], Tensor]:
+        """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8."""
+        height, width = self.project.size
+        read: list[str] = []
+        pixels = [torch.empty(0, self.project.channels, height, width, dtype=torch.uint8)]
+        for id_ in ids:
+            if len(read) == count:
+                break
+            try:
+                image = images.image(id_)
+            except BadImageError as error:
+                self.unreadable[id_] = str(error)
+                continue
+            read.append(id_)
+            pixels.append(_pixels(image, self.project)[None])
+        return read, torch.cat(pixels)
+
+    def _last_purchase(self, known: list[str], pool: Pool) -> Bought:
+        """The units of the last batch of which every item has a label: what virtual instances are made of."""
+        place = {id_: row for row, id_ in enumerate(known)}
+        units = [
+            list(unit)
+            for key, unit in groupby(self.last, lambda item: item.ranked.detail.get("unit"))
+            if key is not None
+        ]
+        whole = [unit for unit in units if all(item.ranked.id in place for item in unit)]
+        if not whole:
+            return Bought(0, [], [])
+        rows = [place[item.ranked.id] for unit in whole for item in unit]
+        details = [unit[0].ranked.detail for unit in whole]
+        tau = [detail["tau"] for detail in details] if "tau" in details[0] else None
+        return Bought(self.round, rows, pool.labels[rows].tolist(), k=details[0]["k"], tau=tau)
+
+
+def config_of(project: Project, n: int | None = None) -> Config:
+    """The configuration of a ranking that is to choose `n` items; it looks at as many candidates at least.
+
+    Raises:
+        UsageError, ValidationError: a setting of the project is not one, or has no use where people label.
+    """
+    for name in project.settings:
+        if name not in Config.model_fields or name in Project.model_fields or name in NOT_HERE:
+            raise UsageError(f"--set: '{name}' is no setting of a ranking; docs/methods.md lists those there are")
+    config = Config(**project.settings, method=project.method, model=project.model, seed=project.seed)
+    if n is not None:
+        config = Config(**{**config.model_dump(), "query": n, "candidates": max(n, config.candidates)})
+    if not config.restart_weights:
+        raise UsageError("--set: a ranking trains from the initial weights each time, so restart_weights must be true")
+    if max(config.layers) >= depth_of_maps(config, project):
+        raise UsageError(f"--set: layers must lie below the last feature maps of model {project.model}")
+    return config
+
+
+def depth_of_maps(config: Config, project: Project) -> int:
+    """The first k at which the model has no feature maps."""
+    blank = torch.zeros(1, project.channels, *project.size, dtype=torch.uint8)
+    dataset = _dataset(project.classes, blank)
+    shapes = make_net(config, dataset).shapes(dataset.shape)
+    return next(k for k, shape in enumerate(shapes) if len(shape) != 3)
+
+
+def _acquire(learner: Learner, pool: Pool, keys: Keys, round: int, ids: list[str], classes: list[str]) -> list[Ranked]:
+    """What the method buys, with the reason and the network's own opinion of each."""
+    config = learner.config
+    now = lookahead.Round(round, config, keys, learner.f_acq, learner.f_aug, NoMeter(), Clock())
+    bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
+    with frozen(learner.net), torch.no_grad():
+        predicted = learner.net(pool.pixels(torch.tensor(bought.ids))).argmax(1).tolist()
+    assert bought.entropy is not None
+    scores = bought.scores if bought.scores is not None else [None] * len(bought.ids)
+    arity = config.chosen.augmentation.arity if config.chosen.augmentation is not None else 1
+    ranked = []
+    for i, row in enumerate(bought.ids):
+        unit = i // arity
+        partner = ids[bought.ids[i ^ 1]] if arity == 2 else None
+        why = _why(config, bought, i, partner)
+        detail = {} if learner.f_aug is None else {"unit": unit, "k": bought.k}
+        if bought.tau is not None:
+            detail["tau"] = bought.tau[unit]
+        ranked.append(Ranked(ids[row], scores[i], why, classes[predicted[i]], bought.entropy[i], detail))
+    return ranked
+
+
+def _why(config: Config, bought: Bought, i: int, partner: str | None) -> str:
+    """A line that a person can read."""
+    assert bought.entropy is not None
+    own = f"{config.method}: entropy {bought.entropy[i]:.2f} bits"
+    if not config.chosen.look_ahead or bought.virtual_entropy is None:
+        return own
+    if partner is None:
+        return f"{own}, its virtual image {bought.virtual_entropy[i]:.2f}"
+    return f"{own}, mixtures with {partner} {bought.virtual_entropy[i // 2]:.2f}"
+
+
+def _why_no_model(classes: set[str], candidates: int, arity: int) -> str:
+    if candidates < arity and len(classes) >= 2:
+        return "the last image of the pool"
+    return f"all labels so far are '{min(classes)}'" if classes else "there are no labels yet"
+
+
+def _dataset(classes: list[str], images: Tensor) -> Dataset:
+    """Images as the parts of the loop take them. Nothing is held out, and labels enter through Pool.add."""
+    mean, std = statistics(images)
+    std = [value or 1.0 for value in std]
+    none, labels = images[:0], torch.zeros(len(images), dtype=torch.int64)
+    return Dataset("a labelling project", classes, images, labels, none, labels[:0], mean, std)
+
+
+def _pixels(image: Image.Image, project: Project) -> Tensor:
+    """(channels, height, width) uint8."""
+    height, width = project.size
+    image = image.convert("L" if project.channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)

@@ -1,0 +1,203 @@
+"""Pools of a labelling project: ids, files that cannot be decoded, and names that try to reach outside."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from lada_al.errors import UsageError
+from lada_al.label import images, project
+from lada_al.label.images import BadImageError, FolderImages, ParquetImages
+from PIL import Image
+from tiny import write_parquet
+
+
+def write(path: Path, size: tuple[int, int] = (12, 9), mode: str = "L") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 100).save(path)
+
+
+class TestFolder:
+    def test_ids_are_paths_below_it_in_one_order(self, tmp_path: Path) -> None:
+        for name in ("b.png", "a/2.jpg", "a/1.PNG", "c/d/e.webp", ".hidden.png", ".git/x.png", "notes.txt"):
+            if name.endswith("txt"):
+                (tmp_path / name).write_text("x")
+            else:
+                write(tmp_path / name)
+        pool = FolderImages(tmp_path)
+        assert pool.ids() == ["a/1.PNG", "a/2.jpg", "b.png", "c/d/e.webp"]
+        assert pool.image("a/2.jpg").size == (12, 9)
+        assert pool.location("b.png") == str(tmp_path / "b.png")
+
+    @pytest.mark.parametrize(
+        "id_", ["../secret.png", "/etc/passwd", "a/../b.png", "./b.png", "B.png", "", "link/x.png"]
+    )
+    def test_only_what_it_holds_has_an_id(self, id_: str, tmp_path: Path) -> None:
+        write(tmp_path / "secret.png")
+        write(tmp_path / "pool" / "b.png")
+        (tmp_path / "pool" / "link").symlink_to(tmp_path)
+        pool = FolderImages(tmp_path / "pool")
+        for ask in (pool.image, pool.location):
+            with pytest.raises(KeyError):
+                ask(id_)
+
+    def test_links_that_lead_outside_are_no_part_of_it(self, tmp_path: Path) -> None:
+        write(tmp_path / "secret.png")
+        write(tmp_path / "pool" / "b.png")
+        (tmp_path / "pool" / "out.png").symlink_to(tmp_path / "secret.png")
+        (tmp_path / "pool" / "in.png").symlink_to(tmp_path / "pool" / "b.png")
+        (tmp_path / "pool" / "broken.png").symlink_to(tmp_path / "pool" / "nothing.png")
+        assert FolderImages(tmp_path / "pool").ids() == ["b.png", "in.png"]
+
+    def test_names_that_no_text_can_hold_are_no_part_of_it(self, tmp_path: Path) -> None:
+        write(tmp_path / "b.png")
+        (tmp_path / "two\nlines.png").write_bytes(b"")
+        with open(os.fsencode(tmp_path) + b"/\xff.png", "wb"):
+            pass
+        assert FolderImages(tmp_path).ids() == ["b.png"]
+
+    def test_what_is_no_pool(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="there is no folder"):
+            FolderImages(tmp_path / "nowhere")
+        with pytest.raises(UsageError, match="holds no image files"):
+            FolderImages(tmp_path)
+
+
+class TestParquet:
+    def test_rows_of_files_and_row_groups(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", 5, seed=1)
+        table = pq.read_table(tmp_path / "a.parquet")
+        pq.write_table(table, tmp_path / "b.parquet", row_group_size=2)
+        pool = ParquetImages(tmp_path)
+        assert pool.ids() == [f"{name}.parquet#{row}" for name in "ab" for row in range(5)]
+        for row in range(5):
+            pixels = np.asarray(pool.image(f"b.parquet#{row}"))
+            data = table["image"][row]["bytes"].as_py()
+            assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
+        assert ParquetImages(tmp_path / "a.parquet").ids() == pool.ids()[:5]
+        assert pool.location("b.parquet#3") == f"{tmp_path / 'b.parquet'}#3"
+
+    @pytest.mark.parametrize(
+        "id_", ["a.parquet#5", "a.parquet#-1", "a.parquet#01", "a.parquet#²", "../a.parquet#1", "#1", ""]
+    )
+    def test_only_what_it_holds_has_an_id(self, id_: str, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", 5, seed=1)
+        with pytest.raises(KeyError):
+            ParquetImages(tmp_path).image(id_)
+
+    def test_plain_bytes_and_rows_without_any(self, tmp_path: Path) -> None:
+        file = io.BytesIO()
+        Image.new("RGB", (5, 4)).save(file, "PNG")
+        pq.write_table(pa.table({"image": [file.getvalue(), None]}), tmp_path / "a.parquet")
+        pool = ParquetImages(tmp_path / "a.parquet")
+        assert pool.image("a.parquet#0").size == (5, 4)
+        with pytest.raises(BadImageError, match="there are no bytes"):
+            pool.image("a.parquet#1")
+
+    def test_what_is_no_pool(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"picture": [1]}), tmp_path / "a.parquet")
+        with pytest.raises(UsageError, match=r"expected a column image of bytes .* got picture: int64"):
+            ParquetImages(tmp_path / "a.parquet")
+        (tmp_path / "b.parquet").write_bytes(b"PAR1")
+        with pytest.raises(UsageError, match="is not a readable Parquet file"):
+            ParquetImages(tmp_path / "b.parquet")
+        with pytest.raises(UsageError, match="there is no"):
+            ParquetImages(tmp_path / "c.parquet")
+
+
+class TestDecode:
+    def test_modes_and_the_right_way_up(self) -> None:
+        for mode, wanted in (("1", "L"), ("L", "L"), ("LA", "L"), ("P", "RGB"), ("RGBA", "RGB"), ("I;16", "L")):
+            file = io.BytesIO()
+            Image.new(mode, (4, 3)).save(file, "PNG")
+            assert images.decode(file, 0).mode == wanted, mode
+        file = io.BytesIO()
+        Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(file, "PNG")
+        assert np.asarray(images.decode(file, 0)).tolist() == [[255, 255]] * 2
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        file = io.BytesIO()
+        Image.new("L", (4, 3)).save(file, "JPEG", exif=turned)
+        assert images.decode(file, 0).size == (3, 4)
+
+    @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"<svg/>"])
+    def test_what_is_no_image(self, content: bytes) -> None:
+        with pytest.raises(BadImageError):
+            images.decode(io.BytesIO(content), len(content))
+
+    def test_a_file_cut_short(self) -> None:
+        file = io.BytesIO()
+        Image.effect_noise((50, 50), 50).save(file, "PNG")
+        with pytest.raises(BadImageError):
+            images.decode(io.BytesIO(file.getvalue()[:-500]), 1000)
+
+    def test_sizes_are_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = io.BytesIO()
+        Image.new("1", (8000, 8000)).save(file, "PNG")
+        assert len(file.getvalue()) < 20_000  # a decompression bomb
+        with pytest.raises(BadImageError, match="8000 x 8000 pixels, more than 50000000"):
+            images.decode(file, len(file.getvalue()))
+        with pytest.raises(BadImageError, match="bytes, more than"):
+            images.decode(file, images.MAX_BYTES + 1)
+
+
+class TestProject:
+    def test_what_is_created_is_read_again(self, tmp_path: Path) -> None:
+        for i in range(3):
+            write(tmp_path / "pool" / f"{i}.png", (20, 24))
+        made = project.create(tmp_path, tmp_path / "pool", ["cat", "<b>dog</b>"], None, seed=7)
+        assert made == project.read(tmp_path)
+        assert (made.kind, made.size, made.channels, made.seed) == ("folder", (24, 20), 1, 7)
+        with pytest.raises(UsageError, match=r"project\.json exists; a project is begun once"):
+            project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
+
+    def test_images_of_several_sizes_are_scaled(self, tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "a.png", (20, 24), "RGB")
+        write(tmp_path / "pool" / "b.png", (30, 24))
+        (tmp_path / "pool" / "broken.png").write_text("x")
+        made = project.create(tmp_path / "one", tmp_path / "pool", ["cat", "dog"], None)
+        assert (made.size, made.channels) == ((64, 64), 3)
+        assert project.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], 32).size == (32, 32)
+
+    @pytest.mark.parametrize(
+        ("classes", "options", "message"),
+        [
+            (["cat"], {}, "classes: List should have at least 2 items"),
+            (["cat", "cat"], {}, "classes must differ, got cat, cat"),
+            (["cat", ""], {}, "classes must be names of 1 to 100 characters"),
+            (["cat", "do\x1bg"], {}, "classes must be names of 1 to 100 characters"),
+            (["cat", "dog"], {"method": "lada-foo"}, "unknown method 'lada-foo'"),
+            (["cat", "dog"], {"model": "vgg"}, "unknown model 'vgg'"),
+            (["cat", "dog"], {"seed": -1}, "seed: Input should be greater than or equal to 0"),
+            (["cat", "dog"], {"settings": {"epochs": "few"}}, "epochs: Input should be a valid integer"),
+            (["cat", "dog"], {"settings": {"rounds": 3}}, "'rounds' is no setting of a ranking"),
+            (["cat", "dog"], {"settings": {"preset": "paper"}}, "restart_weights must be true"),
+            (
+                ["cat", "dog"],
+                {"settings": {"layers": (1, 9)}},
+                "layers must lie below the last feature maps of model small",
+            ),
+        ],
+    )
+    def test_bad_ones_write_nothing(self, classes: list[str], options: dict, message: str, tmp_path: Path) -> None:
+        from lada_al.errors import one_line
+        from pydantic import ValidationError
+
+        write(tmp_path / "pool" / "a.png", (20, 20))
+        with pytest.raises((UsageError, ValidationError)) as caught:
+            project.create(tmp_path / "new", tmp_path / "pool", classes, None, **options)
+        error = caught.value
+        assert message in (one_line(error) if isinstance(error, ValidationError) else str(error))
+        assert not (tmp_path / "new").exists()
+
+    def test_a_damaged_or_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="`lada init` begins a project"):
+            project.read(tmp_path)
+        (tmp_path / "project.json").write_text('{"pool": ')
+        with pytest.raises(UsageError, match=r"project\.json: .*Invalid JSON"):
+            project.read(tmp_path)
