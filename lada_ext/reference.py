@@ -28,7 +28,7 @@ def variation_ratio(logits: Tensor) -> Tensor:
 def margin(logits: Tensor) -> Tensor:
     """1 - (p_1 - p_2) of the two likeliest classes; p_2 is 0 where there is one class."""
     p = logits.softmax(-1)
-    best = p.sort(-1, descending=True, stable=True).values[..., :2]  # at ties the first class is first
+    best = p.sort(stable=True, dim=-1, descending=True).values[..., :2]  # at ties the first class is first
     return 1 - best[..., 0] + best[..., 1:].sum(-1)
 
 
