@@ -24,11 +24,11 @@ TORCH_LIBRARY(lada_ext, m) {
       "bool[3] needed) -> (Tensor, Tensor, Tensor)",
       pure);
 
+  m.def("indexed_pair_score(Tensor own, Tensor pairs, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
+        pure);
   m.def(
-      "indexed_pair_score(Tensor own, Tensor pairs, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
-      pure);
-  m.def(
-      "indexed_pair_score_backward(Tensor grad, Tensor own, Tensor pairs, Tensor mixed, float gamma, str score, bool[2] "
+      "indexed_pair_score_backward(Tensor grad, Tensor own, Tensor pairs, Tensor mixed, float gamma, str score, "
+      "bool[2] "
       "needed) -> (Tensor, Tensor)",
       atomic);
   m.def(
