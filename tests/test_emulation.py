@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import platform
@@ -76,9 +77,12 @@ def built() -> Path:
     folder = ROOT / "build" / f"emulation-{sys.implementation.cache_tag}-torch{torch.__version__}"
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
     configure += ["-DCMAKE_CXX_COMPILER=g++", "-DLADA_EXT_EMULATION=ON", f"-DLADA_EXT_CUDA_INCLUDE={headers}"]
-    for command in (configure, ["cmake", "--build", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]):
-        done = run(command)
-        assert done.returncode == 0, done.stdout[-4000:]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of pytest-xdist come here
+        for command in (configure, ["cmake", "--build", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]):
+            done = run(command)
+            assert done.returncode == 0, done.stdout[-4000:]
     return folder
 
 
@@ -112,6 +116,8 @@ def kernels_of(library: Path) -> set[str]:
     return set(re.findall(r"(void lada::cuda::\w+_kernel<.*\))$", symbols, re.MULTILINE))
 
 
+@pytest.mark.apart
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_kernels_under_the_tests_of_the_ops(built: Path, detector: str, tmp_path: Path) -> None:
     families = sorted({path.parent.name for path in (ROOT / "csrc").glob("*/*_kernels.cuh")})

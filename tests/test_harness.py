@@ -105,10 +105,10 @@ class TestMeasure:
 
     def test_ratios_are_taken_round_by_round(self) -> None:
         """A phase in which everything is ten times slower changes times, not ratios."""
-        ours, eager = takes(1.0, 1.0, 10.0, 10.0, 10.0), takes(3.0, 3.0, 30.0, 30.0, 30.0)
+        ours, eager = takes(0.25, 0.25, 2.5, 2.5, 2.5), takes(0.75, 0.75, 7.5, 7.5, 7.5)
         mine, theirs = harness.measure(case(lada_ext=ours, eager=eager), "cpu", ROUNDS)
-        assert mine.seconds == Spread(median=10.0, p20=1.0, p80=10.0)
-        assert theirs.seconds == Spread(median=30.0, p20=3.0, p80=30.0)
+        assert mine.seconds == Spread(median=2.5, p20=0.25, p80=2.5)
+        assert theirs.seconds == Spread(median=7.5, p20=0.75, p80=7.5)
         assert mine.ratio == Spread(1.0, 1.0, 1.0)
         assert theirs.ratio == Spread(3.0, 3.0, 3.0)
 
@@ -176,13 +176,13 @@ class TestCpuClock:
         kept = torch.ones(2**20)  # 4 MiB that were there before
 
         def call() -> Tensor:
-            bytearray(b"x") * (32 << 20)
+            bytearray(b"x") * (64 << 20)  # so large that malloc maps it apart and gives it back
             return kept + torch.ones(12 << 20).sum()
 
         peak = clock.peak_bytes(call)
         if peak is None:
             pytest.skip("this kernel does not reset the high-water mark")
-        assert 44 < peak / 2**20 < 60
+        assert 60 < peak / 2**20 < 80
 
     def test_the_clock_is_made_once_for_a_device(self) -> None:
         assert timing.clock_of("cpu") is timing.clock_of("cpu")

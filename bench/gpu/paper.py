@@ -34,8 +34,11 @@ SETTLED = 2  # rounds left out of the projection: in them algorithms are chosen
 SECONDS_TO_WRITE = 15
 
 
-class TimeIsUp(Exception):  # noqa: N818
-    """Raised wherever the run happens to be; its folder is safe at every moment."""
+class TimeIsUp(BaseException):
+    """Raised wherever the run happens to be; its folder is safe at every moment.
+
+    Not an Exception, and raised again a second later, because a library that is being imported may swallow it.
+    """
 
 
 def time_is_up(*_: object) -> None:
@@ -170,7 +173,7 @@ def write(out: Path, runs: Path, rows: list[dict[str, str]], text: str) -> None:
 def main() -> None:
     chosen = arguments()
     signal.signal(signal.SIGALRM, time_is_up)
-    signal.setitimer(signal.ITIMER_REAL, max(1.0, 60 * chosen.minutes - SECONDS_TO_WRITE))
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, 60 * chosen.minutes - SECONDS_TO_WRITE), 1.0)
     if chosen.packages:
         sys.path.insert(0, str(chosen.packages.resolve()))
     missing = missing_packages()
@@ -187,6 +190,7 @@ def main() -> None:
             print(f"{method}, seed {seed}, round {event.round}: {100 * event.accuracy:.2f}%", flush=True)
     except TimeIsUp:
         print("the time is up; another call goes on from here")
+    signal.setitimer(signal.ITIMER_REAL, 0)
     text = summary(rows, chosen.rounds, chosen.seeds)
     write(chosen.out, chosen.runs, rows, text)
     print(text)

@@ -257,7 +257,7 @@ def _table_of_sizes() -> Table:
     from lada_al import sizes
     from lada_al.methods import GROUPS, method, rows
 
-    table = _table_of_methods("parameters", "networks (in brackets: not counted in the paper)")
+    table = Table("method", "parameters", "networks (in brackets: not counted in the paper)", box=None)
     for name in dict.fromkeys(name for group in GROUPS for name in rows(group)):
         networks = sizes.of_table_1(method(name))
         texts = [f"{n.name} {n.parameters:,}" if n.in_table else f"[{n.name} {n.parameters:,}]" for n in networks]
