@@ -58,7 +58,7 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
     "affine_sample": (
         AFFINES,
         lambda image, theta, size: (image, theta, list(size), "bilinear", "reflection", False),
-        lambda a, out: (*grad_like(out), *a[:2], *a[3:], [True, True]),
+        lambda a, out: (*grad_like(out), *a[:2], *a[3:], None, None, [True, True]),
     ),
     "consistency_variance": (VIEWS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
 }
