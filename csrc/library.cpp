@@ -11,12 +11,37 @@ TORCH_LIBRARY(lada_ext, m) {
   m.def("entropy_backward(Tensor grad, Tensor logits, float base) -> Tensor", pure);
   m.def("variation_ratio(Tensor logits) -> Tensor", pure);
   m.def("variation_ratio_backward(Tensor grad, Tensor logits) -> Tensor", pure);
+  m.def("margin(Tensor logits) -> Tensor", pure);
+  m.def("margin_backward(Tensor grad, Tensor logits) -> Tensor", pure);
+  m.def("bald(Tensor logits, float base=2.0) -> Tensor", pure);
+  m.def("bald_backward(Tensor grad, Tensor logits, float base) -> Tensor", pure);
+  m.def("top_k(Tensor scores, SymInt k) -> (Tensor, Tensor)", pure);
 
   m.def("pair_score(Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
         pure);
   m.def(
       "pair_score_backward(Tensor grad, Tensor logits_a, Tensor logits_b, Tensor mixed, float gamma, str score, "
       "bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      pure);
+
+  m.def("indexed_pair_score(Tensor own, Tensor pairs, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
+        pure);
+  m.def(
+      "indexed_pair_score_backward(Tensor grad, Tensor own, Tensor pairs, Tensor mixed, float gamma, str score, "
+      "bool[2] "
+      "needed) -> (Tensor, Tensor)",
+      atomic);
+  m.def(
+      "mixed_pair_score(Tensor logits, Tensor pairs, Tensor tau, SymInt n, Tensor key, float gamma=1.0, str "
+      "score=\"entropy\", Tensor? index=None) -> Tensor",
+      pure);
+  m.def(
+      "mixed_pair_score_backward(Tensor grad, Tensor logits, Tensor pairs, Tensor tau, SymInt n, Tensor key, float "
+      "gamma, str score, Tensor? index, bool[2] needed) -> (Tensor, Tensor)",
+      pure);
+  m.def(
+      "top_pairs(Tensor logits, SymInt k, Tensor nodes, Tensor weights, float gamma, str score, bool disjoint, bool "
+      "prune) -> (Tensor, Tensor, Tensor)",
       pure);
 
   m.def("beta_logit_grad(Tensor x, Tensor tau) -> Tensor", pure);

@@ -9,30 +9,38 @@ from lada_ext._library import build_info
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_mix_pairs, beta_sample
 from lada_ext.keys import make_key
-from lada_ext.pair_score import pair_score
-from lada_ext.scores import bald, entropy, variation_ratio
+from lada_ext.pair_score import TopPairs, beta_nodes, indexed_pair_score, mixed_pair_score, pair_score, top_pairs
+from lada_ext.scores import bald, entropy, margin, top_k, topk_scores, variation_ratio
 from lada_ext.select import badge_select, consistency_variance, k_center_greedy
 from lada_ext.soft_labels import mix_labels, soft_cross_entropy
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TopPairs",
     "affine_sample",
     "badge_select",
     "bald",
     "beta_logit_grad",
     "beta_mix",
     "beta_mix_pairs",
+    "beta_nodes",
     "beta_sample",
     "build_info",
     "consistency_variance",
     "entropy",
+    "indexed_pair_score",
     "k_center_greedy",
     "make_key",
+    "margin",
     "mix_labels",
+    "mixed_pair_score",
     "nn",
     "pair_score",
     "reference",
     "soft_cross_entropy",
+    "top_k",
+    "top_pairs",
+    "topk_scores",
     "variation_ratio",
 ]

@@ -1,8 +1,14 @@
-"""The look-ahead score of a pair, Eq. 13, from the logits of its two ends and of its mixtures: one op, (P,) output."""
+"""The look-ahead score of pairs, Eq. 13: of given mixtures, of mixtures of logits, and the best of all pairs of a pool.
+
+Where the mixed layer feeds the last linear layer, the logits of a mixture are the mixture of the logits,
+lam z_i + (1 - lam) z_j. A pair then costs N C exponentials and no run of the network, and the argmax of Eq. 13 over all
+pairs of a pool, which the paper approximates by one random matching, can be computed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +37,159 @@ def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float =
     return torch.ops.lada_ext.pair_score(logits_a, logits_b, mixed, gamma, score)
 
 
+def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
+    """Eq. 13 of pairs of a pool whose own scores are computed once, by `entropy` or `variation_ratio`.
+
+    Args:
+        own: (M,) scores of the pool, in the unit and dtype of the result.
+        pairs: (P, 2) int64, rows of `own`.
+        mixed: (P, N, C), gamma, score: as in `pair_score`.
+
+    Returns:
+        (P,), as `pair_score` does. Differentiable once, in `own` and `mixed`.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape is wrong, or `score` is unknown, or on the CPU a pair names no row (the first is named). On
+            CUDA such a pair is NaN; LADA_EXT_CHECK=1 in the environment makes it raise.
+    """
+    return torch.ops.lada_ext.indexed_pair_score(own, pairs, mixed, gamma, score)
+
+
+def mixed_pair_score(
+    logits: Tensor,
+    pairs: Tensor,
+    tau: Tensor | float,
+    n: int,
+    key: Tensor,
+    gamma: float = 1.0,
+    score: str = "entropy",
+    index: Tensor | None = None,
+) -> Tensor:
+    """Eq. 13 where the mixed layer feeds the last linear layer: draws lam ~ Beta(tau, tau), mixes and scores in one.
+
+    Equals ``pair_score(a, b, beta_mix(a, b, tau, n, key, index)[0], gamma, score)`` for ``a, b = logits[pairs]``.
+
+    Args:
+        logits: (M, C) logits of the pool, in float64, float32, float16 or bfloat16.
+        pairs: (P, 2) int64, rows of `logits`.
+        tau: (P,) concentrations, positive, or one number for all pairs.
+        n: number of draws for each pair, N >= 1.
+        key: int64[2] from `make_key`, on the device of logits.
+        gamma: weight of the look-ahead term.
+        score: "entropy" (bits) or "variation_ratio".
+        index: (P,) int64, what names each pair in the random stream; default 0, 1, ..., P - 1.
+
+    Returns:
+        (P,) in float32, or float64 for float64 logits; NaN for a pair with an invalid row (see `entropy`).
+        Differentiable once, in `logits` and `tau` (implicit gradient); a gradient that is not needed is not computed.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape is wrong, or `score` is unknown, or on the CPU a pair names no row or a tau is not positive
+            (the first is named). On CUDA such a pair is NaN; LADA_EXT_CHECK=1 in the environment makes it raise.
+    """
+    if not isinstance(tau, Tensor):
+        tau = torch.full(pairs.shape[:1], float(tau), dtype=score_dtype(logits), device=logits.device)
+    return torch.ops.lada_ext.mixed_pair_score(logits, pairs, tau, n, key, gamma, score, index)
+
+
+def beta_nodes(tau: float, n: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the mean over lam ~ Beta(tau, tau): exact for polynomials of degree below 2 n.
+
+    Gauss-Jacobi quadrature as the eigenvalue problem of Golub and Welsch (1969), for the weight
+    (lam (1 - lam))^(tau - 1).
+
+    Args:
+        tau: the concentration, positive and finite.
+        n: how many nodes, at least 1.
+
+    Returns:
+        nodes (n,) in (0, 1), ascending and symmetric about 1/2, and weights (n,), positive with sum 1; float64 on the
+        CPU.
+
+    Raises:
+        ValueError: tau or n is not in its range.
+    """
+    if not (tau > 0 and math.isfinite(tau)):
+        raise ValueError(f"beta_nodes: tau must be positive and finite, got {tau}")
+    if n < 1:
+        raise ValueError(f"beta_nodes: n must be at least 1, got {n}")
+    k = torch.arange(2, max(2, n), dtype=torch.float64)
+    squares = k * (k + 2 * tau - 2) / ((2 * k + 2 * tau - 3) * (2 * k + 2 * tau - 1))
+    off_diagonal = torch.cat([torch.tensor([1 / (2 * tau + 1)], dtype=torch.float64)[: n - 1], squares]).sqrt()
+    x, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    weights = vectors[0] ** 2
+    nodes, weights = (1 + (x - x.flip(0)) / 2) / 2, weights + weights.flip(0)
+    return nodes, weights / weights.sum()
+
+
+class TopPairs(NamedTuple):
+    """The result of `top_pairs`."""
+
+    scores: Tensor
+    """(k,), best first; float32, or float64 for float64 logits."""
+    pairs: Tensor
+    """(k, 2) int64, each with the smaller index first."""
+    evaluated: Tensor
+    """Scorings as a fraction of all pairs; float64, no axes. Pairs of the best rows, which give the bound, are scored
+    twice, so it is a little above 1 where nothing can be skipped."""
+
+
+def top_pairs(
+    logits: Tensor,
+    k: int,
+    tau: float = 1.0,
+    n_nodes: int = 5,
+    gamma: float = 1.0,
+    score: str = "entropy",
+    disjoint: bool = False,
+    nodes: tuple[Tensor, Tensor] | None = None,
+    prune: bool = True,
+) -> TopPairs:
+    """The k best of all M (M - 1) / 2 pairs by Eq. 13, exactly, with the mean over lam ~ Beta(tau, tau) by quadrature.
+
+    Pairs are skipped only where a bound shows that they cannot be among the k best: no mixture scores more than log2 C
+    bits, or 1 - 1/C. Memory is O(M C + k). On CUDA the host waits for the result.
+
+    Args:
+        logits: (M, C) logits of the pool, in float64, float32, float16 or bfloat16.
+        k: how many pairs.
+        tau: concentration, for `beta_nodes`.
+        n_nodes: number of nodes, for `beta_nodes`.
+        gamma: weight of the look-ahead term.
+        score: "entropy" (bits) or "variation_ratio".
+        disjoint: take pairs greedily, best first, so that no image is in two of them.
+        nodes: (lam, weights), each (n,) float64 on the CPU, in place of `beta_nodes(tau, n_nodes)`: another rule, or
+            samples with equal weights. A rule that is not symmetric under lam -> 1 - lam is made so, as pairs have no
+            order.
+        prune: False scores every pair; it changes the time and `evaluated`, not the pairs.
+
+    Returns:
+        TopPairs(scores, pairs, evaluated). Ties go to the smaller first index, then the smaller second. Pairs with an
+        invalid row (see `entropy`) come last, with NaN.
+
+    Raises:
+        TypeError: `logits` is not of a floating dtype.
+        ValueError: there are fewer than k pairs, or an option is wrong.
+    """
+    lam, weights = beta_nodes(tau, n_nodes) if nodes is None else _symmetric(*nodes)
+    scores, pairs, evaluated = torch.ops.lada_ext.top_pairs(
+        logits.detach(), k, lam, weights, gamma, score, disjoint, prune
+    )
+    rows = logits.shape[0]
+    return TopPairs(scores, pairs, evaluated / max(1.0, rows * (rows - 1) / 2))
+
+
+def _symmetric(lam: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    order = lam.argsort()
+    lam, weights = lam[order], weights[order]
+    mirrored, of_mirrored = 1 - lam.flip(0), weights.flip(0)
+    if torch.allclose(lam, mirrored, rtol=0, atol=1e-15) and torch.equal(weights, of_mirrored):
+        return lam, weights
+    return torch.cat([lam, mirrored]), torch.cat([weights, of_mirrored]) / 2
+
+
 @torch.library.register_fake("lada_ext::pair_score")
 def _(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
     del logits_b, mixed, gamma, score
@@ -43,13 +202,68 @@ def _(
 ) -> tuple[Tensor, ...]:
     del grad, gamma, score
     logits = (logits_a, logits_b, mixed)
-    return tuple(z.new_empty(z.shape if need else (0,)) for z, need in zip(logits, needed, strict=True))
+    return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip(logits, needed, strict=True))
+
+
+@torch.library.register_fake("lada_ext::indexed_pair_score")
+def _(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
+    del mixed, gamma, score
+    return own.new_empty(pairs.shape[:1])
+
+
+@torch.library.register_fake("lada_ext::indexed_pair_score_backward")
+def _(
+    grad: Tensor, own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float, score: str, needed: list[bool]
+) -> tuple[Tensor, ...]:
+    del grad, pairs, gamma, score
+    return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((own, mixed), needed, strict=True))
+
+
+@torch.library.register_fake("lada_ext::mixed_pair_score")
+def _(
+    logits: Tensor,
+    pairs: Tensor,
+    tau: Tensor,
+    n: int,
+    key: Tensor,
+    gamma: float = 1.0,
+    score: str = "entropy",
+    index: Tensor | None = None,
+) -> Tensor:
+    del tau, n, key, gamma, score, index
+    return logits.new_empty(pairs.shape[:1], dtype=score_dtype(logits))
+
+
+@torch.library.register_fake("lada_ext::mixed_pair_score_backward")
+def _(
+    grad: Tensor,
+    logits: Tensor,
+    pairs: Tensor,
+    tau: Tensor,
+    n: int,
+    key: Tensor,
+    gamma: float,
+    score: str,
+    index: Tensor | None,
+    needed: list[bool],
+) -> tuple[Tensor, ...]:
+    del grad, pairs, n, key, gamma, score, index
+    return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((logits, tau), needed, strict=True))
+
+
+@torch.library.register_fake("lada_ext::top_pairs")
+def _(
+    logits: Tensor, k: int, nodes: Tensor, weights: Tensor, gamma: float, score: str, disjoint: bool, prune: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    del nodes, weights, gamma, score, disjoint, prune
+    scores = logits.new_empty((k,), dtype=score_dtype(logits))
+    return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.int64)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    logits_a, logits_b, mixed, ctx.gamma, ctx.score = inputs
-    ctx.save_for_backward(logits_a, logits_b, mixed)
+    *tensors, ctx.gamma, ctx.score = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -58,5 +272,31 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *(g if need else None for g, need in zip(grads, needed, strict=True)), None, None
 
 
+def _indexed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+    grads = torch.ops.lada_ext.indexed_pair_score_backward(grad, *ctx.saved_tensors, ctx.gamma, ctx.score, needed)
+    to_own, to_mixed = (g if need else None for g, need in zip(grads, needed, strict=True))
+    return to_own, None, to_mixed, None, None
+
+
+def _save_mixed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    logits, pairs, tau, ctx.n, key, ctx.gamma, ctx.score, index = inputs
+    ctx.save_for_backward(logits, pairs, tau, key, index)
+
+
+def _mixed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    logits, pairs, tau, key, index = ctx.saved_tensors
+    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+    grads = torch.ops.lada_ext.mixed_pair_score_backward(
+        grad, logits, pairs, tau, ctx.n, key, ctx.gamma, ctx.score, index, needed
+    )
+    to_logits, to_tau = (g if need else None for g, need in zip(grads, needed, strict=True))
+    return to_logits, None, to_tau, None, None, None, None, None
+
+
 torch.library.register_autograd("lada_ext::pair_score", _backward, setup_context=_save)
-forbid_double_backward("lada_ext::pair_score_backward")
+torch.library.register_autograd("lada_ext::indexed_pair_score", _indexed_backward, setup_context=_save)
+torch.library.register_autograd("lada_ext::mixed_pair_score", _mixed_backward, setup_context=_save_mixed)
+for _op in ("pair_score", "indexed_pair_score", "mixed_pair_score"):
+    forbid_double_backward(f"lada_ext::{_op}_backward")

@@ -25,17 +25,79 @@ def variation_ratio(logits: Tensor) -> Tensor:
     return 1 - logits.softmax(-1).max(-1).values
 
 
+def margin(logits: Tensor) -> Tensor:
+    """1 - (p_1 - p_2) of the two likeliest classes; p_2 is 0 where there is one class."""
+    p = logits.softmax(-1)
+    best = p.sort(stable=True, dim=-1, descending=True).values[..., :2]  # at ties the first class is first
+    return 1 - best[..., 0] + best[..., 1:].sum(-1)
+
+
 def bald(logits: Tensor, base: float = 2.0) -> Tensor:
-    """H(mean_t p_t) - mean_t H(p_t) over the first axis."""
-    mean_p = logits.softmax(-1).mean(0)
-    log_mean_p = mean_p.log().masked_fill(mean_p == 0, 0.0)
-    return -(mean_p * log_mean_p).sum(-1) / math.log(base) - entropy(logits, base).mean(0)
+    """H(mean_t p_t) - mean_t H(p_t) over the passes t, the first axis: the mutual information of class and weights."""
+    log_mean = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    return entropy(log_mean, base) - entropy(logits, base).mean(0)
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest and their indices, best first; equal scores in the order of their indices, NaN as -inf."""
+    order = scores.masked_fill(scores.isnan(), -math.inf).argsort(descending=True, stable=True)[:k]
+    return scores[order], order
 
 
 def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
     """Eq. 13: f_acq(a) + f_acq(b) + gamma * mean_n f_acq(mixed_n)."""
     f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]
     return f_acq(logits_a) + f_acq(logits_b) + gamma * f_acq(mixed).mean(-1)
+
+
+def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
+    """Eq. 13, where own = f_acq of the whole pool."""
+    f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]
+    return own[pairs].sum(-1) + gamma * f_acq(mixed).mean(-1)
+
+
+def mixed_pair_score(
+    logits: Tensor,
+    pairs: Tensor,
+    tau: Tensor,
+    n: int,
+    key: Tensor,
+    gamma: float = 1.0,
+    score: str = "entropy",
+    index: Tensor | None = None,
+    bits: int = 64,
+) -> Tensor:
+    """Eq. 13 where mixing is followed by a linear layer alone, so that logits mix as features do."""
+    a, b = logits[pairs].unbind(1)
+    mixed, _ = beta_mix(a, b, tau, n, key, index, bits=bits)
+    return pair_score(a, b, mixed, gamma, score)
+
+
+def top_pairs(
+    logits: Tensor,
+    k: int,
+    nodes: Tensor,
+    weights: Tensor,
+    gamma: float = 1.0,
+    score: str = "entropy",
+    disjoint: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The k best of all pairs i < j by Eq. 13 with the mean over lam by quadrature; ties by i, then j; NaN last."""
+    f_acq = {"entropy": entropy, "variation_ratio": variation_ratio}[score]
+    pairs = torch.combinations(torch.arange(len(logits), device=logits.device))
+    a, b = logits[pairs].unbind(1)
+    lam = nodes.to(logits)[:, None]
+    mixed = f_acq(lam * a[:, None] + (1 - lam) * b[:, None]) @ weights.to(logits)
+    scores = f_acq(a) + f_acq(b) + gamma * mixed
+    best, order = top_k(scores, len(scores))
+    if disjoint:
+        free, chosen = set(range(len(logits))), []
+        for place, pair in enumerate(pairs[order].tolist()):
+            if free.issuperset(pair):
+                free -= set(pair)
+                chosen.append(place)
+        best, order = best[chosen], order[chosen]
+    return best[:k], pairs[order[:k]]
 
 
 def philox(key: Tensor, counter: list[Tensor]) -> list[Tensor]:

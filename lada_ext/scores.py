@@ -1,8 +1,12 @@
-"""Uncertainty of rows of logits: predictive entropy and variation ratio, one pass, nothing but the score written."""
+"""Uncertainty of rows of logits: entropy, variation ratio, margin, BALD; and the best of a pool of any size.
+
+One pass over the logits, nothing but the scores written. A row that cannot be scored, because it is all -inf or holds
+NaN or +inf, gives NaN for itself alone, and NaN never ranks first.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -38,28 +42,88 @@ def variation_ratio(logits: Tensor) -> Tensor:
     return torch.ops.lada_ext.variation_ratio(logits)
 
 
-def bald(logits: Tensor, base: float = 2.0) -> Tensor:
-    """Mutual information of the class and the weights, H(mean_t p_t) - mean_t H(p_t), by T passes with sampled weights.
+def margin(logits: Tensor) -> Tensor:
+    """1 - (p_1 - p_2) of the two likeliest classes: 1 where they tie, 0 where one class is certain.
 
-    A composition of `entropy` and the logarithm of the mean probability, which is formed without probabilities.
+    Arguments, result and errors are those of `entropy`, without a unit. At ties the gradient takes the first class for
+    the likeliest and the next one for the second.
+    """
+    return torch.ops.lada_ext.margin(logits)
+
+
+def bald(logits: Tensor, base: float = 2.0) -> Tensor:
+    """H(mean_t p_t) - mean_t H(p_t): the mutual information of class and weights (Houlsby et al., 2011).
 
     Args:
-        logits: (T, ..., C) in float64, float32, float16 or bfloat16. A logit of -inf is probability zero.
+        logits: (T, ..., C), T stochastic passes over the same instances; dtypes as for `entropy`. All axes but C
+            may have any strides.
         base: unit of the result; 2 for bits, math.e for nats.
 
     Returns:
-        (...) in float32, or float64 for float64 logits; NaN for a row that is NaN, or all -inf, in any pass.
-        Differentiable in `logits`.
+        (...) in float32, or float64 for float64 logits; NaN for an instance with an invalid row (see `entropy`). The
+        rounding of two nearly equal entropies can make it as low as -1e-6. Differentiable once, in `logits`.
 
     Raises:
         TypeError: `logits` is not of a floating dtype.
-        ValueError: `logits` has no axis of passes, no pass, or no class axis.
+        ValueError: `logits` has no pass or no class axis, or `base` is not a base of a logarithm.
     """
-    if logits.dim() < 2 or logits.shape[0] == 0:
-        raise ValueError(f"bald: logits must have shape (T, ..., C) with at least one pass, got {list(logits.shape)}")
-    mean_of_entropies = entropy(logits, base).mean(0)
-    log_p = logits.to(score_dtype(logits)).log_softmax(-1)
-    return entropy(log_p.logsumexp(0) - math.log(len(logits)), base) - mean_of_entropies
+    return torch.ops.lada_ext.bald(logits, base)
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest scores and their indices, best first.
+
+    Unlike torch.topk it is exact about ties, which go to the smaller index, and about NaN, which counts as -inf.
+
+    Args:
+        scores: (M,) in float64, float32, float16 or bfloat16.
+        k: how many, at most M.
+
+    Returns:
+        values, (k,) in float32, or float64 for float64 scores, and indices, (k,) int64. Not differentiable.
+
+    Raises:
+        TypeError: `scores` is not of a floating dtype.
+        ValueError: `scores` is not of shape (M,), or k is not in 0..M.
+    """
+    values, indices = torch.ops.lada_ext.top_k(scores.detach(), k)
+    return values, indices
+
+
+SCORES = {"entropy": entropy, "variation_ratio": variation_ratio, "margin": margin, "bald": bald}
+
+
+def topk_scores(chunks: Iterable[Tensor], k: int, score: str = "entropy") -> tuple[Tensor, Tensor]:
+    """The k best of a pool that comes in chunks, such as logits read from disk: as of one chunk, in O(k) memory.
+
+    Args:
+        chunks: logits (B, C) of consecutive instances, or (T, B, C) for "bald"; B may differ. Only one is held.
+        k: how many.
+        score: "entropy", "variation_ratio", "margin" or "bald".
+
+    Returns:
+        values and indices as of `top_k`; an index counts instances from the first chunk on.
+
+    Raises:
+        ValueError: `score` is unknown, or there are fewer than k instances.
+    """
+    if score not in SCORES:
+        raise ValueError(f"topk_scores: score must be one of {', '.join(map(repr, SCORES))}, got {score!r}")
+    seen = 0
+    values = indices = torch.empty(0)
+    for chunk in chunks:
+        scores = SCORES[score](chunk.detach())
+        best, places = top_k(scores, min(k, len(scores)))
+        if seen:  # what is held comes first, and wins ties, as its indices are smaller
+            best, places = torch.cat([values, best]), torch.cat([indices, places + seen])
+            values, order = top_k(best, min(k, len(best)))
+            indices = places[order]
+        else:
+            values, indices = best, places
+        seen += len(scores)
+    if k > seen:
+        raise ValueError(f"topk_scores: k must be at most the number of instances, {seen}, got {k}")
+    return values, indices
 
 
 @torch.library.register_fake("lada_ext::entropy")
@@ -74,18 +138,33 @@ def _(grad: Tensor, logits: Tensor, base: float) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-@torch.library.register_fake("lada_ext::variation_ratio")
-def _(logits: Tensor) -> Tensor:
+@torch.library.register_fake("lada_ext::bald")
+def _(logits: Tensor, base: float = 2.0) -> Tensor:
+    del base
+    return logits.new_empty(logits.shape[1:-1], dtype=score_dtype(logits))
+
+
+@torch.library.register_fake("lada_ext::bald_backward")
+def _(grad: Tensor, logits: Tensor, base: float) -> Tensor:
+    del grad, base
+    return logits.new_empty(logits.shape)
+
+
+@torch.library.register_fake("lada_ext::top_k")
+def _(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return scores.new_empty((k,), dtype=score_dtype(scores)), scores.new_empty((k,), dtype=torch.int64)
+
+
+def _fake_score(logits: Tensor) -> Tensor:
     return logits.new_empty(logits.shape[:-1], dtype=score_dtype(logits))
 
 
-@torch.library.register_fake("lada_ext::variation_ratio_backward")
-def _(grad: Tensor, logits: Tensor) -> Tensor:
+def _fake_score_backward(grad: Tensor, logits: Tensor) -> Tensor:
     del grad
     return logits.new_empty(logits.shape)
 
 
-def _save_entropy(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+def _save_with_base(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
     del output
     logits, ctx.base = inputs
     ctx.save_for_backward(logits)
@@ -96,7 +175,12 @@ def _entropy_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.ops.lada_ext.entropy_backward(grad, logits, ctx.base), None
 
 
-def _save_variation_ratio(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+def _bald_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (logits,) = ctx.saved_tensors
+    return torch.ops.lada_ext.bald_backward(grad, logits, ctx.base), None
+
+
+def _save_logits(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     del output
     ctx.save_for_backward(*inputs)
 
@@ -106,9 +190,19 @@ def _variation_ratio_backward(ctx: Any, grad: Tensor) -> Tensor:
     return torch.ops.lada_ext.variation_ratio_backward(grad, logits)
 
 
-torch.library.register_autograd("lada_ext::entropy", _entropy_backward, setup_context=_save_entropy)
-torch.library.register_autograd(
-    "lada_ext::variation_ratio", _variation_ratio_backward, setup_context=_save_variation_ratio
-)
-forbid_double_backward("lada_ext::entropy_backward")
-forbid_double_backward("lada_ext::variation_ratio_backward")
+def _margin_backward(ctx: Any, grad: Tensor) -> Tensor:
+    (logits,) = ctx.saved_tensors
+    return torch.ops.lada_ext.margin_backward(grad, logits)
+
+
+for _op, _backward, _save in (
+    ("entropy", _entropy_backward, _save_with_base),
+    ("bald", _bald_backward, _save_with_base),
+    ("variation_ratio", _variation_ratio_backward, _save_logits),
+    ("margin", _margin_backward, _save_logits),
+):
+    torch.library.register_autograd(f"lada_ext::{_op}", _backward, setup_context=_save)
+    forbid_double_backward(f"lada_ext::{_op}_backward")
+for _op in ("variation_ratio", "margin"):
+    torch.library.register_fake(f"lada_ext::{_op}", _fake_score)
+    torch.library.register_fake(f"lada_ext::{_op}_backward", _fake_score_backward)

@@ -64,7 +64,10 @@ LOGITS: dict[str, Make] = {
     "vector": normal(10),
     "leading_axes": normal(2, 3, 33),
     "many_rows": normal(MANY, 3),
+    "two_hundred": normal(33, 200),
     "wide": normal(3, 1025),
+    "very_wide": normal(2, 5003),
+    "ties": lambda g: {"logits": torch.randint(3, (9, 7), generator=g).double()},
     "transposed": strided(lambda t: t.t(), 10, 7),
     "sliced": strided(lambda t: t[1:, 3:33:3], 7, 40),
     "expanded": strided(lambda t: t.expand(6, 10), 1, 10),
@@ -78,6 +81,45 @@ LOGITS: dict[str, Make] = {
     "one_possible_class": with_values(*[-INF] * 6),
     "nan": with_values(0.5, NAN),
     "plus_infinity": with_values(0.5, INF),
+}
+
+
+def passes(t: int, *shape: int, scale: float = 2.0, view: Callable[[Tensor], Tensor] | None = None) -> Make:
+    """T stochastic passes over the same instances: logits that differ by noise."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        mean, noise = (torch.randn(*size, generator=g, dtype=torch.float64) for size in (shape, (t, *shape)))
+        logits = scale * (mean + 0.5 * noise)
+        return {"logits": logits if view is None else view(logits)}
+
+    return make
+
+
+def passes_invalid(g: torch.Generator) -> dict[str, Any]:
+    logits = passes(3, 6, 5)(g)["logits"]
+    logits[1, 1, 2] = NAN
+    logits[2, 2] = -INF
+    logits[:, 3, :2] = -INF
+    logits[0, 4] = torch.tensor([-INF, -INF, 1.0, -INF, -INF])
+    return {"logits": logits}
+
+
+PASSES: dict[str, Make] = {
+    "odd": passes(3, 37, 10),
+    "one_pass": passes(1, 5, 4),
+    "one_class": passes(3, 4, 1),
+    "many_passes": passes(100, 3, 7),
+    "twenty_classes": passes(2, 9, 20),
+    "hundred_classes": passes(3, 5, 100),
+    "wide": passes(2, 3, 1025),
+    "very_wide": passes(2, 2, 5003),
+    "leading_axes": passes(3, 2, 5, 6),
+    "no_instances": passes(3, 0, 5),
+    "huge": passes(2, 4, 5, scale=1e4),
+    "passes_last_but_one": passes(4, 6, 5, view=lambda t: t.transpose(0, 1)),
+    "classes_first": passes(5, 6, 4, view=lambda t: t.permute(2, 1, 0)),
+    "the_same_pass": passes(1, 6, 5, view=lambda t: t.expand(4, 6, 5)),
+    "invalid_rows": passes_invalid,
 }
 
 
@@ -111,6 +153,76 @@ PAIRS: dict[str, Make] = {
     "huge": pair(3, 2, 5, scale=1e4),
     "strided": pair_strided,
     "invalid_rows": pair_invalid,
+}
+
+
+def indexed(m: int, p: int, n: int, c: int) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        own, mixed = (torch.randn(*s, generator=g, dtype=torch.float64) for s in [(m,), (p, n, c)])
+        return {"own": own, "pairs": torch.randint(m, (p, 2), generator=g), "mixed": 2 * mixed}
+
+    return make
+
+
+INDEXED: dict[str, Make] = {
+    "odd": indexed(9, 7, 5, 10),
+    "more_pairs_than_rows": indexed(3, 200, 2, 4),
+    "wide": indexed(4, 2, 3, 1025),
+    "no_pairs": indexed(4, 0, 3, 5),
+}
+
+
+def logit_pairs(m: int, p: int, n: int, c: int, scale: float = 2.0, tau: float | None = None) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        spread = (10 ** (3 * torch.rand(p, generator=g, dtype=torch.float64) - 1.5)).bfloat16().double()
+        return {
+            "logits": scale * torch.randn(m, c, generator=g, dtype=torch.float64),
+            "pairs": torch.randint(m, (p, 2), generator=g),
+            "tau": spread if tau is None else torch.full_like(spread, tau),
+            "n": n,
+            "key": torch.tensor([987654321, 3]),
+            "index": torch.randint(-(2**62), 2**62, (p,), generator=g),
+        }
+
+    return make
+
+
+def logit_pairs_with(change: Callable[[Tensor], Tensor]) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        arguments = logit_pairs(6, 9, 3, 5)(g)
+        return {**arguments, "logits": change(arguments["logits"])}
+
+    return make
+
+
+def _impossible_classes(logits: Tensor) -> Tensor:
+    logits[1, :2] = -INF
+    logits[2, 1] = -INF
+    return logits
+
+
+def _invalid(logits: Tensor) -> Tensor:
+    logits[1, 0] = NAN
+    logits[3] = -INF
+    return logits
+
+
+LOGIT_PAIRS: dict[str, Make] = {
+    "odd": logit_pairs(11, 7, 5, 10),
+    "few_pairs": logit_pairs(50, 3, 2, 4),
+    "more_pairs_than_rows": logit_pairs(4, 83, 3, 6),
+    "many_samples": logit_pairs(5, 4, 19, 3),
+    "one_pair": logit_pairs(2, 1, 1, 3),
+    "one_class": logit_pairs(3, 5, 2, 1),
+    "hundred_classes": logit_pairs(7, 9, 3, 100),
+    "wide": logit_pairs(3, 2, 2, 1025),
+    "no_pairs": logit_pairs(3, 0, 2, 4),
+    "huge": logit_pairs(5, 6, 3, 5, scale=1e4),
+    "small_tau": logit_pairs(5, 6, 3, 5, tau=2**-10),
+    "transposed": logit_pairs_with(lambda t: t.t().contiguous().t()),
+    "ties": logit_pairs_with(lambda t: t.round()),
+    "impossible_classes": logit_pairs_with(_impossible_classes),
+    "invalid_rows": logit_pairs_with(_invalid),
 }
 
 

@@ -8,7 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from samples import AFFINES, LABELLED, LOGITS, MIXED_PAIRS, MIXES, PAIRS, SELECTIONS, VIEWS, Make, cast, generator
+from samples import (
+    AFFINES,
+    INDEXED,
+    LABELLED,
+    LOGIT_PAIRS,
+    LOGITS,
+    MIXED_PAIRS,
+    MIXES,
+    PAIRS,
+    PASSES,
+    SELECTIONS,
+    VIEWS,
+    Make,
+    cast,
+    generator,
+)
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -25,6 +40,18 @@ def grad_like(*outs: Tensor) -> list[Tensor]:
 OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]] = {
     "entropy": (LOGITS, lambda logits: (logits, 2.0), lambda a, out: (*grad_like(out), *a)),
     "variation_ratio": (LOGITS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
+    "margin": (LOGITS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
+    "bald": (PASSES, lambda logits: (logits, 2.0), lambda a, out: (*grad_like(out), *a)),
+    "indexed_pair_score": (
+        INDEXED,
+        lambda own, pairs, mixed: (own, pairs, mixed, 0.5, "entropy"),
+        lambda a, out: (*grad_like(out), *a, [True, False]),
+    ),
+    "mixed_pair_score": (
+        LOGIT_PAIRS,
+        lambda logits, pairs, tau, n, key, index: (logits, pairs, tau, n, key, 0.5, "entropy", index),
+        lambda a, out: (*grad_like(out), *a, [True, True]),
+    ),
     "pair_score": (
         PAIRS,
         lambda logits_a, logits_b, mixed: (logits_a, logits_b, mixed, 0.5, "entropy"),
@@ -94,6 +121,12 @@ def test_opcheck_of_backward(op: str, name: str) -> None:
     torch.library.opcheck(getattr(ops, f"{op}_backward"), backward_arguments)
 
 
+def test_opcheck_of_rankings() -> None:
+    scores, logits = torch.randn(9, generator=generator("top")), torch.randn(9, 4, generator=generator("top"))
+    torch.library.opcheck(ops.top_k, (scores, 4))
+    torch.library.opcheck(ops.top_pairs, (logits, 5, *lada_ext.beta_nodes(1.0, 3), 1.0, "entropy", False, True))
+
+
 @pytest.mark.parametrize("name", ["odd", "no_picks", "no_rows", "transposed"])
 @pytest.mark.parametrize("op", PICKS)
 def test_opcheck_of_selections(op: str, name: str, device: str) -> None:
@@ -120,8 +153,12 @@ def test_opcheck_of_beta_logit_grad() -> None:
         ("entropy", "odd"),
         ("entropy", "leading_axes"),
         ("variation_ratio", "odd"),
+        ("margin", "odd"),
+        ("bald", "odd"),
+        ("bald", "passes_last_but_one"),
         ("pair_score", "odd"),
         ("pair_score", "strided"),
+        ("indexed_pair_score", "odd"),
         ("affine_sample", "odd"),
         ("affine_sample", "several_transforms"),
         ("consistency_variance", "odd"),
@@ -137,6 +174,12 @@ def test_gradcheck_of_beta_mix_in_the_features(device: str) -> None:
     a, b, *rest = arguments_of("beta_mix", "odd", device=device)
     mix = lambda a, b: ops.beta_mix(a, b, *rest)[0]  # noqa: E731
     assert torch.autograd.gradcheck(mix, with_gradients((a, b)))
+
+
+def test_gradcheck_of_mixed_pair_score_in_the_logits(device: str) -> None:
+    """In tau it is as for beta_mix."""
+    logits, *rest = arguments_of("mixed_pair_score", "odd", device=device)
+    assert torch.autograd.gradcheck(lambda z: ops.mixed_pair_score(z, *rest), with_gradients((logits,)))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -193,7 +236,8 @@ def test_checkpointing_draws_the_same_numbers() -> None:
 def test_public_functions_leave_no_op_untested() -> None:
     registered = {schema.name.removeprefix("lada_ext::") for schema in torch._C._jit_get_all_schemas()
                   if schema.name.startswith("lada_ext::")}  # fmt: skip
-    assert registered == {*OPS, *(f"{op}_backward" for op in OPS), *PICKS, "beta_logit_grad"}
+    alone = {"beta_logit_grad", "top_k", "top_pairs"}
+    assert registered == {*OPS, *(f"{op}_backward" for op in OPS), *PICKS, *alone}
 
 
 def free_gigabytes() -> float:

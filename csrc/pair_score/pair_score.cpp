@@ -1,35 +1,48 @@
-// pair_score (Eq. 13 over given logits) for tensors: checks, allocation, registration.
+// Eq. 13 for tensors: checks, allocation, registration. top_pairs is top_pairs.cpp.
 #include "pair_score.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/sort.h>
+#include <ATen/ops/where.h>
 
 #include "../common/tensor.h"
 #include "../scores/score_name.h"
+#include "pairs.h"
 
 namespace lada {
 namespace {
 
-constexpr const char* kOp = "pair_score";
+using OptionalTensor = std::optional<at::Tensor>;
+
+void check_mixed(const at::Tensor& mixed, const char* op, int64_t pairs) {
+  TORCH_CHECK_VALUE(mixed.dim() == 3 && mixed.size(0) == pairs && mixed.size(1) >= 1 && mixed.size(2) >= 1, op,
+                    ": mixed must have shape (P, N, C) with P = ", pairs, ", N >= 1 and C >= 1, got ", mixed.sizes());
+}
 
 void check_inputs(const at::Tensor& a, const at::Tensor& b, const at::Tensor& mixed) {
-  check_floating(a, kOp, "logits_a");
-  TORCH_CHECK_VALUE(a.dim() == 2 && a.size(1) >= 1, kOp,
+  constexpr const char* op = "pair_score";
+  check_floating(a, op, "logits_a");
+  TORCH_CHECK_VALUE(a.dim() == 2 && a.size(1) >= 1, op,
                     ": logits_a must have shape (P, C) with at least one class, got ", a.sizes());
-  check_same(b, kOp, "logits_b", a, "logits_a");
-  check_shape(b, kOp, "logits_b", a.sizes());
-  check_same(mixed, kOp, "mixed", a, "logits_a");
+  check_same(b, op, "logits_b", a, "logits_a");
+  check_shape(b, op, "logits_b", a.sizes());
+  check_same(mixed, op, "mixed", a, "logits_a");
   TORCH_CHECK_VALUE(mixed.dim() == 3 && mixed.size(0) == a.size(0) && mixed.size(1) >= 1 && mixed.size(2) == a.size(1),
-                    kOp, ": mixed must have shape (P, N, C) with P = ", a.size(0), ", N >= 1 and C = ", a.size(1),
+                    op, ": mixed must have shape (P, N, C) with P = ", a.size(0), ", N >= 1 and C = ", a.size(1),
                     ", got ", mixed.sizes());
 }
 
 at::Tensor pair_score(const at::Tensor& logits_a, const at::Tensor& logits_b, const at::Tensor& mixed, double gamma,
                       std::string_view score_name) {
   check_inputs(logits_a, logits_b, mixed);
-  const Score score = score_named(std::string(score_name), kOp);
+  const Score score = score_named(std::string(score_name), "pair_score");
   const at::Tensor a = logits_a.contiguous(), b = logits_b.contiguous(), mixtures = mixed.contiguous();
   at::Tensor out = at::empty({a.size(0)}, a.options().dtype(arithmetic_type(a)));
   run(a, LADA_BACKENDS(pair_scores),
-      PairScores{a.const_data_ptr(), b.const_data_ptr(), mixtures.const_data_ptr(), out.mutable_data_ptr(), a.size(0),
-                 mixtures.size(1), a.size(1), dtype_of(a), score, unit_of(score), gamma});
+      PairScores{a.const_data_ptr(), b.const_data_ptr(), nullptr, nullptr, 0, mixtures.const_data_ptr(),
+                 out.mutable_data_ptr(), a.size(0), mixtures.size(1), a.size(1), dtype_of(a), score, unit_of(score),
+                 gamma});
   return out;
 }
 
@@ -50,7 +63,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_score_backward(const at::Ten
                                                                    std::array<bool, 3> needed) {
   check_inputs(logits_a, logits_b, mixed);
   check_shape(grad, "pair_score_backward", "grad", {logits_a.size(0)});
-  const Score score = score_named(std::string(score_name), kOp);
+  const Score score = score_named(std::string(score_name), "pair_score");
   const double unit = unit_of(score);
   const int64_t samples = mixed.size(1);
   const at::Tensor g = arithmetic(grad, arithmetic_type(logits_a));
@@ -61,9 +74,214 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_score_backward(const at::Ten
           gradient(2, mixed, samples, unit * gamma / static_cast<double>(samples))};
 }
 
+void check_indexed(const at::Tensor& own, const at::Tensor& pairs, const at::Tensor& mixed, const char* op) {
+  check_floating(mixed, op, "mixed");
+  check_floating(own, op, "own");
+  TORCH_CHECK_VALUE(own.dim() == 1, op, ": own must have shape (M,), got ", own.sizes());
+  check_pairs(pairs, op, own, "own");
+  check_mixed(mixed, op, pairs.size(0));
+  TORCH_CHECK(mixed.device() == own.device(), op, ": mixed must be on the device of own (", own.device(), "), got ",
+              mixed.device());
+  TORCH_CHECK_TYPE(own.scalar_type() == arithmetic_type(mixed), op, ": own must have dtype ", arithmetic_type(mixed),
+                   ", that of the scores of mixed, got ", own.scalar_type());
+}
+
+at::Tensor indexed_pair_score(const at::Tensor& own, const at::Tensor& pairs, const at::Tensor& mixed, double gamma,
+                              std::string_view score_name) {
+  constexpr const char* op = "indexed_pair_score";
+  check_indexed(own, pairs, mixed, op);
+  const Score score = score_named(std::string(score_name), op);
+  const at::Tensor scores = own.contiguous(), ends = pairs.contiguous(), mixtures = mixed.contiguous();
+  at::Tensor out = at::empty({pairs.size(0)}, scores.options());
+  run(mixtures, LADA_BACKENDS(pair_scores),
+      PairScores{nullptr, nullptr, scores.const_data_ptr(), ends.const_data_ptr<int64_t>(), scores.size(0),
+                 mixtures.const_data_ptr(), out.mutable_data_ptr(), pairs.size(0), mixtures.size(1), mixtures.size(2),
+                 dtype_of(mixtures), score, unit_of(score), gamma});
+  return out;
+}
+
+// The pairs' slots sorted by the row they name: those of row r are slots[begin[r]] .. slots[begin[r + 1] - 1]. Pairs
+// that name a row that does not exist are in no row's slots.
+struct SlotsOfRows {
+  at::Tensor begin, slots;
+};
+
+SlotsOfRows counted_slots(const at::Tensor& ends, int64_t rows) {
+  SlotsOfRows out = {at::zeros({rows + 1}, ends.options()), at::empty({ends.numel()}, ends.options())};
+  const int64_t *row = ends.const_data_ptr<int64_t>(), count = ends.numel();
+  int64_t *begin = out.begin.mutable_data_ptr<int64_t>(), *slots = out.slots.mutable_data_ptr<int64_t>();
+  for (int64_t s = 0; s < count; ++s) ++begin[row[s] + 1];
+  for (int64_t r = 0; r < rows; ++r) begin[r + 1] += begin[r];
+  for (int64_t s = 0; s < count; ++s) slots[begin[row[s]]++] = s;
+  for (int64_t r = rows; r > 0; --r) begin[r] = begin[r - 1];
+  begin[0] = 0;
+  return out;
+}
+
+SlotsOfRows sorted_slots(const at::Tensor& ends, int64_t rows) {
+  const at::Tensor known = ends.ge(0).logical_and(ends.lt(rows)).all(1, /*keepdim=*/true);
+  const at::Tensor keys = ends.masked_fill(known.logical_not(), rows).flatten();
+  const auto [sorted, order] = at::sort(keys, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  return {at::searchsorted(sorted, at::arange(rows + 1, keys.options())), order};
+}
+
+SlotsOfRows slots_of_rows(const at::Tensor& ends, int64_t rows) {
+  return ends.is_cpu() ? counted_slots(ends, rows) : sorted_slots(ends, rows);
+}
+
+// What forward and backward of mixed_pair_score share: the checked inputs, kept alive as long as they are used.
+struct MixedPairs {
+  at::Tensor logits, ends, tau, key, index;
+  int64_t samples;
+  Score score;
+  double gamma;
+
+  MixedPairScores pointers() const {
+    const BetaSource source = {tau.const_data_ptr(),
+                               key.const_data_ptr<int64_t>(),
+                               index.defined() ? index.const_data_ptr<int64_t>() : nullptr,
+                               tau.size(0),
+                               samples,
+                               /*log_tau=*/false,
+                               /*pathwise=*/false};
+    return {logits.const_data_ptr(),
+            nullptr,
+            ends.const_data_ptr<int64_t>(),
+            logits.size(0),
+            logits.size(1),
+            source,
+            nullptr,
+            dtype_of(logits),
+            score,
+            unit_of(score),
+            gamma};
+  }
+};
+
+void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& logits) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
+                   tensor.scalar_type());
+  check_shape(tensor, op, name, {size});
+  TORCH_CHECK(tensor.device() == logits.device(), op, ": ", name, " must be on the device of logits (", logits.device(),
+              "), got ", tensor.device());
+}
+
+void check_tau(const at::Tensor& tau, int64_t pairs, const at::Tensor& logits, const char* op) {
+  check_floating(tau, op, "tau");
+  check_shape(tau, op, "tau", {pairs});
+  TORCH_CHECK(tau.device() == logits.device(), op, ": tau must be on the device of logits (", logits.device(),
+              "), got ", tau.device());
+  if (!should_check_values(tau)) return;
+  const at::Tensor values = tau.to(at::kCPU, at::kDouble).contiguous();
+  const double* value = values.const_data_ptr<double>();
+  for (int64_t i = 0; i < pairs; ++i)
+    TORCH_CHECK_VALUE(value[i] > 0, op, ": tau must be positive, got tau[", i, "] = ", value[i]);
+}
+
+MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
+                       const at::Tensor& key, double gamma, std::string_view score, const OptionalTensor& index) {
+  constexpr const char* op = "mixed_pair_score";
+  check_floating(logits, op, "logits");
+  TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1 && logits.size(1) < int64_t{1} << 31, op,
+                    ": logits must have shape (M, C) with 1 <= C < 2^31, got ", logits.sizes());
+  check_pairs(pairs, op, logits, "logits");
+  TORCH_CHECK_VALUE(n >= 1, op, ": n must be at least 1, got ", n);
+  check_tau(tau, pairs.size(0), logits, op);
+  check_int64(key, op, "key", 2, logits);
+  if (index) check_int64(*index, op, "index", pairs.size(0), logits);
+  return {logits.contiguous(),
+          pairs.contiguous(),
+          arithmetic(tau, arithmetic_type(logits)),
+          key.contiguous(),
+          index ? index->contiguous() : at::Tensor(),
+          n,
+          score_named(std::string(score), op),
+          gamma};
+}
+
+at::Tensor mixed_pair_score(const at::Tensor& logits, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
+                            const at::Tensor& key, double gamma, std::string_view score, const OptionalTensor& index) {
+  const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
+  MixedPairScores arguments = inputs.pointers();
+  at::Tensor own, out = at::empty({pairs.size(0)}, inputs.tau.options());
+  if (logits.is_cpu() && logits.size(0) <= 2 * pairs.size(0)) {  // each row scored once, not once for each pair
+    own = at::empty({logits.size(0)}, inputs.tau.options());
+    run(inputs.logits, LADA_BACKENDS(row_scores),
+        RowScores{arguments.logits, own.mutable_data_ptr(), arguments.rows, arguments.classes, arguments.dtype,
+                  arguments.score, arguments.scale});
+    arguments.own = own.const_data_ptr();
+  }
+  arguments.out = out.mutable_data_ptr();
+  run(inputs.logits, LADA_BACKENDS(mixed_pair_scores), arguments);
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& grad, const at::Tensor& logits,
+                                                             const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
+                                                             const at::Tensor& key, double gamma,
+                                                             std::string_view score, const OptionalTensor& index,
+                                                             std::array<bool, 2> needed) {
+  const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
+  check_shape(grad, "mixed_pair_score_backward", "grad", {pairs.size(0)});
+  const at::Tensor g = arithmetic(grad, arithmetic_type(logits));
+  const int64_t count = pairs.size(0), rows = logits.size(0), classes = logits.size(1);
+  const MixedPairScores forward = inputs.pointers();
+  at::Tensor grad_lam = needed[1] ? at::empty({count, n}, inputs.tau.options()) : at::Tensor();
+  at::Tensor contributions = needed[0] ? at::empty({2, count, classes}, inputs.tau.options()) : at::Tensor();
+  run(inputs.logits, LADA_BACKENDS(mixed_pair_scores_backward),
+      MixedPairScoresBackward{forward, g.const_data_ptr(), needed[1] ? grad_lam.mutable_data_ptr() : nullptr,
+                              needed[0] ? contributions.mutable_data_ptr() : nullptr});
+  at::Tensor grad_tau = no_gradient(tau);
+  if (needed[1]) {
+    grad_tau = at::empty({count}, inputs.tau.options());
+    run(inputs.logits, LADA_BACKENDS(beta_sample_backward),
+        BetaSampleBackward{forward.source, grad_lam.const_data_ptr(), grad_tau.mutable_data_ptr(),
+                           dtype_of(inputs.tau)});
+  }
+  at::Tensor grad_logits = no_gradient(logits);
+  if (needed[0]) {
+    const SlotsOfRows slots = slots_of_rows(inputs.ends, rows);
+    grad_logits = at::empty(logits.sizes(), inputs.logits.options());
+    run(inputs.logits, LADA_BACKENDS(gather_pair_gradients),
+        GatherPairGradients{inputs.logits.const_data_ptr(), g.const_data_ptr(), contributions.const_data_ptr(),
+                            slots.begin.const_data_ptr<int64_t>(), slots.slots.const_data_ptr<int64_t>(),
+                            grad_logits.mutable_data_ptr(), rows, count, classes, dtype_of(inputs.logits), inputs.score,
+                            unit_of(inputs.score)});
+  }
+  return {grad_logits, grad_tau.to(tau.scalar_type())};
+}
+
+// d / d own is one for each end; the mixtures' gradient is that of their rows' scores.
+std::tuple<at::Tensor, at::Tensor> indexed_pair_score_backward(const at::Tensor& grad, const at::Tensor& own,
+                                                               const at::Tensor& pairs, const at::Tensor& mixed,
+                                                               double gamma, std::string_view score_name,
+                                                               std::array<bool, 2> needed) {
+  constexpr const char* op = "indexed_pair_score_backward";
+  check_indexed(own, pairs, mixed, op);
+  check_shape(grad, op, "grad", {pairs.size(0)});
+  const Score score = score_named(std::string(score_name), op);
+  const at::Tensor g = arithmetic(grad, arithmetic_type(mixed));
+  at::Tensor grad_own = no_gradient(own), grad_mixed = no_gradient(mixed);
+  if (needed[0]) {
+    grad_own = at::zeros(own.sizes(), own.options());
+    const at::Tensor known = pairs.ge(0).logical_and(pairs.lt(own.size(0))).all(1, /*keepdim=*/true);
+    const at::Tensor each = at::where(known, g.unsqueeze(1), 0).expand_as(pairs).flatten();
+    grad_own.index_add_(0, pairs.masked_fill(known.logical_not(), 0).flatten(), each);
+  }
+  if (needed[1]) {
+    const int64_t samples = mixed.size(1);
+    grad_mixed = row_gradient(g, mixed, samples, score, unit_of(score) * gamma / static_cast<double>(samples));
+  }
+  return {grad_own, grad_mixed};
+}
+
 void implement(torch::Library& m) {
   m.impl("pair_score", &pair_score);
   m.impl("pair_score_backward", &pair_score_backward);
+  m.impl("indexed_pair_score", &indexed_pair_score);
+  m.impl("indexed_pair_score_backward", &indexed_pair_score_backward);
+  m.impl("mixed_pair_score", &mixed_pair_score);
+  m.impl("mixed_pair_score_backward", &mixed_pair_score_backward);
 }
 
 }  // namespace

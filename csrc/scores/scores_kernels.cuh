@@ -1,56 +1,484 @@
-// Device code of the row scores: a warp reads one row with coalesced loads, each lane keeps the online statistics of
-// its elements, and a butterfly of shuffles merges them. Nothing but the result is written.
+// Device code of the row scores and of BALD. Rows are read from memory once, 16 bytes an instruction where the address
+// allows it; nothing but the result is written. By the length of a row there are two ways:
+//
+// - short rows (up to kShortRow): a block copies the consecutive rows of its threads to shared memory, and each thread
+//   takes the row of its own, so that no lane idles for C = 10 and nothing is summed across lanes;
+// - longer rows: a group of 8 or 32 lanes or a whole block shares a row. Each thread keeps online sums of its packets,
+//   and the group brings them to one maximum and adds them.
+//
+// Which elements a thread takes depends on C alone, so that a row's score does not depend on the rows around it.
 #pragma once
-#include "../common/device.cuh"
+#include "../common/packet.cuh"
 #include "scores.h"
 
 namespace lada::cuda {
 
-template <class A>
-__device__ __forceinline__ RowStats<A> warp_merge(RowStats<A> stats) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    RowStats<A> other;
-    other.max = __shfl_xor_sync(kAllLanes, stats.max, offset);
-    other.rest = __shfl_xor_sync(kAllLanes, stats.rest, offset);
-    other.weighted = __shfl_xor_sync(kAllLanes, stats.weighted, offset);
-    other.argmax = __shfl_xor_sync(kAllLanes, stats.argmax, offset);
-    stats = merge(stats, other);
+constexpr int kShortRow = 32;
+
+struct Sum {
+  template <class V>
+  __device__ __forceinline__ V operator()(V a, V b) const {
+    return a + b;
   }
-  return stats;
+};
+
+struct Largest {
+  template <class V>
+  __device__ __forceinline__ V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
+
+struct Least {
+  template <class V>
+  __device__ __forceinline__ V operator()(V a, V b) const {
+    return a < b ? a : b;
+  }
+};
+
+// `value` of all threads of a group combined, the same in each of them. A group is 2^n lanes of a warp or the whole
+// block; every thread of the block must call it.
+template <int kGroup, class V, class Op>
+__device__ __forceinline__ V group_reduce(V value, Op op) {
+  for (int offset = (kGroup < kWarp ? kGroup : kWarp) / 2; offset > 0; offset /= 2)
+    value = op(value, __shfl_xor_sync(kAllLanes, value, offset));
+  if constexpr (kGroup > kWarp) {
+    SHARED_ARRAY(V, partial, kGroup / kWarp);
+    __syncthreads();  // the previous call's readers are done with `partial`
+    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    value = partial[0];
+    for (int warp = 1; warp < kGroup / kWarp; ++warp) value = op(value, partial[warp]);
+  }
+  return value;
 }
 
-// The statistics of z[0..classes), the same in every lane.
-template <class T>
-__device__ __forceinline__ RowStats<arithmetic_t<T>> row_stats(const T* __restrict__ z, int64_t classes) {
-  RowStats<arithmetic_t<T>> stats;
-  for (int64_t j = threadIdx.x % kWarp; j < classes; j += kWarp) push(stats, widen(z[j]), j);
-  return warp_merge(stats);
-}
-
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k) {
+template <Score kScore, class T>
+__device__ __forceinline__ void add_packet(RowStats<arithmetic_t<T>>& s, const Packet<T>& packet) {
   using A = arithmetic_t<T>;
-  constexpr int kRowsPerBlock = kThreads / kWarp;
+  A max = s.max;
+#pragma unroll
+  for (int i = 0; i < Packet<T>::kSize; ++i) {
+    const A z = widen(packet.value[i]);
+    if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, max), s.second);
+    max = larger(z, max);
+  }
+  if (max > s.max) s = raised(s, max);
+#pragma unroll
+  for (int i = 0; i < Packet<T>::kSize; ++i) add(s, widen(packet.value[i]));
+}
+
+// The statistics of z[0..classes), the same in every thread of the group.
+template <Score kScore, int kGroup, class T>
+__device__ __forceinline__ RowStats<arithmetic_t<T>> stats_of_group(const T* __restrict__ z, int64_t classes) {
+  using A = arithmetic_t<T>;
+  constexpr int kSize = Packet<T>::kSize, kUnroll = 4;
+  constexpr int64_t kStep = kGroup * kSize;
+  const bool aligned = is_aligned(z);
+  const T nothing = narrow<T>(-infinity<A>());
+  RowStats<A> s;
+  int64_t j = threadIdx.x % kGroup * kSize;
+  for (; aligned && j + (kUnroll - 1) * kStep + kSize <= classes; j += kUnroll * kStep) {
+    Packet<T> packet[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) packet[u] = load_aligned(z + j + u * kStep);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) add_packet<kScore>(s, packet[u]);
+  }
+  for (; j < classes; j += kStep) add_packet<kScore>(s, load_packet(z, j, classes, aligned, nothing));
+  const A max = group_reduce<kGroup>(s.max, Largest{});
+  A second = lowest<A>();
+  if constexpr (kScore == Score::kMargin) second = group_reduce<kGroup>(s.max == max ? s.second : s.max, Largest{});
+  s = raised(s, max);
+  s.ties = group_reduce<kGroup>(s.ties, Sum{});
+  s.below = group_reduce<kGroup>(s.below, Sum{});
+  if constexpr (kScore == Score::kEntropy) s.weighted = group_reduce<kGroup>(s.weighted, Sum{});
+  s.second = s.ties > 1 ? max : second;
+  return s;
+}
+
+// The first place of `value` in a row, but for the place `except`; classes if there is none.
+template <int kGroup, class T>
+__device__ __forceinline__ int64_t first_place(const T* z, int64_t classes, arithmetic_t<T> value, int64_t except) {
+  int64_t place = classes;
+  for (int64_t j = threadIdx.x % kGroup; j < classes; j += kGroup)
+    if (widen(z[j]) == value && j != except && j < place) place = j;
+  return group_reduce<kGroup>(place, Least{});
+}
+
+template <class T, Score kScore, int kThreads, int kGroup>
+__global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  constexpr int kRows = kThreads / kGroup;
   const T* logits = static_cast<const T*>(k.logits);
-  for (int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp; row < k.rows;
-       row += int64_t{gridDim.x} * kRowsPerBlock) {
-    const RowStats<A> stats = row_stats(logits + row * k.classes, k.classes);
-    if (threadIdx.x % kWarp == 0) static_cast<A*>(k.out)[row] = k.scale.as<A>() * score_of(stats, k.score);
+  for (int64_t first = int64_t{blockIdx.x} * kRows; first < k.rows; first += int64_t{gridDim.x} * kRows) {
+    const int64_t mine = first + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
+    const RowStats<A> s = stats_of_group<kScore, kGroup>(logits + row * k.classes, k.classes);
+    if (mine < k.rows && threadIdx.x % kGroup == 0) static_cast<A*>(k.out)[row] = scale * score_of(s, kScore);
   }
 }
 
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScoresBackward k) {
+template <class T, Score kScore, int kThreads, int kGroup>
+__global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  constexpr int kRowsPerBlock = kThreads / kWarp;
-  for (int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp; row < k.rows;
-       row += int64_t{gridDim.x} * kRowsPerBlock) {
+  constexpr int kRows = kThreads / kGroup, kSize = Packet<T>::kSize;
+  for (int64_t block = int64_t{blockIdx.x} * kRows; block < k.rows; block += int64_t{gridDim.x} * kRows) {
+    const int64_t mine = block + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
     const T* z = static_cast<const T*>(k.logits) + row * k.classes;
     T* grad_z = static_cast<T*>(k.grad_logits) + row * k.classes;
-    const RowStats<A> stats = row_stats(z, k.classes);
-    const A g = k.scale.as<A>() * static_cast<const A*>(k.grad)[row / k.group];
-    for (int64_t j = threadIdx.x % kWarp; j < k.classes; j += kWarp)
-      grad_z[j] = narrow<T>(g * score_gradient(stats, k.score, widen(z[j]), j));
+    const RowStats<A> s = stats_of_group<kScore, kGroup>(z, k.classes);
+    int64_t first = -1, second = -1;
+    if constexpr (kScore != Score::kEntropy) first = first_place<kGroup>(z, k.classes, s.max, -1);
+    if constexpr (kScore == Score::kMargin) second = first_place<kGroup>(z, k.classes, s.second, first);
+    if (mine >= k.rows) continue;  // the last barrier or shuffle of this round is behind
+    const A g = scale * static_cast<const A*>(k.grad)[row / k.group];
+    const bool aligned = is_aligned(z) && is_aligned(grad_z);
+    for (int64_t j = threadIdx.x % kGroup * kSize; j < k.classes; j += kGroup * kSize) {
+      Packet<T> packet = load_packet(z, j, k.classes, aligned, narrow<T>(A(0)));
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const Role role = j + i == first ? Role::kFirst : (j + i == second ? Role::kSecond : Role::kOther);
+        packet.value[i] = narrow<T>(g * score_gradient(s, kScore, widen(packet.value[i]), role));
+      }
+      store_packet(grad_z, j, k.classes, aligned, packet);
+    }
+  }
+}
+
+// Element i of the rows in shared memory; the gaps keep threads that read rows of 8, 16 or 32 classes in different
+// banks.
+__device__ __forceinline__ int padded(int i) { return i + i / kWarp; }
+
+template <int kThreads, int kClasses>
+constexpr int kShortTile = kThreads * kClasses / kWarp * (kWarp + 1);
+
+// Rows of `classes` elements, `stride` apart, to shared memory.
+template <int kThreads, class T>
+__device__ __forceinline__ void load_rows(const T* from, int rows, int classes, int64_t stride, arithmetic_t<T>* tile) {
+  constexpr int kSize = Packet<T>::kSize;
+  const int count = rows * classes;
+  int done = 0;
+  if (stride == classes && is_aligned(from)) {
+    done = count / kSize * kSize;
+    for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
+      const Packet<T> packet = load_aligned(from + i);
+#pragma unroll
+      for (int c = 0; c < kSize; ++c) tile[padded(i + c)] = widen(packet.value[c]);
+    }
+  }
+  for (int i = done + threadIdx.x; i < count; i += kThreads)
+    tile[padded(i)] = widen(from[i / classes * stride + i % classes]);
+}
+
+// Consecutive rows from shared memory.
+template <int kThreads, class T>
+__device__ __forceinline__ void store_rows(const arithmetic_t<T>* tile, int count, T* to) {
+  constexpr int kSize = Packet<T>::kSize;
+  int done = 0;
+  if (is_aligned(to)) {
+    done = count / kSize * kSize;
+    for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
+      Packet<T> packet;
+#pragma unroll
+      for (int c = 0; c < kSize; ++c) packet.value[c] = narrow<T>(tile[padded(i + c)]);
+      store_aligned(to + i, packet);
+    }
+  }
+  for (int i = done + threadIdx.x; i < count; i += kThreads) to[i] = narrow<T>(tile[padded(i)]);
+}
+
+// The statistics of the row that begins at element `begin` of the tile.
+template <Score kScore, class A>
+__device__ __forceinline__ RowStats<A> stats_of_short_row(const A* tile, int begin, int classes) {
+  RowStats<A> s;
+  for (int j = 0; j < classes; ++j) {
+    const A z = tile[padded(begin + j)];
+    if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, s.max), s.second);
+    s.max = larger(z, s.max);
+  }
+  for (int j = 0; j < classes; ++j) add(s, tile[padded(begin + j)]);
+  return s;
+}
+
+__device__ __forceinline__ int rows_here(int64_t first, int64_t rows, int most) {
+  return static_cast<int>(rows - first < most ? rows - first : most);
+}
+
+template <class T, Score kScore, int kThreads>
+__global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
+  const int classes = static_cast<int>(k.classes);
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
+    const int rows = rows_here(first, k.rows, kThreads);
+    load_rows<kThreads>(static_cast<const T*>(k.logits) + first * classes, rows, classes, classes, tile);
+    __syncthreads();
+    if (threadIdx.x < rows) {
+      const RowStats<A> s = stats_of_short_row<kScore>(tile, threadIdx.x * classes, classes);
+      static_cast<A*>(k.out)[first + threadIdx.x] = scale * score_of(s, kScore);
+    }
+    __syncthreads();  // the tile is free for the next rows
+  }
+}
+
+template <class T, Score kScore, int kThreads>
+__global__ void __launch_bounds__(kThreads)
+    short_row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
+  const int classes = static_cast<int>(k.classes);
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
+    const int rows = rows_here(first, k.rows, kThreads);
+    load_rows<kThreads>(static_cast<const T*>(k.logits) + first * classes, rows, classes, classes, tile);
+    __syncthreads();
+    if (threadIdx.x < rows) {
+      const int begin = threadIdx.x * classes;
+      const RowStats<A> s = stats_of_short_row<kScore>(tile, begin, classes);
+      const A g = scale * static_cast<const A*>(k.grad)[(first + threadIdx.x) / k.group];
+      bool found_first = false, found_second = false;
+      for (int j = 0; j < classes; ++j) {
+        const A z = tile[padded(begin + j)];
+        Role role = Role::kOther;
+        if (kScore != Score::kEntropy && z == s.max && !found_first) {
+          role = Role::kFirst;
+          found_first = true;
+        } else if (kScore == Score::kMargin && z == s.second && !found_second) {
+          role = Role::kSecond;
+          found_second = true;
+        }
+        tile[padded(begin + j)] = g * score_gradient(s, kScore, z, role);
+      }
+    }
+    __syncthreads();
+    store_rows<kThreads>(tile, rows * classes, static_cast<T*>(k.grad_logits) + first * classes);
+    __syncthreads();
+  }
+}
+
+template <class T>
+__device__ __forceinline__ const T* pass_rows(const Bald& k, int64_t pass, int64_t row) {
+  return static_cast<const T*>(k.logits) + pass * k.pass_stride + row * k.row_stride;
+}
+
+// Of the short row of this thread: adds its probabilities, weighted by `share`, to `mean`, and returns its entropy.
+// The exponentials take the place of the logits in the tile.
+template <int kClasses, class A>
+__device__ __forceinline__ A add_short_row(A* tile, int begin, int classes, A share, A (&mean)[kClasses]) {
+  const RowStats<A> s = stats_of_short_row<Score::kEntropy>(tile, begin, classes);
+  const A weight = share / sum_of(s);
+#pragma unroll
+  for (int j = 0; j < kClasses; ++j)
+    if (j < classes) mean[j] += weight * exp_negative(below_max(tile[padded(begin + j)], s.max));
+  return score_of(s, Score::kEntropy);
+}
+
+// BALD of short rows: a thread an instance, its mean probabilities in registers.
+template <class T, int kThreads, int kClasses>
+__global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kClasses>));
+  const int classes = static_cast<int>(k.classes), begin = threadIdx.x * classes;
+  const A share = A(1) / static_cast<A>(k.passes);
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
+    const int rows = rows_here(first, k.rows, kThreads);
+    A mean[kClasses] = {}, value = 0;
+    for (int64_t pass = 0; pass < k.passes; ++pass) {
+      load_rows<kThreads>(pass_rows<T>(k, pass, first), rows, classes, k.row_stride, tile);
+      __syncthreads();
+      if (threadIdx.x < rows) value -= share * add_short_row(tile, begin, classes, share, mean);
+      __syncthreads();
+    }
+#pragma unroll
+    for (int j = 0; j < kClasses; ++j) value -= mean[j] * log_of_probability(mean[j]);
+    if (threadIdx.x < rows) static_cast<A*>(k.out)[first + threadIdx.x] = scale * value;
+  }
+}
+
+template <class T, int kThreads, int kClasses>
+__global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kClasses>));
+  const Bald& f = k.forward;
+  const int classes = static_cast<int>(f.classes), begin = threadIdx.x * classes;
+  const A share = A(1) / static_cast<A>(f.passes);
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < f.rows; first += int64_t{gridDim.x} * kThreads) {
+    const int rows = rows_here(first, f.rows, kThreads);
+    A mean[kClasses] = {};
+    for (int64_t pass = 0; pass < f.passes; ++pass) {
+      load_rows<kThreads>(pass_rows<T>(f, pass, first), rows, classes, f.row_stride, tile);
+      __syncthreads();
+      if (threadIdx.x < rows) add_short_row(tile, begin, classes, share, mean);
+      __syncthreads();
+    }
+#pragma unroll
+    for (int j = 0; j < kClasses; ++j) mean[j] = log_of_probability(mean[j]);
+    for (int64_t pass = 0; pass < f.passes; ++pass) {
+      load_rows<kThreads>(pass_rows<T>(f, pass, first), rows, classes, f.row_stride, tile);
+      __syncthreads();
+      if (threadIdx.x < rows) {
+        const RowStats<A> s = stats_of_short_row<Score::kEntropy>(tile, begin, classes);
+        const A inverse = 1 / sum_of(s);
+        const A g = scale * share * static_cast<const A*>(k.grad)[first + threadIdx.x];
+        A cross = 0;
+#pragma unroll
+        for (int j = 0; j < kClasses; ++j)
+          if (j < classes) cross += exp_negative(below_max(tile[padded(begin + j)], s.max)) * mean[j];
+        const A offset = (cross - s.weighted) * inverse;
+#pragma unroll
+        for (int j = 0; j < kClasses; ++j)
+          if (j < classes) {
+            const A d = below_max(tile[padded(begin + j)], s.max);
+            tile[padded(begin + j)] = g * inverse * exp_negative(d) * (d - mean[j] + offset);
+          }
+      }
+      __syncthreads();
+      store_rows<kThreads>(tile, rows * classes, static_cast<T*>(k.grad_logits) + (pass * f.rows + first) * classes);
+      __syncthreads();
+    }
+  }
+}
+
+// The mean probabilities of one instance, shared out over the threads of a group: kItems of them in the registers of
+// each thread, as the packets fall.
+template <class A, int kItems>
+struct Means {
+  A value[kItems] = {};
+};
+
+// visit(means.value[i], z_j, j) for the elements of a thread.
+template <int kGroup, int kItems, class T, class Visit>
+__device__ __forceinline__ void for_items(const T* z, int64_t classes, Means<arithmetic_t<T>, kItems>& means,
+                                          const Visit& visit) {
+  using A = arithmetic_t<T>;
+  constexpr int kSize = Packet<T>::kSize;
+  const bool aligned = is_aligned(z);
+#pragma unroll
+  for (int q = 0; q < kItems / kSize; ++q) {
+    const int64_t j = (q * kGroup + threadIdx.x % kGroup) * kSize;
+    if (j >= classes) continue;
+    const Packet<T> packet = load_packet(z, j, classes, aligned, narrow<T>(-infinity<A>()));
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) visit(means.value[q * kSize + i], widen(packet.value[i]), j + i);
+  }
+}
+
+// Sum over passes of p / T in registers, and the mean entropy.
+template <int kGroup, int kItems, class T>
+__device__ __forceinline__ arithmetic_t<T> mean_of_group(const Bald& k, int64_t row,
+                                                         Means<arithmetic_t<T>, kItems>& means) {
+  using A = arithmetic_t<T>;
+  const A share = A(1) / static_cast<A>(k.passes);
+  A entropy = 0;
+  for (int64_t pass = 0; pass < k.passes; ++pass) {
+    const T* z = pass_rows<T>(k, pass, row);
+    const RowStats<A> s = stats_of_group<Score::kEntropy, kGroup>(z, k.classes);
+    const A weight = share / sum_of(s);
+    entropy += share * score_of(s, Score::kEntropy);
+    for_items<kGroup>(z, k.classes, means,
+                      [&](A& mean, A z_j, int64_t) { mean += weight * exp_negative(below_max(z_j, s.max)); });
+  }
+  return entropy;
+}
+
+template <class T, int kThreads, int kGroup, int kItems>
+__global__ void __launch_bounds__(kThreads) bald_kernel(Bald k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  constexpr int kRows = kThreads / kGroup;
+  for (int64_t first = int64_t{blockIdx.x} * kRows; first < k.rows; first += int64_t{gridDim.x} * kRows) {
+    const int64_t mine = first + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
+    Means<A, kItems> means;
+    const A entropy = mean_of_group<kGroup, kItems, T>(k, row, means);
+    A of_mean = 0;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) of_mean -= means.value[i] * log_of_probability(means.value[i]);
+    of_mean = group_reduce<kGroup>(of_mean, Sum{});
+    if (mine < k.rows && threadIdx.x % kGroup == 0) static_cast<A*>(k.out)[row] = scale * (of_mean - entropy);
+  }
+}
+
+template <class T, int kThreads, int kGroup, int kItems>
+__global__ void __launch_bounds__(kThreads) bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  constexpr int kRows = kThreads / kGroup;
+  const Bald& f = k.forward;
+  for (int64_t first = int64_t{blockIdx.x} * kRows; first < f.rows; first += int64_t{gridDim.x} * kRows) {
+    const int64_t mine = first + threadIdx.x / kGroup, row = mine < f.rows ? mine : f.rows - 1;
+    Means<A, kItems> means;
+    mean_of_group<kGroup, kItems, T>(f, row, means);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) means.value[i] = log_of_probability(means.value[i]);
+    for (int64_t pass = 0; pass < f.passes; ++pass) {
+      const T* z = pass_rows<T>(f, pass, row);
+      T* grad_z = static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes;
+      const RowStats<A> s = stats_of_group<Score::kEntropy, kGroup>(z, f.classes);
+      A cross = 0;
+      for_items<kGroup>(z, f.classes, means,
+                        [&](A& mean, A z_j, int64_t) { cross += exp_negative(below_max(z_j, s.max)) * mean; });
+      cross = group_reduce<kGroup>(cross, Sum{});
+      const A inverse = 1 / sum_of(s), offset = (cross - s.weighted) * inverse;
+      const A g = scale / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row] * inverse;
+      for_items<kGroup>(z, f.classes, means, [&](A& mean, A z_j, int64_t j) {
+        const A d = below_max(z_j, s.max);
+        if (mine < f.rows && j < f.classes) grad_z[j] = narrow<T>(g * exp_negative(d) * (d - mean + offset));
+      });
+    }
+  }
+}
+
+// BALD of rows too long for registers: the means of an instance are in global memory, each of them read and written by
+// one thread.
+template <class T, int kThreads>
+__device__ __forceinline__ arithmetic_t<T> mean_of_long_row(const Bald& k, int64_t row, arithmetic_t<T>* mean) {
+  using A = arithmetic_t<T>;
+  const A share = A(1) / static_cast<A>(k.passes);
+  A entropy = 0;
+  for (int64_t pass = 0; pass < k.passes; ++pass) {
+    const T* z = pass_rows<T>(k, pass, row);
+    const RowStats<A> s = stats_of_group<Score::kEntropy, kThreads>(z, k.classes);
+    const A weight = share / sum_of(s);
+    entropy += share * score_of(s, Score::kEntropy);
+    for (int64_t j = threadIdx.x; j < k.classes; j += kThreads)
+      mean[j] = (pass == 0 ? A(0) : mean[j]) + weight * exp_negative(below_max(widen(z[j]), s.max));
+  }
+  return entropy;
+}
+
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads) long_bald_kernel(Bald k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  for (int64_t row = blockIdx.x; row < k.rows; row += gridDim.x) {
+    A* mean = static_cast<A*>(k.mean) + row * k.classes;
+    const A entropy = mean_of_long_row<T, kThreads>(k, row, mean);
+    A of_mean = 0;
+    for (int64_t j = threadIdx.x; j < k.classes; j += kThreads) of_mean -= mean[j] * log_of_probability(mean[j]);
+    of_mean = group_reduce<kThreads>(of_mean, Sum{});
+    if (threadIdx.x == 0) static_cast<A*>(k.out)[row] = scale * (of_mean - entropy);
+  }
+}
+
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads) long_bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
+  using A = arithmetic_t<T>;
+  const Bald& f = k.forward;
+  for (int64_t row = blockIdx.x; row < f.rows; row += gridDim.x) {
+    A* mean = static_cast<A*>(f.mean) + row * f.classes;
+    mean_of_long_row<T, kThreads>(f, row, mean);
+    for (int64_t j = threadIdx.x; j < f.classes; j += kThreads) mean[j] = log_of_probability(mean[j]);
+    for (int64_t pass = 0; pass < f.passes; ++pass) {
+      const T* z = pass_rows<T>(f, pass, row);
+      T* grad_z = static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes;
+      const RowStats<A> s = stats_of_group<Score::kEntropy, kThreads>(z, f.classes);
+      A cross = 0;
+      for (int64_t j = threadIdx.x; j < f.classes; j += kThreads)
+        cross += exp_negative(below_max(widen(z[j]), s.max)) * mean[j];
+      cross = group_reduce<kThreads>(cross, Sum{});
+      const A inverse = 1 / sum_of(s), offset = (cross - s.weighted) * inverse;
+      const A g = scale / static_cast<A>(f.passes) * static_cast<const A*>(k.grad)[row] * inverse;
+      for (int64_t j = threadIdx.x; j < f.classes; j += kThreads) {
+        const A d = below_max(widen(z[j]), s.max);
+        grad_z[j] = narrow<T>(g * exp_negative(d) * (d - mean[j] + offset));
+      }
+    }
   }
 }
 

@@ -1,0 +1,22 @@
+// The check of a tensor of pairs.
+#pragma once
+#include "../common/tensor.h"
+#include "formula.h"
+
+namespace lada {
+
+// pairs: (P, 2) int64, rows of `pool` along its first axis.
+inline void check_pairs(const at::Tensor& pairs, const char* op, const at::Tensor& pool, const char* pool_name) {
+  TORCH_CHECK_TYPE(pairs.scalar_type() == at::kLong, op, ": pairs must have dtype int64, got ", pairs.scalar_type());
+  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, op, ": pairs must have shape (P, 2), got ", pairs.sizes());
+  TORCH_CHECK(pairs.device() == pool.device(), op, ": pairs must be on the device of ", pool_name, " (", pool.device(),
+              "), got ", pairs.device());
+  if (!should_check_values(pairs)) return;
+  const at::Tensor values = pairs.to(at::kCPU).contiguous();
+  const int64_t* value = values.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < values.numel(); ++i)
+    TORCH_CHECK_VALUE(is_row(value[i], pool.size(0)), op, ": pairs must hold rows of ", pool_name, ", from 0 to ",
+                      pool.size(0) - 1, ", got pairs[", i / 2, ", ", i % 2, "] = ", value[i]);
+}
+
+}  // namespace lada

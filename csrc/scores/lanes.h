@@ -1,0 +1,301 @@
+// Rows in the lanes of a vector unit: how the CPU loops of the scores are written.
+//
+// A tile holds the logits of kRowLanes rows, transposed: tile[j * kRowLanes + l] is logit j of row l, so that every
+// step of the online sums is one vector operation for all rows, and nothing is summed across lanes. Rows too long for
+// that are taken one at a time, in chunks that stay in the first-level cache. All of this is inlined into LADA_CLONES
+// functions.
+#pragma once
+#include <array>
+
+#include "../common/cpu.h"
+#include "formula.h"
+
+#define LADA_SIMD _Pragma("omp simd")
+
+namespace lada::cpu {
+
+// Calls f with the score as a compile-time constant.
+template <Score kScore>
+struct ScoreTag {
+  static constexpr Score value = kScore;
+};
+
+template <class F>
+void dispatch_score(Score score, F&& f) {
+  switch (score) {
+    case Score::kEntropy:
+      return f(ScoreTag<Score::kEntropy>{});
+    case Score::kVariationRatio:
+      return f(ScoreTag<Score::kVariationRatio>{});
+    case Score::kMargin:
+      return f(ScoreTag<Score::kMargin>{});
+  }
+}
+
+template <class A>
+constexpr int kRowLanes = 64 / sizeof(A);
+
+constexpr int64_t kTileClasses = 256;  // a row of more classes is not taken in lanes
+
+// An integer as wide as A: counts are vectors of the same lanes.
+template <class A>
+using Count = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+
+template <class A>
+struct alignas(64) Tile {
+  A value[kTileClasses * kRowLanes<A>];
+};
+
+template <class A>
+struct alignas(64) Lane {
+  A value[kRowLanes<A>];
+  LADA_HD A& operator[](int l) { return value[l]; }
+  LADA_HD const A& operator[](int l) const { return value[l]; }
+};
+
+// The rows of a tile: `count` of them, the last repeated to fill the lanes.
+template <class T>
+struct TileRows {
+  const T* row[kRowLanes<arithmetic_t<T>>];
+};
+
+template <class T>
+LADA_HD TileRows<T> consecutive_rows(const T* first, int64_t count, int64_t stride) {
+  TileRows<T> rows;
+  for (int l = 0; l < kRowLanes<arithmetic_t<T>>; ++l) rows.row[l] = first + std::min<int64_t>(l, count - 1) * stride;
+  return rows;
+}
+
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))
+#define LADA_QUADS 1
+using Quad = float __attribute__((vector_size(16)));
+
+LADA_HD Quad load_quad(const float* from) {
+  Quad quad;
+  std::memcpy(&quad, from, sizeof quad);
+  return quad;
+}
+
+// Four quads as the rows of a 4 x 4 matrix become its columns.
+LADA_HD void transpose(Quad& a, Quad& b, Quad& c, Quad& d) {
+  const Quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+}
+#endif
+
+template <class T>
+LADA_HD void load_tile(const TileRows<T>& rows, int64_t classes, arithmetic_t<T>* tile) {
+  constexpr int kWidth = kRowLanes<arithmetic_t<T>>;
+#ifdef LADA_QUADS
+  if constexpr (std::is_same_v<T, float>)
+    if (classes >= 4) {
+      for (int l = 0; l < kWidth; l += 4)
+        for (int64_t step = 0; step < classes; step += 4) {
+          const int64_t j = std::min(step, classes - 4);  // the last quad overlaps the one before
+          Quad a = load_quad(rows.row[l] + j), b = load_quad(rows.row[l + 1] + j);
+          Quad c = load_quad(rows.row[l + 2] + j), d = load_quad(rows.row[l + 3] + j);
+          transpose(a, b, c, d);
+          float* to = tile + j * kWidth + l;
+          std::memcpy(to, &a, sizeof a);
+          std::memcpy(to + kWidth, &b, sizeof b);
+          std::memcpy(to + 2 * kWidth, &c, sizeof c);
+          std::memcpy(to + 3 * kWidth, &d, sizeof d);
+        }
+      return;
+    }
+#endif
+  for (int l = 0; l < kWidth; ++l)
+    for (int64_t j = 0; j < classes; ++j) tile[j * kWidth + l] = widen(rows.row[l][j]);
+}
+
+// The first `count` rows of a tile to consecutive rows in memory.
+template <class T>
+LADA_HD void store_tile(const arithmetic_t<T>* tile, int64_t classes, T* to, int64_t count) {
+  constexpr int kWidth = kRowLanes<arithmetic_t<T>>;
+#ifdef LADA_QUADS
+  if constexpr (std::is_same_v<T, float>)
+    if (classes >= 4 && count == kWidth) {
+      for (int l = 0; l < kWidth; l += 4)
+        for (int64_t step = 0; step < classes; step += 4) {
+          const int64_t j = std::min(step, classes - 4);
+          const float* from = tile + j * kWidth + l;
+          Quad a = load_quad(from), b = load_quad(from + kWidth);
+          Quad c = load_quad(from + 2 * kWidth), d = load_quad(from + 3 * kWidth);
+          transpose(a, b, c, d);
+          std::memcpy(to + l * classes + j, &a, sizeof a);
+          std::memcpy(to + (l + 1) * classes + j, &b, sizeof b);
+          std::memcpy(to + (l + 2) * classes + j, &c, sizeof c);
+          std::memcpy(to + (l + 3) * classes + j, &d, sizeof d);
+        }
+      return;
+    }
+#endif
+  for (int l = 0; l < count; ++l)
+    for (int64_t j = 0; j < classes; ++j) to[l * classes + j] = static_cast<T>(tile[j * kWidth + l]);
+}
+
+// RowStats of all rows of a tile.
+template <class A>
+struct LaneStats {
+  Lane<A> max, second, ties, below, weighted;
+
+  LADA_HD RowStats<A> row(int l) const { return {max[l], second[l], ties[l], below[l], weighted[l]}; }
+};
+
+// With `exps`, the exponentials e_j are kept there.
+template <Score kScore, class A>
+LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nullptr) {
+  constexpr int kWidth = kRowLanes<A>;
+  LaneStats<A> s;
+  for (int l = 0; l < kWidth; ++l) {
+    s.max[l] = s.second[l] = lowest<A>();
+    s.ties[l] = s.below[l] = s.weighted[l] = 0;
+  }
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+      const A z = tile[j * kWidth + l];
+      if constexpr (kScore == Score::kMargin) s.second[l] = larger(smaller(z, s.max[l]), s.second[l]);
+      s.max[l] = larger(z, s.max[l]);
+    }
+  }
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+      const A d = below_max(tile[j * kWidth + l], s.max[l]), e = exp_negative(d);
+      const A one = d == 0 ? A(1) : A(0), rest = d == 0 ? A(0) : e;
+      s.ties[l] += one;
+      s.below[l] += rest;
+      if constexpr (kScore == Score::kEntropy) s.weighted[l] += e * d;
+      if (exps) exps[j * kWidth + l] = e;
+    }
+  }
+  return s;
+}
+
+template <Score kScore, class A>
+LADA_HD Lane<A> scores_of_tile(const LaneStats<A>& s) {
+  Lane<A> scores;
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) scores[l] =
+      score_of(RowStats<A>{s.max[l], s.second[l], s.ties[l], s.below[l], s.weighted[l]}, kScore);
+  return scores;
+}
+
+// Replaces the logits of a tile by factor[l] * d score / d z. `exps` are those of stats_of_tile.
+template <Score kScore, class A>
+LADA_HD void gradient_of_tile(A* tile, const A* exps, int64_t classes, const LaneStats<A>& s, const Lane<A>& factor) {
+  constexpr int kWidth = kRowLanes<A>;
+  Lane<A> inverse, mean, value, firsts, seconds;
+  LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+    inverse[l] = 1 / (s.ties[l] + s.below[l]);
+    mean[l] = s.weighted[l] * inverse[l];
+    firsts[l] = seconds[l] = 0;
+  }
+  if constexpr (kScore != Score::kEntropy) value = scores_of_tile<kScore>(s);
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+      const A z = tile[j * kWidth + l], p = exps[j * kWidth + l] * inverse[l];
+      A slope;
+      if constexpr (kScore == Score::kEntropy) {
+        slope = -p * (below_max(z, s.max[l]) - mean[l]);
+      } else {
+        const A first = z == s.max[l] ? 1 - firsts[l] : A(0);  // 1 where z is the first maximum
+        firsts[l] += first;
+        if constexpr (kScore == Score::kVariationRatio) {
+          slope = first != 0 ? -p * value[l] : p * inverse[l];
+        } else {
+          const A second = z == s.second[l] ? (1 - seconds[l]) * (1 - first) : A(0);
+          seconds[l] += second;
+          slope = first != 0 ? -p * value[l] : p * (1 + second - value[l]);
+        }
+      }
+      tile[j * kWidth + l] = factor[l] * slope;
+    }
+  }
+}
+
+// The largest and the second largest of a chunk of a row.
+template <Score kScore, class A>
+LADA_HD RowStats<A> largest_of(const A* z, int64_t size) {
+  A max = lowest<A>(), second = lowest<A>(), equal = 0;
+#pragma omp simd reduction(max : max)
+  for (int64_t j = 0; j < size; ++j) max = larger(z[j], max);
+  if constexpr (kScore == Score::kMargin) {
+#pragma omp simd reduction(max : second) reduction(+ : equal)
+    for (int64_t j = 0; j < size; ++j) {
+      const A value = z[j], rest = value < max ? value : lowest<A>(), one = value == max ? A(1) : A(0);
+      second = larger(rest, second);
+      equal += one;
+    }
+  }
+  RowStats<A> part;
+  part.max = max;
+  part.second = equal > 1 ? max : second;
+  return part;
+}
+
+// The statistics of one long row: in each chunk first the maximum, then the sums relative to the largest so far.
+template <Score kScore, class A>
+LADA_HD RowStats<A> stats_of_row(const A* z, int64_t classes) {
+  constexpr int64_t kChunk = 2048;
+  RowStats<A> total;
+  for (int64_t begin = 0; begin < classes; begin += kChunk) {
+    const int64_t size = std::min(kChunk, classes - begin);
+    const A* chunk = z + begin;
+    total = merge(total, largest_of<kScore>(chunk, size));
+    const A top = total.max;
+    A below = 0, weighted = 0;
+    Count<A> ties = 0;
+#pragma omp simd reduction(+ : ties, below, weighted)
+    for (int64_t j = 0; j < size; ++j) {
+      const A d = below_max(chunk[j], top), e = exp_negative(d);
+      const bool tie = d == 0;
+      ties += tie;
+      below += tie ? A(0) : e;
+      if constexpr (kScore == Score::kEntropy) weighted += e * d;
+    }
+    total.ties += static_cast<A>(ties);
+    total.below += below;
+    total.weighted += weighted;
+  }
+  return total;
+}
+
+// grad_z = factor * d score / d z of one long row.
+template <Score kScore, class A>
+LADA_HD void gradient_of_row(const A* z, int64_t classes, const RowStats<A>& s, A factor, A* grad_z) {
+  const A inverse = 1 / sum_of(s), mean = s.weighted * inverse, value = score_of(s, kScore), max = s.max;
+  const A scale = factor * inverse;
+  LADA_SIMD for (int64_t j = 0; j < classes; ++j) {
+    const A d = below_max(z[j], max), e = exp_negative(d);
+    A slope;
+    if constexpr (kScore == Score::kEntropy)
+      slope = -e * (d - mean);
+    else if constexpr (kScore == Score::kVariationRatio)
+      slope = e * inverse;
+    else
+      slope = e * (1 - value);
+    grad_z[j] = scale * slope;
+  }
+  if constexpr (kScore != Score::kEntropy) {
+    const int64_t first = std::find(z, z + classes, max) - z;
+    if (first == classes || !(s.ties > 0)) return;
+    grad_z[first] = factor * score_gradient(s, kScore, max, Role::kFirst);
+    if constexpr (kScore == Score::kMargin) {
+      const int64_t begin = s.second == max ? first + 1 : 0;
+      const int64_t second = std::find(z + begin, z + classes, s.second) - z;
+      if (second < classes) grad_z[second] = factor * score_gradient(s, kScore, s.second, Role::kSecond);
+    }
+  }
+}
+
+// Ranges of whole tiles, so that a row's lane mates do not depend on the number of threads.
+template <class Body>
+void parallel_tiles(int64_t rows, int64_t lanes, int64_t cost, int threads, const Body& body) {
+  parallel_for((rows + lanes - 1) / lanes, lanes * cost, threads,
+               [&](int64_t begin, int64_t end) { body(begin * lanes, std::min(rows, end * lanes)); });
+}
+
+}  // namespace lada::cpu

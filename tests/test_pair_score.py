@@ -1,0 +1,322 @@
+"""Mixed pairs, the quadrature of Beta(tau, tau), and the best of all pairs, against brute force in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import scipy.special
+import torch
+from samples import INDEXED, INF, LOGIT_PAIRS, NAN, cast, generator
+from tolerance import assert_close
+from torch import Tensor
+
+import lada_ext
+from lada_ext import reference
+
+SCORES = ["entropy", "variation_ratio"]
+BITS = {torch.float64: 64}  # of randomness; float32 and smaller types draw with 32
+
+
+def gradients(f: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> list[Tensor | None]:
+    out = f()
+    (out * grad.to(out)).sum().backward()
+    return [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("name", INDEXED)
+def test_indexed_pair_score(name: str, score: str, dtype: torch.dtype, device: str) -> None:
+    a = cast(INDEXED[name](generator(name)), dtype, device)
+    own = a["own"].to(torch.float64 if dtype == torch.float64 else torch.float32)
+    grad = torch.randn(len(a["pairs"]), generator=generator("grad")).to(device)
+
+    def run(op: Any, own: Tensor, mixed: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        leaves = [own.detach().requires_grad_(), mixed.detach().requires_grad_()]
+        out = op(leaves[0], a["pairs"], leaves[1], 0.7, score)
+        return out.detach(), gradients(lambda: out, leaves, grad)
+
+    actual, actual_grads = run(lada_ext.indexed_pair_score, own, a["mixed"])
+    expected, expected_grads = run(reference.indexed_pair_score, own.double(), a["mixed"].double())
+    assert_close(actual, expected, slack=2)
+    for got, want in zip(actual_grads, expected_grads, strict=True):
+        assert got is not None
+        assert want is not None
+        assert_close(got, want, slack=2)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("name", LOGIT_PAIRS)
+def test_mixed_pair_score_is_the_composition(name: str, score: str, dtype: torch.dtype, device: str) -> None:
+    a = cast(LOGIT_PAIRS[name](generator(name)), dtype, device)
+    wide = {key: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for key, v in a.items()}
+    actual = lada_ext.mixed_pair_score(**a, gamma=0.7, score=score)
+    expected = reference.mixed_pair_score(**wide, gamma=0.7, score=score, bits=BITS.get(dtype, 32))
+    # with logits around 1e4 the rounding of lam itself moves the mixtures
+    assert_close(actual, expected, slack=3e3 if name == "huge" else 3)
+
+
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("name", [name for name in LOGIT_PAIRS if name not in {"huge", "ties", "impossible_classes"}])
+def test_mixed_pair_score_gradient(
+    name: str, score: str, needed: tuple[bool, bool], dtype: torch.dtype, device: str
+) -> None:
+    a = cast(LOGIT_PAIRS[name](generator(name)), dtype, device)
+    wide = {key: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for key, v in a.items()}
+    grad = torch.randn(len(a["pairs"]), generator=generator("grad")).to(device)
+
+    def run(op: Any, arguments: dict[str, Any], **more: Any) -> list[Tensor | None]:
+        leaves = [
+            arguments[key].detach().requires_grad_(need) for key, need in zip(("logits", "tau"), needed, strict=True)
+        ]
+        merged = {**arguments, "logits": leaves[0], "tau": leaves[1]}
+        return gradients(lambda: op(**merged, gamma=0.7, score=score, **more), leaves, grad)
+
+    actual = run(lada_ext.mixed_pair_score, a)
+    expected = run(reference.mixed_pair_score, wide, bits=BITS.get(dtype, 32))
+    assert [g is not None for g in actual] == list(needed)
+    for got, want in zip(actual, expected, strict=True):
+        if got is not None and want is not None:
+            assert_close(got, want, slack=100 if dtype == torch.float64 else 6)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_mixed_pair_score_gradient_where_classes_are_impossible(score: str, device: str) -> None:
+    """-inf logits: finite gradients, equal to those of logits so low that their probability is zero."""
+    a = cast(LOGIT_PAIRS["impossible_classes"](generator("x")), torch.float64, device)
+    a["tau"] = a["tau"].clamp(min=1.0)
+    finite = {**a, "logits": a["logits"].clamp(min=-1e7)}
+    results = []
+    for arguments in (a, finite):
+        leaves = [arguments[key].detach().requires_grad_() for key in ("logits", "tau")]
+        out = lada_ext.mixed_pair_score(**{**arguments, "logits": leaves[0], "tau": leaves[1]}, score=score)
+        out.sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for got, want in zip(*results, strict=True):
+        assert got.isfinite().all()
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_of_no_pair_have_gradient_zero(device: str) -> None:
+    logits = torch.full((4, 3), NAN, device=device)
+    logits[:2] = torch.tensor([[0.0, 1, 2], [2, 0, 1]])
+    logits.requires_grad_()
+    pairs = torch.tensor([[0, 1]], device=device)
+    lada_ext.mixed_pair_score(logits, pairs, 1.0, 3, lada_ext.make_key(0, device)).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[:2].isfinite().all()
+    assert (logits.grad[2:] == 0).all()
+
+
+def test_mixed_pairs_do_not_depend_on_the_batch(device: str) -> None:
+    a = cast(LOGIT_PAIRS["more_pairs_than_rows"](generator("b")), torch.float32, device)
+    whole = lada_ext.mixed_pair_score(**a)
+    for part in (slice(0, 1), slice(3, 20), slice(20, 83)):
+        some = {key: v[part] if key in {"pairs", "tau", "index"} else v for key, v in a.items()}
+        assert torch.equal(lada_ext.mixed_pair_score(**some), whole[part])
+
+
+def test_errors_of_mixed_pairs() -> None:
+    logits, pairs, key = torch.zeros(4, 3), torch.tensor([[0, 1], [2, 4]]), lada_ext.make_key(0)
+    good = torch.tensor([[0, 1], [2, 3]])
+    with pytest.raises(ValueError, match=r"pairs must hold rows of logits, from 0 to 3, got pairs\[1, 1\] = 4"):
+        lada_ext.mixed_pair_score(logits, pairs, 1.0, 2, key)
+    with pytest.raises(ValueError, match=r"pairs must hold rows of own, from 0 to 3, got pairs\[1, 1\] = 4"):
+        lada_ext.indexed_pair_score(torch.zeros(4), pairs, torch.zeros(2, 3, 3))
+    with pytest.raises(TypeError, match="indexed_pair_score: own must have dtype Float.*got Double"):
+        lada_ext.indexed_pair_score(torch.zeros(4).double(), good, torch.zeros(2, 3, 3))
+    with pytest.raises(TypeError, match="pairs must have dtype int64"):
+        lada_ext.mixed_pair_score(logits, good.int(), 1.0, 2, key)
+    with pytest.raises(ValueError, match=r"tau must be positive, got tau\[1\] = -1"):
+        lada_ext.mixed_pair_score(logits, good, torch.tensor([1.0, -1.0]), 2, key)
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        lada_ext.mixed_pair_score(logits, good, 1.0, 0, key)
+    with pytest.raises(ValueError, match="score must be 'entropy' or 'variation_ratio', got 'margin'"):
+        lada_ext.mixed_pair_score(logits, good, 1.0, 2, key, score="margin")
+
+
+@pytest.mark.parametrize("tau", [1e-3, 0.03, 0.5, 1.0, 2.0, 30.0, 1e3])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 12, 40])
+def test_beta_nodes_are_exact_for_polynomials(tau: float, n: int) -> None:
+    nodes, weights = lada_ext.beta_nodes(tau, n)
+    assert nodes.dtype == weights.dtype == torch.float64
+    assert ((nodes > 0) & (nodes < 1) & (weights > 0)).all()
+    assert (nodes.diff() > 0).all()
+    assert torch.equal(nodes + nodes.flip(0), torch.ones(n, dtype=torch.float64)) or n > 1
+    torch.testing.assert_close(nodes + nodes.flip(0), torch.ones(n, dtype=torch.float64), rtol=0, atol=1e-15)
+    for degree in range(2 * n):
+        exact = math.exp(scipy.special.betaln(tau + degree, tau) - scipy.special.betaln(tau, tau))
+        assert (weights * nodes**degree).sum().item() == pytest.approx(exact, rel=1e-11)
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 7.0])
+def test_beta_nodes_are_those_of_scipy(tau: float) -> None:
+    x, w = scipy.special.roots_jacobi(9, tau - 1, tau - 1)
+    nodes, weights = lada_ext.beta_nodes(tau, 9)
+    torch.testing.assert_close(nodes, torch.from_numpy((1 + x) / 2), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(weights, torch.from_numpy(w / w.sum()), rtol=1e-10, atol=1e-13)
+
+
+def test_beta_nodes_refuse() -> None:
+    for tau in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="beta_nodes: tau must be positive and finite"):
+            lada_ext.beta_nodes(tau, 3)
+    with pytest.raises(ValueError, match="beta_nodes: n must be at least 1, got 0"):
+        lada_ext.beta_nodes(1.0, 0)
+
+
+def brute_force(logits: Tensor, k: int, nodes: tuple[Tensor, Tensor], **options: Any) -> tuple[Tensor, Tensor]:
+    return reference.top_pairs(logits.double().cpu(), k, *nodes, **options)
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("rows", range(2, 61))
+def test_top_pairs_are_those_of_brute_force(rows: int, score: str, disjoint: bool, device: str) -> None:
+    logits = 3 * torch.randn(rows, 4, generator=generator(f"{rows}"), dtype=torch.float64).to(device)
+    nodes, most = lada_ext.beta_nodes(0.5, 3), rows // 2 if disjoint else rows * (rows - 1) // 2
+    for k in {1, min(7, most), most}:
+        for prune in (True, False):
+            got = lada_ext.top_pairs(logits, k, 0.5, 3, 0.8, score, disjoint, prune=prune)
+            scores, pairs = brute_force(logits, k, nodes, gamma=0.8, score=score, disjoint=disjoint)
+            assert torch.equal(got.pairs.cpu(), pairs)
+            assert_close(got.scores, scores)
+            assert 0 < got.evaluated.item() <= 1 or disjoint
+
+
+@pytest.mark.parametrize("gamma", [0.0, -0.5, 3.0])
+def test_top_pairs_for_any_gamma(gamma: float, device: str) -> None:
+    logits = 3 * torch.randn(200, 5, generator=generator("gamma"), dtype=torch.float64).to(device)
+    got = lada_ext.top_pairs(logits, 40, gamma=gamma)
+    scores, pairs = brute_force(logits, 40, lada_ext.beta_nodes(1.0, 5), gamma=gamma)
+    assert torch.equal(got.pairs.cpu(), pairs)
+    assert_close(got.scores, scores)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1e4])
+@pytest.mark.parametrize("score", SCORES)
+def test_top_pairs_in_every_dtype(score: str, scale: float, dtype: torch.dtype, device: str) -> None:
+    """Scores agree with brute force, and pruning changes nothing; pairs may part where scores agree to rounding."""
+    logits = (scale * torch.randn(150, 10, generator=generator("dtype"))).to(device, dtype)
+    got = lada_ext.top_pairs(logits, 60, score=score)
+    every = lada_ext.top_pairs(logits, 60, score=score, prune=False)
+    scores, _ = brute_force(logits, 60, lada_ext.beta_nodes(1.0, 5), score=score)
+    assert_close(got.scores, scores, slack=3 if scale < 1e3 else 3e3)
+    assert torch.equal(got.pairs, every.pairs)
+    assert torch.equal(got.scores, every.scores)
+    assert every.evaluated.item() == 1
+    assert got.evaluated.item() <= 1 + 64 * 63 / (150 * 149)  # the pairs of 64 rows may be scored twice
+
+
+def test_top_pairs_skip_most_of_a_large_pool(device: str) -> None:
+    logits = 3 * torch.randn(1500, 10, generator=generator("large")).to(device)
+    got = lada_ext.top_pairs(logits, 20)
+    assert got.evaluated.item() < 0.05
+    every = lada_ext.top_pairs(logits[:400], 20, prune=False)
+    assert torch.equal(lada_ext.top_pairs(logits[:400], 20).pairs, every.pairs)
+
+
+def test_ties_go_to_the_smaller_indices(device: str) -> None:
+    constant = torch.zeros(300, 4, device=device)
+    got = lada_ext.top_pairs(constant, 400)
+    expected = torch.combinations(torch.arange(300))[:400]
+    assert torch.equal(got.pairs.cpu(), expected)
+    assert_close(got.scores, torch.full((400,), 6.0, dtype=torch.float64))
+    twice = torch.randn(40, 5, generator=generator("twice"), dtype=torch.float64).repeat(2, 1).to(device)
+    scores, pairs = brute_force(twice, 300, lada_ext.beta_nodes(1.0, 5))
+    got = lada_ext.top_pairs(twice, 300)
+    assert_close(got.scores, scores)
+    same = (scores[:-1] - scores[1:]).abs() > 1e-9  # between different scores the order is fixed
+    assert torch.equal(got.pairs.cpu()[1:][same & same.roll(-1)], pairs[1:][same & same.roll(-1)])
+
+
+def test_constant_pool_of_any_size_is_quick() -> None:
+    """Every pair ties: only the order of the indices can end the search."""
+    got = lada_ext.top_pairs(torch.zeros(20_000, 10), 50)
+    assert got.pairs.tolist() == [[0, j] for j in range(1, 51)]
+    assert got.evaluated.item() < 1e-3
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_pairs_without_a_score_come_last(disjoint: bool, device: str) -> None:
+    logits = torch.randn(8, 4, generator=generator("nan"), dtype=torch.float64)
+    logits[2, 1], logits[5] = NAN, -INF
+    logits[6, :2], logits[7, 2:] = -INF, -INF  # each valid, but every mixture of the two is impossible
+    k = 4 if disjoint else 28
+    got = lada_ext.top_pairs(logits.to(device), k, disjoint=disjoint)
+    scores, pairs = brute_force(logits, k, lada_ext.beta_nodes(1.0, 5), disjoint=disjoint)
+    valid = ~scores.isnan()
+    assert torch.equal(got.scores.isnan().cpu(), ~valid)
+    assert torch.equal(got.pairs.cpu()[valid], pairs[valid])
+    if not disjoint:
+        assert torch.equal(got.pairs.cpu(), pairs)
+    assert len({tuple(pair) for pair in got.pairs.tolist()}) == k
+
+
+def test_top_pairs_by_samples_of_lam(device: str) -> None:
+    """Samples with equal weights; the rule is made symmetric, since a pair has no order."""
+    logits = 2 * torch.randn(30, 4, generator=generator("samples"), dtype=torch.float64).to(device)
+    lam = torch.rand(6, generator=generator("lam"), dtype=torch.float64)
+    got = lada_ext.top_pairs(logits, 50, nodes=(lam, torch.full_like(lam, 1 / 6)))
+    both = torch.cat([lam, 1 - lam])
+    scores, pairs = brute_force(logits, 50, (both, torch.full_like(both, 1 / 12)))
+    assert torch.equal(got.pairs.cpu(), pairs)
+    assert_close(got.scores, scores)
+
+
+def test_top_pairs_follow_a_permutation(device: str) -> None:
+    logits = 2 * torch.randn(90, 6, generator=generator("permute"), dtype=torch.float64).to(device)
+    order = torch.randperm(90, generator=generator("order")).to(device)
+    plain, permuted = lada_ext.top_pairs(logits, 30), lada_ext.top_pairs(logits[order], 30)
+    assert torch.equal(order[permuted.pairs].sort(1).values, plain.pairs)
+    assert_close(permuted.scores, plain.scores)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 33, 300])
+def test_top_pairs_of_few_and_many_classes(classes: int, device: str) -> None:
+    logits = 2 * torch.randn(60, classes, generator=generator("classes"), dtype=torch.float64).to(device)
+    got = lada_ext.top_pairs(logits, 25)
+    scores, pairs = brute_force(logits, 25, lada_ext.beta_nodes(1.0, 5))
+    assert_close(got.scores, scores)
+    assert torch.equal(got.pairs.cpu(), pairs)
+
+
+def test_a_search_that_finds_more_than_it_stores_goes_on(device: str) -> None:
+    """400 rows make more pairs than the buffer of a CUDA scan holds."""
+    logits = torch.randn(400, 3, generator=generator("overflow"), dtype=torch.float64).to(device)
+    got = lada_ext.top_pairs(logits, 5, prune=False)
+    scores, pairs = brute_force(logits, 5, lada_ext.beta_nodes(1.0, 5))
+    assert torch.equal(got.pairs.cpu(), pairs)
+    assert_close(got.scores, scores)
+
+
+def test_disjoint_pairs_use_each_row_once(device: str) -> None:
+    logits = 3 * torch.randn(500, 10, generator=generator("disjoint"), dtype=torch.float64).to(device)
+    got = lada_ext.top_pairs(logits, 250, disjoint=True)
+    assert sorted(got.pairs.flatten().tolist()) == list(range(500))
+    assert (got.scores.diff() <= 0).all()
+    _, pairs = brute_force(logits, 250, lada_ext.beta_nodes(1.0, 5), disjoint=True)
+    assert torch.equal(got.pairs.cpu(), pairs)
+
+
+def test_errors_of_top_pairs() -> None:
+    logits = torch.zeros(5, 3)
+    with pytest.raises(ValueError, match="k must lie between 0 and the number of pairs of M = 5 rows, 10, got 11"):
+        lada_ext.top_pairs(logits, 11)
+    with pytest.raises(ValueError, match="number of disjoint pairs of M = 5 rows, 2, got 3"):
+        lada_ext.top_pairs(logits, 3, disjoint=True)
+    with pytest.raises(ValueError, match="nodes must lie in"):
+        lada_ext.top_pairs(logits, 1, nodes=(torch.tensor([1.5]).double(), torch.ones(1).double()))
+    with pytest.raises(ValueError, match="weights must not be negative"):
+        lada_ext.top_pairs(logits, 1, nodes=(torch.tensor([0.5]).double(), -torch.ones(1).double()))
+    with pytest.raises(ValueError, match="gamma must be finite"):
+        lada_ext.top_pairs(logits, 1, gamma=math.nan)
+    with pytest.raises(ValueError, match="score must be"):
+        lada_ext.top_pairs(logits, 1, score="margin")
+    with pytest.raises(TypeError, match="logits must have dtype"):
+        lada_ext.top_pairs(logits.int(), 1)
+    assert lada_ext.top_pairs(logits, 0).pairs.shape == (0, 2)
+    assert lada_ext.top_pairs(torch.zeros(0, 3), 0).scores.shape == (0,)
