@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import lada_ext
+from lada_ext._library import score_dtype
 
 ops = torch.ops.lada_ext
 
@@ -44,7 +45,7 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
     "bald": (PASSES, lambda logits: (logits, 2.0), lambda a, out: (*grad_like(out), *a)),
     "indexed_pair_score": (
         INDEXED,
-        lambda own, pairs, mixed: (own, pairs, mixed, 0.5, "entropy"),
+        lambda own, pairs, mixed: (own.to(score_dtype(mixed)), pairs, mixed, 0.5, "entropy"),
         lambda a, out: (*grad_like(out), *a, [True, False]),
     ),
     "mixed_pair_score": (
