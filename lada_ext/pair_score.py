@@ -132,7 +132,8 @@ class TopPairs(NamedTuple):
     pairs: Tensor
     """(k, 2) int64, each with the smaller index first."""
     evaluated: Tensor
-    """The fraction of all pairs that had to be scored; float64, no axes."""
+    """Scorings as a fraction of all pairs; float64, no axes. Pairs of the best rows, which give the bound, are scored
+    twice, so it is a little above 1 where nothing can be skipped."""
 
 
 def top_pairs(

@@ -28,7 +28,7 @@ def variation_ratio(logits: Tensor) -> Tensor:
 def margin(logits: Tensor) -> Tensor:
     """1 - (p_1 - p_2) of the two likeliest classes; p_2 is 0 where there is one class."""
     p = logits.softmax(-1)
-    best = p.topk(min(2, p.shape[-1]), -1).values
+    best = p.sort(stable=True, dim=-1, descending=True).values[..., :2]  # at ties the first class is first
     return 1 - best[..., 0] + best[..., 1:].sum(-1)
 
 
@@ -69,7 +69,7 @@ def mixed_pair_score(
 ) -> Tensor:
     """Eq. 13 where mixing is followed by a linear layer alone, so that logits mix as features do."""
     a, b = logits[pairs].unbind(1)
-    mixed, _ = beta_mix(a, b, tau, n, key, index, bits)
+    mixed, _ = beta_mix(a, b, tau, n, key, index, bits=bits)
     return pair_score(a, b, mixed, gamma, score)
 
 

@@ -1,4 +1,4 @@
-"""The Python of the README runs as it stands there."""
+"""The Python of the README and of docs/beta_mix.md runs as it stands there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+MIXUP = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "beta_mix.md").read_text(), re.DOTALL)
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
@@ -19,3 +22,16 @@ def test_readme_example(example: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("example", MIXUP, ids=["mixup"])
+def test_mixup_learns(example: str) -> None:
+    """Two classes that a line separates, mixed."""
+    assert len(example.splitlines()) <= 11
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 2)
+    labels = torch.arange(64) % 2
+    images = torch.randn(64, 4) + 4 * labels[:, None]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    exec(example, {"model": model, "loader": [(images, labels)] * 100, "optimizer": optimizer})
+    assert (model(images).argmax(1) == labels).double().mean() > 0.95

@@ -208,7 +208,7 @@ def test_top_pairs_in_every_dtype(score: str, scale: float, dtype: torch.dtype, 
     assert torch.equal(got.pairs, every.pairs)
     assert torch.equal(got.scores, every.scores)
     assert every.evaluated.item() == 1
-    assert got.evaluated.item() <= 1
+    assert got.evaluated.item() <= 1 + 64 * 63 / (150 * 149)  # the pairs of 64 rows may be scored twice
 
 
 def test_top_pairs_skip_most_of_a_large_pool(device: str) -> None:

@@ -12,7 +12,7 @@ namespace lada::cpu {
 
 template <class A>
 struct DrawLanes {
-  alignas(64) A tau[kLanes], exponential[kLanes], cosine[kLanes];  // cosine with its sign
+  alignas(64) A tau[kLanes + kRun], exponential[kLanes], cosine[kLanes];  // cosine with its sign
   alignas(64) A lam[kLanes], mu[kLanes], logit[kLanes], stretch[kLanes], slope[kLanes];
 };
 
@@ -68,26 +68,36 @@ void slope_lanes(DrawLanes<A>& lanes, bool pathwise) {
   }
 }
 
+// The counters and the tau of the rows [first, first + count) of (pairs x samples).
+template <class A>
+LADA_CLONES void counter_lanes(const BetaSource& source, int64_t first, int64_t count, PhiloxLanes& words, A* tau) {
+  const auto stream = static_cast<uint32_t>(static_cast<uint64_t>(source.key[1]));
+  int64_t pair = first / source.samples, n = first % source.samples;
+  for (int64_t i = 0, run = 0; i < count; i += run, n = 0, ++pair) {
+    run = std::min(source.samples - n, count - i);
+    const auto index = static_cast<uint64_t>(source.index_of(pair));
+    const auto low = static_cast<uint32_t>(index), high = static_cast<uint32_t>(index >> 32);
+    const A tau_of_pair = tau_of_given(static_cast<const A*>(source.tau)[pair], source.log_tau);
+    for (int64_t begin = i; begin < i + run; begin += kRun)
+      for (int j = 0; j < kRun; ++j) {  // what is beyond the run belongs to the next pair, which overwrites it
+        words.word[0][begin + j] = static_cast<uint32_t>(n + begin - i) + static_cast<uint32_t>(j);
+        words.word[1][begin + j] = low;
+        words.word[2][begin + j] = high;
+        words.word[3][begin + j] = stream;
+        tau[begin + j] = tau_of_pair;
+      }
+  }
+  for (uint32_t* word : words.word) std::fill(word + count, word + kLanes, 0u);
+  std::fill(tau + count, tau + kLanes, A(1));
+}
+
 enum class Want { kLam, kSlope };
 
 // Draws the rows [first, first + count) of (pairs x samples), count <= kLanes.
 template <class A>
 void draw_lanes(const BetaSource& source, int64_t first, int64_t count, Want want, DrawLanes<A>& lanes) {
-  PhiloxLanes words = {};
-  const auto stream = static_cast<uint32_t>(static_cast<uint64_t>(source.key[1]));
-  int64_t pair = first / source.samples, n = first % source.samples;
-  for (int64_t i = 0; i < count; n = 0, ++pair) {
-    const auto index = static_cast<uint64_t>(source.index_of(pair));
-    const A tau = tau_of_given(static_cast<const A*>(source.tau)[pair], source.log_tau);
-    for (; n < source.samples && i < count; ++n, ++i) {
-      words.word[0][i] = static_cast<uint32_t>(n);
-      words.word[1][i] = static_cast<uint32_t>(index);
-      words.word[2][i] = static_cast<uint32_t>(index >> 32);
-      words.word[3][i] = stream;
-      lanes.tau[i] = tau;
-    }
-  }
-  std::fill(lanes.tau + count, lanes.tau + kLanes, A(1));
+  PhiloxLanes words;
+  counter_lanes(source, first, count, words, lanes.tau);
   philox_lanes(static_cast<uint64_t>(source.key[0]), words);
   uniform_lanes(words, lanes);
   if (want == Want::kLam) return lam_lanes(lanes);

@@ -10,10 +10,11 @@
 namespace lada::cpu {
 
 constexpr int kLanes = 64;
+constexpr int kRun = 16;  // lanes that are filled at a time, perhaps beyond the last one
 
 // Counters, which become random words.
 struct PhiloxLanes {
-  alignas(64) uint32_t word[4][kLanes];
+  alignas(64) uint32_t word[4][kLanes + kRun];
 };
 
 namespace detail {

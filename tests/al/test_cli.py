@@ -35,7 +35,7 @@ def lada(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["lada", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(cli.console, "width", 200)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         code = ended.value.code
