@@ -24,11 +24,11 @@ TORCH_LIBRARY(lada_ext, m) {
       "bool[3] needed) -> (Tensor, Tensor, Tensor)",
       pure);
 
+  m.def("indexed_pair_score(Tensor own, Tensor pairs, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
+        pure);
   m.def(
-      "indexed_pair_score(Tensor own, Tensor pairs, Tensor mixed, float gamma=1.0, str score=\"entropy\") -> Tensor",
-      pure);
-  m.def(
-      "indexed_pair_score_backward(Tensor grad, Tensor own, Tensor pairs, Tensor mixed, float gamma, str score, bool[2] "
+      "indexed_pair_score_backward(Tensor grad, Tensor own, Tensor pairs, Tensor mixed, float gamma, str score, "
+      "bool[2] "
       "needed) -> (Tensor, Tensor)",
       atomic);
   m.def(
@@ -87,11 +87,11 @@ TORCH_LIBRARY(lada_ext, m) {
 
   m.def(
       "affine_sample(Tensor image, Tensor theta, SymInt[2] size, str mode=\"bilinear\", str padding_mode=\"zeros\", "
-      "bool align_corners=False) -> Tensor",
+      "bool align_corners=False, Tensor? mean=None, Tensor? std=None) -> Tensor",
       pure);
   m.def(
       "affine_sample_backward(Tensor grad, Tensor image, Tensor theta, str mode, str padding_mode, bool align_corners, "
-      "bool[2] needed) -> (Tensor, Tensor)",
+      "Tensor? mean, Tensor? std, bool[2] needed) -> (Tensor, Tensor)",
       atomic);
 
   m.def("k_center_greedy(Tensor features, Tensor centers, SymInt k) -> Tensor", pure);

@@ -4,7 +4,7 @@ Every function here is differentiable, runs on CPU and CUDA, traces under torch.
 ``torch.ops.lada_ext.<name>``. ``lada_ext.reference`` says in plain torch what each of them computes.
 """
 
-from lada_ext import reference
+from lada_ext import nn, reference
 from lada_ext._library import build_info
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_mix_pairs, beta_sample
@@ -35,6 +35,7 @@ __all__ = [
     "margin",
     "mix_labels",
     "mixed_pair_score",
+    "nn",
     "pair_score",
     "reference",
     "soft_cross_entropy",

@@ -246,8 +246,13 @@ def affine_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
+    normalize: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """F.grid_sample of F.affine_grid; with (B, K, 2, 3) each image is repeated for its K maps."""
+    """F.grid_sample of F.affine_grid; each image is repeated for its K maps, bytes are divided by 255."""
+    image = image.to(theta.dtype) / 255 if image.dtype == torch.uint8 else image
+    if normalize is not None:
+        mean, std = (torch.as_tensor(t, dtype=image.dtype, device=image.device)[:, None, None] for t in normalize)
+        image = (image - mean) / std
     height, width = image.shape[-2:] if size is None else size
     shape = (*theta.shape[:-2], image.shape[1], height, width)
     if math.prod(shape) == 0:

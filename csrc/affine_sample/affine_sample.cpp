@@ -1,6 +1,10 @@
 // affine_sample for tensors: checks, allocation, registration.
 #include "affine_sample.h"
 
+#include <ATen/ops/le.h>
+
+#include <limits>
+
 #include "../common/tensor.h"
 
 namespace lada {
@@ -8,8 +12,9 @@ namespace {
 
 Interpolation interpolation_named(std::string_view mode, const char* op) {
   if (mode == "bilinear") return Interpolation::kBilinear;
-  TORCH_CHECK_VALUE(mode == "nearest", op, ": mode must be 'bilinear' or 'nearest', got '", mode, "'");
-  return Interpolation::kNearest;
+  if (mode == "nearest") return Interpolation::kNearest;
+  TORCH_CHECK_VALUE(mode == "bicubic", op, ": mode must be 'bilinear', 'nearest' or 'bicubic', got '", mode, "'");
+  return Interpolation::kBicubic;
 }
 
 Padding padding_named(std::string_view padding_mode, const char* op) {
@@ -20,10 +25,33 @@ Padding padding_named(std::string_view padding_mode, const char* op) {
   return Padding::kReflection;
 }
 
-void check_inputs(const at::Tensor& image, const at::Tensor& theta, const char* op) {
-  check_floating(image, op, "image");
+// The tensors and options that both directions take.
+struct Call {
+  const at::Tensor &image, &theta;
+  int64_t height, width;  // of the output
+  std::string_view mode, padding_mode;
+  bool align_corners;
+  const std::optional<at::Tensor>&mean, &deviation;
+};
+
+void check_normalization(const at::Tensor& tensor, const Call& call, const char* op, const char* name) {
+  check_floating(tensor, op, name);
+  check_shape(tensor, op, name, {call.image.size(1)});
+  TORCH_CHECK(tensor.device() == call.image.device(), op, ": ", name, " must be on the device of image (",
+              call.image.device(), "), got ", tensor.device());
+}
+
+void check(const Call& call, const char* op) {
+  const at::Tensor &image = call.image, &theta = call.theta;
+  if (image.scalar_type() != at::kByte) {
+    const auto type = image.scalar_type();
+    TORCH_CHECK_TYPE(type == at::kDouble || type == at::kFloat || type == at::kHalf || type == at::kBFloat16, op,
+                     ": image must have dtype float64, float32, float16, bfloat16 or uint8, got ", type);
+  }
   TORCH_CHECK_VALUE(image.dim() == 4 && image.size(2) >= 1 && image.size(3) >= 1, op,
                     ": image must have shape (B, channels, H, W) with at least one pixel, got ", image.sizes());
+  TORCH_CHECK_VALUE(call.height >= 1 && call.width >= 1, op, ": size must be (height, width) of at least 1, got [",
+                    call.height, ", ", call.width, "]");
   check_floating(theta, op, "theta");
   const bool one = theta.dim() == 3, fits = one || theta.dim() == 4;
   TORCH_CHECK_VALUE(fits && theta.size(0) == image.size(0) && theta.size(-2) == 2 && theta.size(-1) == 3, op,
@@ -31,56 +59,122 @@ void check_inputs(const at::Tensor& image, const at::Tensor& theta, const char* 
                     theta.sizes());
   TORCH_CHECK(theta.device() == image.device(), op, ": theta must be on the device of image (", image.device(),
               "), got ", theta.device());
+  constexpr int64_t kLongest = std::numeric_limits<int32_t>::max();
+  TORCH_CHECK_VALUE(std::max({image.size(2), image.size(3), call.height, call.width}) < kLongest, op,
+                    ": images must have fewer than 2^31 - 1 rows and columns, got ", image.sizes(), " sampled to ",
+                    call.height, " x ", call.width);
+  TORCH_CHECK_VALUE(call.mean.has_value() == call.deviation.has_value(), op, ": give both of mean and std, or neither");
+  if (!call.mean) return;
+  check_normalization(*call.mean, call, op, "mean");
+  check_normalization(*call.deviation, call, op, "std");
+  if (should_check_values(*call.deviation))
+    TORCH_CHECK_VALUE(!call.deviation->le(0).any().item<bool>(), op, ": std must be positive, got ", *call.deviation);
 }
 
 int64_t transforms_of(const at::Tensor& theta) { return theta.dim() == 4 ? theta.size(1) : 1; }
 
-std::vector<int64_t> out_shape(const at::Tensor& image, const at::Tensor& theta, int64_t height, int64_t width) {
-  if (theta.dim() == 4) return {image.size(0), theta.size(1), image.size(1), height, width};
-  return {image.size(0), image.size(1), height, width};
+std::vector<int64_t> out_shape(const Call& call) {
+  const at::Tensor &image = call.image, &theta = call.theta;
+  if (theta.dim() == 4) return {image.size(0), theta.size(1), image.size(1), call.height, call.width};
+  return {image.size(0), image.size(1), call.height, call.width};
+}
+
+// float32 for bytes, else the image's.
+at::ScalarType result_type(const at::Tensor& image) {
+  return image.scalar_type() == at::kByte ? at::kFloat : image.scalar_type();
+}
+
+// Of (..., channels, height, width), where images are the leading axes.
+Strides strides_of(const at::Tensor& tensor) {
+  const int64_t axes = tensor.dim();
+  return {tensor.stride(axes - 4), tensor.stride(axes - 3), tensor.stride(axes - 2), tensor.stride(axes - 1)};
+}
+
+at::Tensor without_transforms(const at::Tensor& sampled) {
+  return sampled.dim() == 5 ? sampled.flatten(0, 1) : sampled;
+}
+
+// The arguments of a backend, and the tensors that they point to.
+struct Prepared {
+  at::Tensor theta, mean, deviation;
+  AffineInputs in;
+
+  Prepared(const Call& call, const char* op) {
+    const at::ScalarType type = result_type(call.image) == at::kDouble ? at::kDouble : at::kFloat;
+    const bool of_bytes = call.image.scalar_type() == at::kByte;
+    theta = arithmetic(call.theta, type);
+    if (call.mean) mean = arithmetic(*call.mean, type), deviation = arithmetic(*call.deviation, type);
+    const Normalization normalization = {mean.defined() ? mean.const_data_ptr() : nullptr,
+                                         mean.defined() ? deviation.const_data_ptr() : nullptr,
+                                         of_bytes ? 1 / 255.0f : 1};
+    const AffineGeometry geometry = {call.image.size(2),
+                                     call.image.size(3),
+                                     call.height,
+                                     call.width,
+                                     interpolation_named(call.mode, op),
+                                     padding_named(call.padding_mode, op),
+                                     call.align_corners};
+    in = {call.image.const_data_ptr(), theta.const_data_ptr(),
+          strides_of(call.image),      normalization,
+          call.image.size(0),          transforms_of(call.theta),
+          call.image.size(1),          geometry,
+          dtype_of(call.image),        of_bytes};
+  }
+};
+
+// With channels last where the image has them last.
+at::Tensor fresh_images(at::IntArrayRef shape, const at::Tensor& image, at::ScalarType type) {
+  return fresh(at::empty(shape, image.options().dtype(type), image.suggest_memory_format()));
 }
 
 at::Tensor affine_sample(const at::Tensor& image, const at::Tensor& theta, at::IntArrayRef size, std::string_view mode,
-                         std::string_view padding_mode, bool align_corners) {
+                         std::string_view padding_mode, bool align_corners, const std::optional<at::Tensor>& mean,
+                         const std::optional<at::Tensor>& deviation) {
   constexpr const char* op = "affine_sample";
-  check_inputs(image, theta, op);
-  TORCH_CHECK_VALUE(size.size() == 2 && size[0] >= 0 && size[1] >= 0, op, ": size must be (height, width), got ", size);
-  const AffineGeometry geometry = {
-      image.size(2), image.size(3), size[0], size[1], interpolation_named(mode, op), padding_named(padding_mode, op),
-      align_corners};
-  const at::Tensor in = image.contiguous(), transforms = arithmetic(theta, arithmetic_type(image));
-  at::Tensor out = at::empty(out_shape(image, theta, size[0], size[1]), image.options());
-  run(image, LADA_BACKENDS(affine_sample),
-      AffineSample{in.const_data_ptr(), transforms.const_data_ptr(), out.mutable_data_ptr(), image.size(0),
-                   transforms_of(theta), image.size(1), geometry, dtype_of(image)});
-  return out;
+  TORCH_CHECK_VALUE(size.size() == 2, op, ": size must be (height, width), got ", size);
+  const Call call = {image, theta, size[0], size[1], mode, padding_mode, align_corners, mean, deviation};
+  check(call, op);
+  const Prepared prepared(call, op);
+  const AffineInputs& in = prepared.in;
+  at::Tensor out = fresh_images({in.images * in.transforms, in.channels, size[0], size[1]}, image, result_type(image));
+  if (out.numel() > 0)
+    run(image, LADA_BACKENDS(affine_sample), AffineSample{in, out.mutable_data_ptr(), strides_of(out)});
+  return theta.dim() == 4 ? out.view(out_shape(call)) : out;
 }
 
 std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad, const at::Tensor& image,
                                                           const at::Tensor& theta, std::string_view mode,
                                                           std::string_view padding_mode, bool align_corners,
+                                                          const std::optional<at::Tensor>& mean,
+                                                          const std::optional<at::Tensor>& deviation,
                                                           std::array<bool, 2> needed) {
   constexpr const char* op = "affine_sample_backward";
-  check_inputs(image, theta, op);
   TORCH_CHECK_VALUE(grad.dim() >= 2, op, ": grad must have the shape of the output, got ", grad.sizes());
-  check_shape(grad, op, "grad", out_shape(image, theta, grad.size(-2), grad.size(-1)));
-  const AffineGeometry geometry = {image.size(2),
-                                   image.size(3),
-                                   grad.size(-2),
-                                   grad.size(-1),
-                                   interpolation_named(mode, op),
-                                   padding_named(padding_mode, op),
-                                   align_corners};
-  const at::ScalarType type = arithmetic_type(image);
-  const at::Tensor in = image.contiguous(), transforms = arithmetic(theta, type);
-  const at::Tensor g = grad.to(image.scalar_type()).contiguous();
-  at::Tensor grad_image = needed[0] ? at::zeros(image.sizes(), transforms.options()) : no_gradient(image);
-  at::Tensor grad_theta = needed[1] ? at::empty(theta.sizes(), transforms.options()) : no_gradient(theta);
+  const Call call = {image, theta, grad.size(-2), grad.size(-1), mode, padding_mode, align_corners, mean, deviation};
+  check(call, op);
+  check_shape(grad, op, "grad", out_shape(call));
+  TORCH_CHECK_TYPE(!needed[0] || image.scalar_type() != at::kByte, op, ": an image of uint8 has no gradient");
+  const Prepared prepared(call, op);
+  const AffineInputs& in = prepared.in;
+  const at::Tensor g = without_transforms(grad.to(result_type(image)));
+  AffineSamplePlan plan;
+  run(image, LADA_BACKENDS(plan_affine_sample_backward),
+      AffineSamplePlanning{in, at::globalContext().deterministicAlgorithms(), &plan});
+
+  const at::ScalarType type = prepared.theta.scalar_type();
+  at::Tensor grad_image = no_gradient(image), grad_theta = no_gradient(theta), partial;
+  if (needed[0]) grad_image = fresh_images(image.sizes(), image, plan.scatter ? type : image.scalar_type());
+  if (needed[0] && plan.scatter) grad_image.zero_();
+  if (needed[1]) {
+    grad_theta = at::empty(theta.sizes(), prepared.theta.options());
+    partial =
+        plan.parts == 1 ? grad_theta : at::empty({in.images * in.transforms, plan.parts, 6}, prepared.theta.options());
+  }
   run(image, LADA_BACKENDS(affine_sample_backward),
-      AffineSampleBackward{g.const_data_ptr(), in.const_data_ptr(), transforms.const_data_ptr(),
-                           needed[0] ? grad_image.mutable_data_ptr() : nullptr,
-                           needed[1] ? grad_theta.mutable_data_ptr() : nullptr, image.size(0), transforms_of(theta),
-                           image.size(1), geometry, dtype_of(image), at::globalContext().deterministicAlgorithms()});
+      AffineSampleBackward{
+          in, plan, g.const_data_ptr(), strides_of(g), needed[0] ? grad_image.mutable_data_ptr() : nullptr,
+          needed[0] ? strides_of(grad_image) : Strides{}, needed[1] ? grad_theta.mutable_data_ptr() : nullptr,
+          needed[1] ? partial.mutable_data_ptr() : nullptr});
   return {grad_image.to(image.scalar_type()), grad_theta.to(theta.scalar_type())};
 }
 

@@ -1,119 +1,487 @@
-// CPU loops of affine_sample. An image with all its transforms belongs to one thread, so gradients need no atomics and
-// are bitwise repeatable.
-#include <vector>
+// CPU loops of affine_sample. A block of channels of an image is copied channels-last behind a border of zeros, small
+// enough for the cache: a pixel is then one vector load, one that lies outside is a zero of the border, and the inner
+// loops have no conditions. The samplings of an output row are computed once for all channels of the block. A block
+// belongs to one thread, so gradients need no atomics and are bitwise repeatable.
+//
+// Outputs that are much smaller than the image do not repay the copy, and few blocks leave threads idle: there the
+// loops named `direct` read the image where it lies.
+#include <memory>
+#include <new>
+#include <utility>
 
-#include "../common/cpu.h"
 #include "affine_sample.h"
+#include "lanes.h"
 
 namespace lada::cpu {
 namespace {
 
-// The samplings of one output row, computed once for all channels.
+constexpr int kFewLanes = 4;
 template <class A>
-void sample_row(const A* theta, const AffineGeometry& g, int64_t row, std::vector<Sampling<A>>& samplings) {
-  for (int64_t column = 0; column < g.out_width; ++column) samplings[column] = sampling_of(theta, g, row, column);
+constexpr int kManyLanes = 64 / sizeof(A);
+
+// Copies of one image's cost against sampled pixels.
+bool is_copy_repaid(const AffineGeometry& g, int64_t transforms) {
+  const bool offsets_fit = (g.height + 1) * (g.width + 4) * kManyLanes<float> < int64_t{1} << 31;
+  return offsets_fit && g.height * g.width <= 4 * transforms * g.out_height * g.out_width;
 }
 
-template <class T>
-void sample_image(const AffineSample& k, int64_t image) {
-  using A = arithmetic_t<T>;
-  const AffineGeometry& g = k.geometry;
-  const int64_t plane = g.height * g.width, out_plane = g.out_height * g.out_width;
-  std::vector<Sampling<A>> samplings(g.out_width);
-  for (int64_t t = image * k.transforms; t < (image + 1) * k.transforms; ++t)
-    for (int64_t row = 0; row < g.out_height; ++row) {
-      sample_row(static_cast<const A*>(k.theta) + t * 6, g, row, samplings);
-      for (int64_t channel = 0; channel < k.channels; ++channel) {
-        const T* in = static_cast<const T*>(k.image) + (image * k.channels + channel) * plane;
-        T* out = static_cast<T*>(k.out) + (t * k.channels + channel) * out_plane + row * g.out_width;
-        for (int64_t column = 0; column < g.out_width; ++column) {
-          const Sampling<A>& s = samplings[column];
-          A value = s.finite() ? A(0) : not_a_number<A>();
-          for_each_tap(s, [&](int64_t tap_row, int64_t tap_column, A weight_y, A weight_x, A, A) {
-            value += weight_y * weight_x * widen(in[tap_row * g.width + tap_column]);
-          });
-          out[column] = static_cast<T>(value);
-        }
-      }
+// Whether blocks of kManyLanes take less time than blocks of kFewLanes, of which one costs about 2/5.
+bool are_channels_many(int64_t channels) { return channels > 8; }
+
+int64_t lanes_of_block(const AffineInputs& in) {
+  if (!are_channels_many(in.channels)) return kFewLanes;
+  return in.dtype == DType::kFloat64 ? kManyLanes<double> : kManyLanes<float>;
+}
+
+int64_t blocks_of(const AffineInputs& in) { return (in.channels + lanes_of_block(in) - 1) / lanes_of_block(in); }
+
+// Calls f(Tag<type of the image>, Tag<type of the result>).
+template <class F>
+void dispatch_types(const AffineInputs& in, F&& f) {
+  if (in.of_bytes) return f(Tag<uint8_t>{}, Tag<float>{});
+  dispatch(in.dtype, [&](auto tag) { f(tag, tag); });
+}
+
+// Calls f(number of taps along an axis, as a type).
+template <class F>
+void dispatch_taps(Interpolation interpolation, F&& f) {
+  switch (interpolation) {
+    case Interpolation::kNearest:
+      return f(std::integral_constant<int, 1>{});
+    case Interpolation::kBilinear:
+      return f(std::integral_constant<int, 2>{});
+    case Interpolation::kBicubic:
+      return f(std::integral_constant<int, 4>{});
+  }
+}
+
+template <class A>
+struct CacheLines {
+  void operator()(A* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+template <class A>
+using Buffer = std::unique_ptr<A[], CacheLines<A>>;
+
+template <class A>
+Buffer<A> buffer(int64_t count) {
+  return Buffer<A>(static_cast<A*>(::operator new[](count * sizeof(A), std::align_val_t{64})));
+}
+
+// The copy of a block: rows -1 .. height - 1 of cells -1 .. width - 1, where -1 is the border.
+template <class A, int kLanes>
+class Cells {
+ public:
+  explicit Cells(const AffineGeometry& g)
+      : pitch_((1 + rounded_up_to_4(g.width)) * kLanes), count_((g.height + 1) * pitch_), cells_(buffer<A>(count_)) {}
+
+  A* data() const { return cells_.get(); }
+  A* row(int64_t row) const { return data() + (row + 1) * pitch_ + kLanes; }
+  int32_t pitch() const { return static_cast<int32_t>(pitch_); }
+  void clear() { std::fill_n(data(), count_, A(0)); }
+
+  // Rows of the border and of `block` at `from`.
+  template <class T>
+  void read(ChannelBlock<A, kLanes>& block, const T* from, const Strides& strides, const AffineGeometry& g) {
+    std::fill_n(data(), pitch_, A(0));
+    for (int64_t y = 0; y < g.height; ++y) {
+      std::fill_n(row(y) - kLanes, kLanes, A(0));
+      block.read_row(from + y * strides.row, strides.channel, strides.column, g.width, row(y));
     }
-}
+  }
 
-// The gradient to a position, summed over channels.
-template <class A>
-struct PositionGradient {
-  A x, y;
+  template <class T>
+  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides, const AffineGeometry& g) const {
+    for (int64_t y = 0; y < g.height; ++y)
+      block.write_row(row(y), g.width, to + y * strides.row, strides.channel, strides.column);
+  }
+
+ private:
+  int64_t pitch_, count_;
+  Buffer<A> cells_;
 };
 
-// Adds one row of one channel to the image gradient (if wanted) and to the gradients of the row's positions.
-template <class T, class A>
-void row_backward(const T* grad, const T* in, A* grad_in, int64_t width, const std::vector<Sampling<A>>& samplings,
-                  std::vector<PositionGradient<A>>& positions) {
-  for (size_t column = 0; column < samplings.size(); ++column) {
-    const A go = widen(grad[column]);
-    for_each_tap(samplings[column], [&](int64_t row, int64_t tap_column, A weight_y, A weight_x, A sign_y, A sign_x) {
-      const int64_t at = row * width + tap_column;
-      const A product = go * widen(in[at]);
-      if (grad_in) grad_in[at] += weight_y * weight_x * go;
-      positions[column].x += sign_x * weight_y * product;
-      positions[column].y += sign_y * weight_x * product;
-    });
+// The samplings of one output row, tap by tap: where each tap of each column lies in the cells, its weight, and how the
+// weight grows with the grid coordinates.
+template <class A, int kTaps>
+struct RowSamplings {
+  static constexpr int kAll = kTaps * kTaps;
+  explicit RowSamplings(const AffineGeometry& g)
+      : width(g.out_width),
+        grid_x(buffer<A>(width)),
+        offset(buffer<int32_t>(kAll * width)),
+        weight(buffer<A>(kAll * width)),
+        slope_x(buffer<A>(kAll * width)),
+        slope_y(buffer<A>(kAll * width)) {
+    const Coordinates<A> x = frame_of<A>(g).x;
+    for (int64_t i = 0; i < width; ++i) grid_x[i] = x[i];
   }
+  int64_t width;
+  Buffer<A> grid_x;
+  Buffer<int32_t> offset;
+  Buffer<A> weight, slope_x, slope_y;
+};
+
+// All taps of a position along one axis.
+template <class A, int kTaps>
+struct Taps {
+  int32_t pixel[kTaps];
+  A weight[kTaps], slope[kTaps];
+};
+
+template <int kTaps, class A>
+LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
+  Taps<A, kTaps> taps;
+#pragma GCC unroll 4
+  for (int i = 0; i < kTaps; ++i) {
+    const Tap<A> tap = tap_at<kTaps>(p, axis, i);
+    taps.pixel[i] = tap.pixel, taps.weight[i] = tap.weight, taps.slope[i] = tap.slope;
+  }
+  return taps;
 }
 
-template <class T>
-void sample_image_backward(const AffineSampleBackward& k, int64_t image) {
-  using A = arithmetic_t<T>;
-  const AffineGeometry& g = k.geometry;
-  const int64_t plane = g.height * g.width, out_plane = g.out_height * g.out_width;
-  std::vector<Sampling<A>> samplings(g.out_width);
-  std::vector<PositionGradient<A>> positions(g.out_width);
-  for (int64_t t = image * k.transforms; t < (image + 1) * k.transforms; ++t) {
-    A sums[6] = {};
-    for (int64_t row = 0; row < g.out_height; ++row) {
-      sample_row(static_cast<const A*>(k.theta) + t * 6, g, row, samplings);
-      positions.assign(g.out_width, {});
-      for (int64_t channel = 0; channel < k.channels; ++channel) {
-        const int64_t in_plane = (image * k.channels + channel) * plane;
-        row_backward(static_cast<const T*>(k.grad) + (t * k.channels + channel) * out_plane + row * g.out_width,
-                     static_cast<const T*>(k.image) + in_plane,
-                     k.grad_image ? static_cast<A*>(k.grad_image) + in_plane : nullptr, g.width, samplings, positions);
-      }
-      for (int64_t column = 0; column < g.out_width; ++column) {
-        const Sampling<A>& s = samplings[column];
-        const A unknown = s.finite() ? A(0) : not_a_number<A>();
-        const A grad_x = (positions[column].x + unknown) * s.x.slope,
-                grad_y = (positions[column].y + unknown) * s.y.slope;
-        const A terms[6] = {grad_x * s.grid_x, grad_x * s.grid_y, grad_x, grad_y * s.grid_x, grad_y * s.grid_y, grad_y};
-        for (int i = 0; i < 6; ++i) sums[i] += terms[i];
+template <bool kSlopes, class A, int kTaps>
+LADA_CLONES void sample_row(const A* theta, A grid_y, Frame<A> frame, int32_t pitch, int32_t lanes,
+                            const RowSamplings<A, kTaps>& row) {
+  const int64_t width = row.width;
+  const A* __restrict grid_x = row.grid_x.get();
+  int32_t* __restrict offset = row.offset.get();
+  A* __restrict weight = row.weight.get(), * __restrict slope_x = row.slope_x.get(), * __restrict slope_y = row.slope_y.get();
+  const A map[6] = {theta[0], theta[1], theta[2], theta[3], theta[4], theta[5]};
+  for (int64_t column = 0; column < width; ++column) {
+    const Place<A> place = place_of(map, grid_x[column], grid_y, frame);
+    const Taps<A, kTaps> x = taps_at<kTaps>(place.x, frame.across), y = taps_at<kTaps>(place.y, frame.down);
+#pragma GCC unroll 16
+    for (int tap = 0; tap < kTaps * kTaps; ++tap) {
+      const int i = tap / kTaps, j = tap % kTaps;
+      const int64_t at = tap * width + column;
+      offset[at] = (y.pixel[i] + 1) * pitch + (x.pixel[j] + 1) * lanes;
+      weight[at] = y.weight[i] * x.weight[j];
+      if constexpr (kSlopes) {
+        slope_x[at] = y.weight[i] * x.slope[j];
+        slope_y[at] = y.slope[i] * x.weight[j];
       }
     }
-    if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.grad_theta) + t * 6);
   }
 }
 
-int64_t cost_of_image(const AffineGeometry& g, int64_t transforms, int64_t channels) {
-  return transforms * g.out_height * g.out_width * (channels + 4);
+template <int kLanes, class A, int kTaps>
+LADA_CLONES void gather_row(const A* cells, const RowSamplings<A, kTaps>& row, A* out) {
+  const int32_t* offset = row.offset.get();
+  const A* weight = row.weight.get();
+  const int64_t width = row.width;
+  for (int64_t column = 0; column < width; ++column) {
+    Lanes<A, kLanes> value{};
+#pragma GCC unroll 16
+    for (int tap = 0; tap < kTaps * kTaps; ++tap)
+      value.add(weight[tap * width + column], Lanes<A, kLanes>::load(cells + offset[tap * width + column]));
+    value.store(out + column * kLanes);
+  }
+}
+
+// d / d (x, y of the sampling's grid coordinate), times 1 and times the output's grid_x, summed over a row.
+template <class A>
+struct RowSums {
+  A x, x_grid, y, y_grid;
+};
+
+// Adds a row to the cells of the image gradient, and sums what the gradient of theta needs.
+template <bool kImage, bool kTheta, int kLanes, class A, int kTaps>
+LADA_CLONES void scatter_row(const A* grad, const A* cells, A* grad_cells, const RowSamplings<A, kTaps>& row,
+                             RowSums<A>& sums) {
+  using L = Lanes<A, kLanes>;
+  const int32_t* offset = row.offset.get();
+  const A *weight = row.weight.get(), *slope_x = row.slope_x.get(), *slope_y = row.slope_y.get();
+  const A* grid_x = row.grid_x.get();
+  const int64_t width = row.width;
+  L x{}, x_grid{}, y{}, y_grid{};
+  for (int64_t column = 0; column < width; ++column) {
+    const L go = L::load(grad + column * kLanes);
+    L along_x{}, along_y{};
+#pragma GCC unroll 16
+    for (int tap = 0; tap < kTaps * kTaps; ++tap) {
+      const int64_t at = tap * width + column;
+      if constexpr (kTheta) {
+        const L value = L::load(cells + offset[at]);
+        along_x.add(slope_x[at], value);
+        along_y.add(slope_y[at], value);
+      }
+      if constexpr (kImage) {
+        L total = L::load(grad_cells + offset[at]);
+        total.add(weight[at], go);
+        total.store(grad_cells + offset[at]);
+      }
+    }
+    if constexpr (kTheta) {
+      L product{};
+      product.add(go, along_x);
+      x.add(A(1), product);
+      x_grid.add(grid_x[column], product);
+      product = {};
+      product.add(go, along_y);
+      y.add(A(1), product);
+      y_grid.add(grid_x[column], product);
+    }
+  }
+  if constexpr (kTheta) sums = {x.sum(), x_grid.sum(), y.sum(), y_grid.sum()};
+}
+
+template <class A>
+void add_row_sums(const RowSums<A>& row, A grid_y, A* grad_theta) {
+  const A terms[6] = {row.x_grid, row.x * grid_y, row.x, row.y_grid, row.y * grid_y, row.y};
+  for (int i = 0; i < 6; ++i) grad_theta[i] += terms[i];
+}
+
+// Channels [first, first + kLanes) of the images in one thread's share of (image, block) units.
+template <int kLanes>
+struct Unit {
+  int64_t image, block, first_channel;
+  int channels;
+
+  Unit(int64_t index, const AffineInputs& in) {
+    const int64_t blocks = (in.channels + kLanes - 1) / kLanes;
+    image = index / blocks, block = index % blocks, first_channel = block * kLanes;
+    channels = static_cast<int>(std::min<int64_t>(kLanes, in.channels - first_channel));
+  }
+};
+
+template <class T, int kLanes>
+const T* at(const void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {
+  return static_cast<const T*>(data) + image * strides.image + unit.first_channel * strides.channel;
+}
+template <class T, int kLanes>
+T* at(void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {
+  return static_cast<T*>(data) + image * strides.image + unit.first_channel * strides.channel;
+}
+
+template <class In, class Out, int kLanes, int kTaps>
+void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<Out>;
+  const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
+  const Frame<A> frame = frame_of<A>(g);
+  Cells<A, kLanes> cells(g);
+  const RowSamplings<A, kTaps> samplings(g);
+  const Buffer<A> out_row = buffer<A>(rounded_up_to_4(g.out_width) * kLanes);
+  std::fill_n(out_row.get(), rounded_up_to_4(g.out_width) * kLanes, A(0));
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit<kLanes> unit(index, in);
+    ChannelBlock<A, kLanes> source(unit.channels, g.width), result(unit.channels, g.out_width);
+    for (int c = 0; c < unit.channels; ++c) {
+      const Tone<A> tone = tone_of<A>(in.normalization, unit.first_channel + c);
+      source.set_tone(c, tone.scale, tone.shift);
+    }
+    cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides, g);
+    for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
+      Out* out = at<Out>(k.out, k.out_strides, t, unit);
+      for (int64_t y = 0; y < g.out_height; ++y) {
+        const A grid_y = frame.y[y];
+        sample_row<false>(static_cast<const A*>(in.theta) + t * 6, grid_y, frame, cells.pitch(), kLanes, samplings);
+        gather_row<kLanes>(cells.data(), samplings, out_row.get());
+        result.write_row(out_row.get(), g.out_width, out + y * k.out_strides.row, k.out_strides.channel,
+                         k.out_strides.column);
+      }
+    }
+  }
+}
+
+template <class In, class Out, int kLanes, int kTaps>
+void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<Out>;
+  const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
+  const bool image = k.grad_image != nullptr, theta = k.grad_theta != nullptr && kTaps > 1;
+  const Frame<A> frame = frame_of<A>(g);
+  Cells<A, kLanes> cells(theta ? g : AffineGeometry{}), grad_cells(image ? g : AffineGeometry{});
+  const int32_t pitch = theta ? cells.pitch() : grad_cells.pitch();
+  const RowSamplings<A, kTaps> samplings(g);
+  const Buffer<A> grad_row = buffer<A>(rounded_up_to_4(g.out_width) * kLanes);
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit<kLanes> unit(index, in);
+    ChannelBlock<A, kLanes> source(unit.channels, g.width), incoming(unit.channels, g.out_width),
+        outgoing(unit.channels, g.width);
+    for (int c = 0; c < unit.channels; ++c) {
+      const Tone<A> tone = tone_of<A>(in.normalization, unit.first_channel + c);
+      source.set_tone(c, tone.scale, tone.shift);
+      outgoing.set_tone(c, tone.scale, 0);
+    }
+    if (theta) cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides, g);
+    if (image) grad_cells.clear();
+    for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
+      const Out* grad = at<Out>(k.grad, k.grad_strides, t, unit);
+      A sums[6] = {};
+      for (int64_t y = 0; y < g.out_height; ++y) {
+        const A grid_y = frame.y[y];
+        incoming.read_row(grad + y * k.grad_strides.row, k.grad_strides.channel, k.grad_strides.column, g.out_width,
+                          grad_row.get());
+        const A* map = static_cast<const A*>(in.theta) + t * 6;
+        RowSums<A> row{};
+        if (theta) {
+          sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
+          image ? scatter_row<true, true, kLanes>(grad_row.get(), cells.data(), grad_cells.data(), samplings, row)
+                : scatter_row<false, true, kLanes>(grad_row.get(), cells.data(), grad_cells.data(), samplings, row);
+          add_row_sums(row, grid_y, sums);
+        } else if (image) {
+          sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
+          scatter_row<true, false, kLanes>(grad_row.get(), cells.data(), grad_cells.data(), samplings, row);
+        }
+      }
+      if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + unit.block) * 6);
+    }
+    if constexpr (!std::is_same_v<In, uint8_t>)
+      if (image)
+        grad_cells.write(outgoing, at<In>(k.grad_image, k.grad_image_strides, unit.image, unit), k.grad_image_strides,
+                         g);
+  }
+}
+
+// Rows [begin, end) of all sampled images.
+template <class In, class Out, int kTaps>
+void sample_rows_directly(const AffineSample& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<Out>;
+  const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
+  const Frame<A> frame = frame_of<A>(g);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t t = row / g.out_height, y = row % g.out_height;
+    const In* image = static_cast<const In*>(in.image) + t / in.transforms * in.image_strides.image;
+    Out* out = static_cast<Out*>(k.out) + t * k.out_strides.image + y * k.out_strides.row;
+    for (int64_t x = 0; x < g.out_width; ++x) {
+      const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, frame.x[x], frame.y[y], frame);
+      for (int64_t c = 0; c < in.channels; ++c) {
+        const Tone<A> tone = tone_of<A>(in.normalization, c);
+        A value = nothing<kTaps>(place, frame);
+        for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
+          const In pixel = image[c * in.image_strides.channel + row.pixel * in.image_strides.row +
+                                 column.pixel * in.image_strides.column];
+          value += row.weight * column.weight * (tone.scale * widen(pixel) + tone.shift);
+        });
+        out[c * k.out_strides.channel + x * k.out_strides.column] = static_cast<Out>(value);
+      }
+    }
+  }
+}
+
+// Planes [begin, end), one channel of one image each.
+template <class In, class Out, int kTaps>
+void sample_planes_backward_directly(const AffineSampleBackward& k, int64_t begin, int64_t end) {
+  using A = arithmetic_t<Out>;
+  const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
+  const Frame<A> frame = frame_of<A>(g);
+  const Buffer<A> plane = buffer<A>(k.grad_image ? g.height * g.width : 0);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t image = unit / in.channels, channel = unit % in.channels;
+    const In* pixels =
+        static_cast<const In*>(in.image) + image * in.image_strides.image + channel * in.image_strides.channel;
+    const Tone<A> tone = tone_of<A>(in.normalization, channel);
+    if (k.grad_image) std::fill_n(plane.get(), g.height * g.width, A(0));
+    for (int64_t t = image * in.transforms; t < (image + 1) * in.transforms; ++t) {
+      A sums[6] = {};
+      for (int64_t y = 0; y < g.out_height; ++y) {
+        const Out* grad = static_cast<const Out*>(k.grad) + t * k.grad_strides.image +
+                          channel * k.grad_strides.channel + y * k.grad_strides.row;
+        const A grid_y = frame.y[y];
+        RowSums<A> row{};
+        for (int64_t x = 0; x < g.out_width; ++x) {
+          const A go = widen(grad[x * k.grad_strides.column]), grid_x = frame.x[x];
+          const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, grid_x, grid_y, frame);
+          A along_x = nothing<kTaps>(place, frame), along_y = along_x;
+          for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
+            const In pixel = pixels[row.pixel * in.image_strides.row + column.pixel * in.image_strides.column];
+            const A value = tone.scale * widen(pixel) + tone.shift;
+            along_x += row.weight * column.slope * value;
+            along_y += row.slope * column.weight * value;
+            if (k.grad_image) plane[row.pixel * g.width + column.pixel] += row.weight * column.weight * go;
+          });
+          if constexpr (kTaps > 1) {
+            row.x += go * along_x;
+            row.x_grid += go * along_x * grid_x;
+            row.y += go * along_y;
+            row.y_grid += go * along_y * grid_x;
+          }
+        }
+        add_row_sums(row, grid_y, sums);
+      }
+      if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + channel) * 6);
+    }
+    if constexpr (!std::is_same_v<In, uint8_t>) {
+      if (!k.grad_image) continue;
+      In* to =
+          static_cast<In*>(k.grad_image) + image * k.grad_image_strides.image + channel * k.grad_image_strides.channel;
+      for (int64_t y = 0; y < g.height; ++y)
+        convert(plane.get() + y * g.width, 1, to + y * k.grad_image_strides.row, k.grad_image_strides.column, g.width,
+                tone.scale, A(0));
+    }
+  }
+}
+
+template <class A>
+void sum_parts(const AffineSampleBackward& k) {
+  const A* partial = static_cast<const A*>(k.partial);
+  A* grad_theta = static_cast<A*>(k.grad_theta);
+  for (int64_t t = 0; t < k.in.images * k.in.transforms; ++t)
+    for (int i = 0; i < 6; ++i) {
+      A total = 0;
+      for (int64_t part = 0; part < k.plan.parts; ++part) total += partial[(t * k.plan.parts + part) * 6 + i];
+      grad_theta[t * 6 + i] = total;
+    }
+}
+
+// Calls f(lanes of a block, as a type).
+template <class A, class F>
+void dispatch_lanes(const AffineInputs& in, F&& f) {
+  are_channels_many(in.channels) ? f(std::integral_constant<int, kManyLanes<A>>{})
+                                 : f(std::integral_constant<int, kFewLanes>{});
 }
 
 }  // namespace
 
+void plan_affine_sample_backward(const AffineSamplePlanning& k, int) {
+  const AffineInputs& in = k.in;
+  k.plan->parts = is_copy_repaid(in.geometry, in.transforms) ? blocks_of(in) : in.channels;
+}
+
 void affine_sample(const AffineSample& k, int threads) {
-  dispatch(k.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    parallel_for(k.images, cost_of_image(k.geometry, k.transforms, k.channels), threads,
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t image = begin; image < end; ++image) sample_image<T>(k, image);
-                 });
+  const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
+  if (in.channels == 0) return;
+  dispatch_types(in, [&](auto in_tag, auto out_tag) {
+    using In = typename decltype(in_tag)::type;
+    using Out = typename decltype(out_tag)::type;
+    dispatch_taps(g.interpolation, [&](auto taps) {
+      const int64_t rows = in.images * in.transforms * g.out_height, units = in.images * blocks_of(in);
+      if (!is_copy_repaid(g, in.transforms) || (units < threads / 4 && rows > units))
+        return parallel_for(rows, g.out_width * (in.channels + 8), threads,
+                            [&](int64_t begin, int64_t end) { sample_rows_directly<In, Out, taps()>(k, begin, end); });
+      dispatch_lanes<arithmetic_t<Out>>(in, [&](auto lanes) {
+        const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
+        parallel_for(units, cost, threads,
+                     [&](int64_t begin, int64_t end) { sample_units<In, Out, lanes(), taps()>(k, begin, end); });
+      });
+    });
   });
 }
 
 void affine_sample_backward(const AffineSampleBackward& k, int threads) {
-  dispatch(k.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    parallel_for(k.images, cost_of_image(k.geometry, k.transforms, k.channels), threads,
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t image = begin; image < end; ++image) sample_image_backward<T>(k, image);
-                 });
+  const AffineInputs& in = k.in;
+  const AffineGeometry& g = in.geometry;
+  dispatch_types(in, [&](auto in_tag, auto out_tag) {
+    using In = typename decltype(in_tag)::type;
+    using Out = typename decltype(out_tag)::type;
+    using A = arithmetic_t<Out>;
+    dispatch_taps(g.interpolation, [&](auto taps) {
+      if (!is_copy_repaid(g, in.transforms))
+        return parallel_for(in.images * in.channels, g.height * g.width, threads, [&](int64_t begin, int64_t end) {
+          sample_planes_backward_directly<In, Out, taps()>(k, begin, end);
+        });
+      dispatch_lanes<A>(in, [&](auto lanes) {
+        const int64_t cost = 2 * (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
+        parallel_for(in.images * blocks_of(in), cost, threads, [&](int64_t begin, int64_t end) {
+          sample_units_backward<In, Out, lanes(), taps()>(k, begin, end);
+        });
+      });
+    });
+    if (k.grad_theta && k.plan.parts != 1) sum_parts<A>(k);
   });
 }
 

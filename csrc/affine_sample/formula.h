@@ -1,85 +1,18 @@
 // Where an output pixel of the spatial transformer reads its input, and with which weights: the scalar maths of
-// F.affine_grid followed by F.grid_sample. A grid coordinate lives in registers and is never stored.
+// F.affine_grid followed by F.grid_sample. A grid coordinate lives in registers and is never stored. The loops over
+// columns are compiled to vector instructions, so these functions choose values and never branch.
 #pragma once
 #include "../common/math.h"
 
 namespace lada {
 
-enum class Interpolation { kBilinear, kNearest };
+enum class Interpolation { kNearest, kBilinear, kBicubic };
 enum class Padding { kZeros, kBorder, kReflection };
 
-// Coordinate of output pixel i of `size` in [-1, 1] (affine_grid).
-template <class A>
-LADA_HD A normalized(int64_t i, int64_t size, bool align_corners) {
-  if (size <= 1) return 0;
-  return align_corners ? A(2) * i / A(size - 1) - 1 : (A(2) * i + 1) / A(size) - 1;
+// Pixels that an output pixel reads along one axis.
+constexpr int taps_along_axis(Interpolation interpolation) {
+  return interpolation == Interpolation::kNearest ? 1 : (interpolation == Interpolation::kBilinear ? 2 : 4);
 }
-
-// A value and its derivative to the grid coordinate it came from.
-template <class A>
-struct Position {
-  A at, slope;
-};
-
-template <class A>
-LADA_HD Position<A> clip(Position<A> p, int64_t size) {
-  const A last = static_cast<A>(size - 1);
-  if (p.at <= 0) return {0, 0};
-  if (p.at >= last) return {last, 0};
-  return p;
-}
-
-// Reflects at low and high = low + span until the position lies between them.
-template <class A>
-LADA_HD Position<A> reflect(Position<A> p, A low, A span) {
-  if (span <= 0) return {0, 0};
-  const A distance = std::abs(p.at - low), sign = p.at < low ? A(-1) : A(1);
-  const A flips = std::floor(distance / span), extra = std::fmod(distance, span);
-  const bool even = std::fmod(flips, A(2)) == 0;
-  return {even ? extra + low : span - extra + low, p.slope * (even ? sign : -sign)};
-}
-
-// Input position along an axis of `size` pixels for grid coordinate g in [-1, 1] (grid_sample).
-template <class A>
-LADA_HD Position<A> input_position(A g, int64_t size, Padding padding, bool align_corners) {
-  const A half = static_cast<A>(align_corners ? size - 1 : size) / 2;
-  Position<A> p = {align_corners ? (g + 1) * half : (g + 1) * half - A(0.5), half};
-  if (padding == Padding::kReflection)
-    p = align_corners ? reflect(p, A(0), static_cast<A>(size - 1)) : reflect(p, A(-0.5), static_cast<A>(size));
-  return padding == Padding::kZeros ? p : clip(p, size);
-}
-
-// The two neighbours of a position along one axis: pixel `first` with weight 1 - upper, first + 1 with weight upper,
-// and how the weight of first + 1 grows with the grid coordinate. A neighbour outside the image has no pixel.
-template <class A>
-struct Neighbours {
-  int64_t first;
-  A upper, slope;
-  bool has_first, has_second, finite;
-};
-
-template <class A>
-LADA_HD Neighbours<A> neighbours(Position<A> p, int64_t size, Interpolation interpolation) {
-  constexpr A kFar = A(1 << 30);
-  if (!(p.at > -kFar && p.at < kFar)) {
-    const bool finite = p.at > -infinity<A>() && p.at < infinity<A>();
-    return {0, 0, 0, false, false, finite};
-  }
-  const bool nearest = interpolation == Interpolation::kNearest;
-  const A floor = nearest ? std::nearbyint(p.at) : std::floor(p.at);
-  const auto first = static_cast<int64_t>(floor);
-  const bool second = !nearest && first + 1 >= 0 && first + 1 < size;
-  return {first, nearest ? A(0) : p.at - floor, nearest ? A(0) : p.slope, first >= 0 && first < size, second, true};
-}
-
-// The sampling of one output pixel (row, column) of an (out_height, out_width) image under theta (2 x 3).
-template <class A>
-struct Sampling {
-  Neighbours<A> x, y;
-  A grid_x, grid_y;  // normalised coordinates of the output pixel: d(theta row . (grid_x, grid_y, 1)) / d theta
-
-  LADA_HD bool finite() const { return x.finite && y.finite; }
-};
 
 struct AffineGeometry {
   int64_t height, width, out_height, out_width;
@@ -88,58 +21,158 @@ struct AffineGeometry {
   bool align_corners;
 };
 
+// One axis of the image that is read. Pixel i is at position i; the image spans low .. low + span.
 template <class A>
-LADA_HD Sampling<A> sampling_of(const A* theta, const AffineGeometry& g, int64_t row, int64_t column) {
-  const A x = normalized<A>(column, g.out_width, g.align_corners);
-  const A y = normalized<A>(row, g.out_height, g.align_corners);
-  const A input_x = theta[0] * x + theta[1] * y + theta[2];
-  const A input_y = theta[3] * x + theta[4] * y + theta[5];
-  return {neighbours(input_position(input_x, g.width, g.padding, g.align_corners), g.width, g.interpolation),
-          neighbours(input_position(input_y, g.height, g.padding, g.align_corners), g.height, g.interpolation), x, y};
-}
-
-// Calls visit(row, column, weight_y, weight_x, sign_y, sign_x) for the pixels among the four that the image has. The
-// weight of a pixel is weight_y * weight_x; sign tells whether its weight along that axis grows with the position.
-template <class A, class Visit>
-LADA_HD void for_each_tap(const Sampling<A>& s, Visit&& visit) {
-  const A lower_y = 1 - s.y.upper, lower_x = 1 - s.x.upper;
-  if (s.y.has_first && s.x.has_first) visit(s.y.first, s.x.first, lower_y, lower_x, A(-1), A(-1));
-  if (s.y.has_first && s.x.has_second) visit(s.y.first, s.x.first + 1, lower_y, s.x.upper, A(-1), A(1));
-  if (s.y.has_second && s.x.has_first) visit(s.y.first + 1, s.x.first, s.y.upper, lower_x, A(1), A(-1));
-  if (s.y.has_second && s.x.has_second) visit(s.y.first + 1, s.x.first + 1, s.y.upper, s.x.upper, A(1), A(1));
-}
-
-// Output pixels whose sampling can touch an input pixel: all of them, or with zero padding a box around the preimage.
-struct Box {
-  int64_t row_begin, row_end, column_begin, column_end;
+struct Axis {
+  A size, low, span;
+  Padding padding;
 };
 
-LADA_HD int64_t bounded(double value, int64_t size) {
-  return value < 0 ? 0 : (value > static_cast<double>(size) ? size : static_cast<int64_t>(value));
+// Coordinates of output pixels along one axis: pixel i has first + step * i, in [-1, 1].
+template <class A>
+struct Coordinates {
+  A first, step;
+
+  LADA_HD A operator[](int64_t i) const { return first + step * static_cast<A>(i); }
+};
+
+// What the geometry means for positions, in the type of the arithmetic.
+template <class A>
+struct Frame {
+  Axis<A> across, down;
+  Coordinates<A> x, y;
+};
+
+template <class A>
+Frame<A> frame_of(const AffineGeometry& g) {
+  const auto axis = [&](int64_t size) {
+    return Axis<A>{static_cast<A>(size), g.align_corners ? A(0) : A(-0.5),
+                   static_cast<A>(g.align_corners ? size - 1 : size), g.padding};
+  };
+  const auto coordinates = [&](int64_t size) {
+    if (size <= 1) return Coordinates<A>{0, 0};  // affine_grid's choice
+    const double span = static_cast<double>(g.align_corners ? size - 1 : size);
+    return Coordinates<A>{static_cast<A>(g.align_corners ? -1 : 1 / span - 1), static_cast<A>(2 / span)};
+  };
+  return {axis(g.width), axis(g.height), coordinates(g.out_width), coordinates(g.out_height)};
+}
+
+// A value and its derivative to the grid coordinate it came from.
+template <class A>
+struct Position {
+  A at, slope;
+};
+
+// Input position for grid coordinate x in [-1, 1], before padding.
+template <class A>
+LADA_HD Position<A> position_of(A x, const Axis<A>& axis) {
+  const A half = axis.span / 2;
+  return {(x + 1) * half + axis.low, half};
+}
+
+// To the nearest pixel, where positions outside have no slope. NaN becomes 0, as in torch.
+template <class A>
+LADA_HD Position<A> clip(Position<A> p, const Axis<A>& axis) {
+  const A last = axis.size - 1, raised = p.at > 0 ? p.at : A(0);
+  return {raised < last ? raised : last, p.at > 0 && p.at < last ? p.slope : A(0)};
+}
+
+// Reflects at low and low + span until the position lies between them. NaN for an axis without extent.
+template <class A>
+LADA_HD Position<A> reflect(Position<A> p, const Axis<A>& axis) {
+  const A distance = std::abs(p.at - axis.low), period = 2 * axis.span;
+  const A extra = distance - std::floor(distance / period) * period;
+  const bool back = extra > axis.span, mirrored = (p.at < axis.low) != back;
+  return {axis.low + (back ? period - extra : extra), mirrored ? -p.slope : p.slope};
 }
 
 template <class A>
-LADA_HD Box preimage_box(const A* theta, const AffineGeometry& g, int64_t row, int64_t column) {
-  const Box everything = {0, g.out_height, 0, g.out_width};
-  if (g.padding != Padding::kZeros || g.out_height < 2 || g.out_width < 2) return everything;
-  // Input pixel units a unit of normalised coordinate, and output pixel units likewise.
-  const double half_w = 0.5 * static_cast<double>(g.align_corners ? g.width - 1 : g.width);
-  const double half_h = 0.5 * static_cast<double>(g.align_corners ? g.height - 1 : g.height);
-  const double out_w = 0.5 * static_cast<double>(g.align_corners ? g.out_width - 1 : g.out_width);
-  const double out_h = 0.5 * static_cast<double>(g.align_corners ? g.out_height - 1 : g.out_height);
-  const double origin = g.align_corners ? 0.0 : 0.5;
-  const double a = theta[0] * half_w, b = theta[1] * half_w, c = theta[3] * half_h, d = theta[4] * half_h;
-  const double determinant = a * d - b * c;
-  const double x = static_cast<double>(column) + origin - (1 + theta[2]) * half_w;
-  const double y = static_cast<double>(row) + origin - (1 + theta[5]) * half_h;
-  const double centre_x = ((d * x - b * y) / determinant + 1) * out_w - origin;
-  const double centre_y = ((a * y - c * x) / determinant + 1) * out_h - origin;
-  // A pixel reaches one input unit each way; the slack covers the rounding of the forward pass.
-  const double reach_x = (std::abs(d) + std::abs(b)) / std::abs(determinant) * out_w * 1.01 + 2;
-  const double reach_y = (std::abs(a) + std::abs(c)) / std::abs(determinant) * out_h * 1.01 + 2;
-  if (!(reach_x + std::abs(centre_x) < 1e9 && reach_y + std::abs(centre_y) < 1e9)) return everything;
-  return {bounded(centre_y - reach_y, g.out_height), bounded(centre_y + reach_y + 1, g.out_height),
-          bounded(centre_x - reach_x, g.out_width), bounded(centre_x + reach_x + 1, g.out_width)};
+LADA_HD Position<A> padded(Position<A> p, const Axis<A>& axis) {
+  if (axis.padding == Padding::kReflection) p = reflect(p, axis);
+  return axis.padding == Padding::kZeros ? p : clip(p, axis);
+}
+
+// The pixel at a whole-numbered position, or kOutside.
+constexpr int32_t kOutside = -1;
+
+template <class A>
+LADA_HD int32_t pixel_at(A position, const Axis<A>& axis) {
+  return static_cast<int32_t>(position >= 0 && position < axis.size ? position : A(kOutside));
+}
+
+// One of the kTaps pixels that an output pixel reads along one axis, its weight, and how the weight grows with the grid
+// coordinate. A position that is not finite has weights that are NaN, except where padding made a pixel of it.
+template <class A>
+struct Tap {
+  int32_t pixel;
+  A weight, slope;
+};
+
+// Cubic convolution (Keys, 1981) with the constant of torch and OpenCV, -3/4: the weight of a pixel at a distance in
+// [0, 1] or in [1, 2], and its derivative.
+template <class A>
+LADA_HD A cubic(A x, bool near) {
+  return near ? horner(x, A(1), A(0), A(-2.25), A(1.25)) : horner(x, A(3), A(-6), A(3.75), A(-0.75));
+}
+template <class A>
+LADA_HD A cubic_slope(A x, bool near) {
+  return near ? horner(x, A(0), A(-4.5), A(3.75)) : horner(x, A(-6), A(7.5), A(-2.25));
+}
+
+// Tap i of a position. For bicubic interpolation padding acts on each pixel that is read, else on the position.
+template <int kTaps, class A>
+LADA_HD Tap<A> tap_at(Position<A> p, const Axis<A>& axis, int i) {
+  if (kTaps < 4) p = padded(p, axis);
+  if (kTaps == 1) return {pixel_at(std::nearbyint(p.at), axis), A(1), A(0)};
+  const A first = std::floor(p.at), rest = p.at - first;
+  if (kTaps == 2) return {pixel_at(first + i, axis), i ? rest : 1 - rest, i ? p.slope : -p.slope};
+  const bool below = i < 2, near = i == 1 || i == 2;
+  const A distance = below ? rest + (1 - i) : (i - 1) - rest;
+  const A at = padded({first + (i - 1), A(0)}, axis).at;
+  return {pixel_at(at, axis), cubic(distance, near), (below ? p.slope : -p.slope) * cubic_slope(distance, near)};
+}
+
+// The number of taps as a template argument that leaves it to run time.
+constexpr int kAnyTaps = 0;
+
+template <int kTaps, class A>
+LADA_HD Tap<A> tap_at(const Position<A>& p, const Axis<A>& axis, int i, int taps) {
+  if constexpr (kTaps != kAnyTaps) return tap_at<kTaps>(p, axis, i);
+  return taps == 1 ? tap_at<1>(p, axis, i) : (taps == 2 ? tap_at<2>(p, axis, i) : tap_at<4>(p, axis, i));
+}
+
+// Where an output pixel with the coordinates (x, y) reads under theta (2 x 3), before padding.
+template <class A>
+struct Place {
+  Position<A> x, y;
+};
+
+template <class A>
+LADA_HD Place<A> place_of(const A* theta, A x, A y, const Frame<A>& frame) {
+  return {position_of(theta[0] * x + (theta[1] * y + theta[2]), frame.across),
+          position_of(theta[3] * x + (theta[4] * y + theta[5]), frame.down)};
+}
+
+// What an output pixel starts from: 0, or NaN if its weights are.
+template <int kTaps, class A>
+LADA_HD A nothing(const Place<A>& place, const Frame<A>& frame, int taps = kTaps) {
+  return 0 *
+         (tap_at<kTaps>(place.y, frame.down, 0, taps).weight * tap_at<kTaps>(place.x, frame.across, 0, taps).weight);
+}
+
+// Calls visit(row's tap, column's tap) for the pairs that the image has.
+template <int kTaps, class A, class Visit>
+LADA_HD void for_each_pair(const Place<A>& place, const Frame<A>& frame, int taps, Visit&& visit) {
+  const int count = kTaps == kAnyTaps ? taps : kTaps;
+  LADA_UNROLL(kTaps == kAnyTaps ? 1 : kTaps)
+  for (int i = 0; i < count; ++i) {
+    const Tap<A> row = tap_at<kTaps>(place.y, frame.down, i, taps);
+    LADA_UNROLL(kTaps == kAnyTaps ? 1 : kTaps)
+    for (int j = 0; j < count; ++j) {
+      const Tap<A> column = tap_at<kTaps>(place.x, frame.across, j, taps);
+      if (row.pixel != kOutside && column.pixel != kOutside) visit(row, column);
+    }
+  }
 }
 
 }  // namespace lada

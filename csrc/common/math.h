@@ -6,8 +6,11 @@
 
 #if defined(__CUDACC__)
 #define LADA_HD __host__ __device__ __forceinline__
+#define LADA_PRAGMA(words) _Pragma(#words)
+#define LADA_UNROLL(count) LADA_PRAGMA(unroll(count))
 #else
 #define LADA_HD inline __attribute__((always_inline))
+#define LADA_UNROLL(count)
 #endif
 
 namespace lada {

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from lada_al.errors import UsageError, one_line
 from lada_al.label import commands as labelling
+from lada_al.score import commands as scoring
 
 # torch and matplotlib take seconds to import; commands import what they need, so that --help and typos answer at once.
 
@@ -218,6 +219,7 @@ def doctor(params: Annotated[bool, typer.Option("--params", help="Sizes of the a
 
 
 app.add_typer(labelling.app)
+app.add_typer(scoring.app)
 
 
 def main() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from lada_al.wrap import WrappedModel
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,27 @@ class SplitModel(nn.Module):
         chains = [_chain(stage) for stage in stages]
         self._steps = [step for chain in chains for step in chain]
         self._cuts = [sum(len(chain) for chain in chains[:k]) for k in range(len(chains) + 1)]
+
+    @staticmethod
+    def wrap(
+        module: nn.Module, at: Sequence[str] | None = None, shape: tuple[int, int, int] = (3, 224, 224)
+    ) -> WrappedModel:
+        """Any image classifier as a SplitModel, unchanged inside: torchvision, timm, Hugging Face, your own.
+
+        Args:
+            module: takes images (B, *shape) and returns logits (B, C), or an output that has them in `.logits`.
+            at: names of modules of it, in the order in which they run; layer k is the output of the k-th. By default
+                they are found: the ends of its blocks. The last linear layer is always cut off besides, so that
+                h^(K-1) is what it sees.
+            shape: channels, height and width of an image.
+
+        Raises:
+            UsageError: the logits depend on more than the output of a module named in `at`, as where a skip connection
+                leads around it; or there is no such module.
+        """
+        from lada_al.wrap import WrappedModel
+
+        return WrappedModel(module, at, shape)
 
     def cut(self, k: int) -> int:
         """How many modules of the chain run before h^k."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lada_al import View, models
 from lada_al.augment.mix import Concentration
-from lada_al.augment.stn import BOUND, LocalisationNet
+from lada_al.augment.stn import LocalisationNet, Stn
 from lada_al.data import Dataset
 from lada_al.keys import Keys
 from lada_al.loop import balanced_choice
@@ -140,11 +140,14 @@ def test_sizes_of_the_networks_are_the_papers() -> None:
 
 
 def test_localisation_starts_at_the_identity_and_stays_bounded() -> None:
-    net = LocalisationNet(1, 20, 20)
+    stn = Stn((1, 20, 20)).trained
     image = torch.randn(4, 1, 20, 20)
-    assert torch.equal(net(image), torch.eye(2, 3).expand(4, 2, 3))
-    nn.init.normal_(net.regression.weight, std=100)
-    assert (net(image) - torch.eye(2, 3)).abs().max() <= BOUND
+    assert torch.equal(stn.theta(image), torch.eye(2, 3).expand(4, 2, 3))
+    nn.init.normal_(stn.localisation.regression.weight, std=100)
+    theta = stn.theta(image)
+    assert (theta - torch.eye(2, 3)).abs().max() > 0.2
+    corners = torch.tensor([[x, y, 1.0] for x in (-0.5, 0.5) for y in (-0.5, 0.5)])
+    assert (theta @ corners.T).abs().max() <= 1
     with pytest.raises(ValueError, match="at least 18 x 18, got 10 x 20"):
         LocalisationNet(1, 10, 20)
 

@@ -36,7 +36,7 @@ class Bald(Acquisition):
 
     def score(self, view: View) -> Tensor:
         h = view.penultimate.flatten(0, -2)
-        logits = torch.stack([view.net.stages[-1](h * mask) for mask in self.masks])
+        logits = torch.stack([view.net.head(h * mask, view.net.depth - 1) for mask in self.masks])
         return lada_ext.bald(logits).unflatten(0, view.penultimate.shape[:-1])
 
 

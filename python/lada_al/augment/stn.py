@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 import lada_ext
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 ARITY = 1
 PIPELINE = "stn"
-BOUND = 0.5  # of each entry of theta around the identity: an entropy seeker cannot zoom out to blank padding
+BOUND = 0.25  # of the virtual image's area always shows the real one: an entropy seeker cannot leave for blank padding
 
 
 class Stn(Augmentation):
     arity = ARITY
-    trained: LocalisationNet
+    trained: lada_ext.nn.STN
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.trained = LocalisationNet(*shape)
+        self.trained = lada_ext.nn.STN(LocalisationNet(*shape), BOUND)
 
     def networks(self, *, learn: bool) -> list[Network]:
         del learn
@@ -40,13 +39,12 @@ class Stn(Augmentation):
 
     def policy(self, *views: View, learn: bool) -> nn.Module:
         del views
-        localisation = copy.deepcopy(self.trained) if learn else self.trained
-        return OfImage(localisation)
+        return OfImage(copy.deepcopy(self.trained) if learn else self.trained)
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         del key, samples
         (view,) = views
-        image = lada_ext.affine_sample(view.image, tau)
+        image = self.trained.sample(view.image, tau)
         return View(view.net, 0, image=image, target=view.target, parents=(view,))
 
 
@@ -58,16 +56,16 @@ def make(config: Config, task: Task, net: SplitModel) -> Stn:
 class OfImage(nn.Module):
     """A policy that looks at a view's image."""
 
-    def __init__(self, localisation: nn.Module) -> None:
+    def __init__(self, stn: lada_ext.nn.STN) -> None:
         super().__init__()
-        self.localisation = localisation
+        self.stn = stn
 
     def forward(self, view: View) -> Tensor:
-        return self.localisation(view.image)
+        return self.stn.theta(view.image)
 
 
 class LocalisationNet(nn.Module):
-    """f_tau: theta = identity + BOUND tanh(regression), (B, 2, 3), starting at the identity.
+    """f_tau: the six numbers that `lada_ext.nn.STN` makes an affine map of, (B, 6).
 
     Layers are those of the PyTorch tutorial that the authors' count points to: 5,520 parameters at 1 x 28 x 28.
     """
@@ -88,10 +86,7 @@ class LocalisationNet(nn.Module):
             raise ValueError(f"LocalisationNet: images must be at least 18 x 18, got {height} x {width}")
         self.trunk = nn.Sequential(nn.Linear(10 * rows * columns, 32), nn.ReLU())
         self.regression = nn.Linear(32, 6)
-        nn.init.zeros_(self.regression.weight)
-        nn.init.zeros_(self.regression.bias)
-        self.register_buffer("identity", torch.eye(2, 3), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        raw = self.regression(self.trunk(self.convolutions(image)))
-        return self.identity + BOUND * raw.tanh().view(-1, 2, 3)
+        out: Tensor = self.regression(self.trunk(self.convolutions(image)))
+        return out

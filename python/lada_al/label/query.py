@@ -71,7 +71,7 @@ def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
     for item in items:
         id_, score, why, predicted, entropy, _ = item.ranked
         row = [id_, images.location(id_), _number(score), why, predicted or "", _number(entropy), ""]
-        writer.writerow([_safe(cell) for cell in row])
+        writer.writerow([safe(cell) for cell in row])
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
@@ -98,7 +98,7 @@ def plain(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _safe(cell: str) -> str:
+def safe(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA) else cell
 
 
@@ -118,6 +118,6 @@ def _write_unreadable(path: Path, reasons: dict[str, str]) -> None:
         return
     known = path.read_text().splitlines()[1:] if path.exists() else []
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_safe(id_), reason] for id_, reason in reasons.items())
+    csv.writer(text, lineterminator="\n").writerows([safe(id_), reason] for id_, reason in reasons.items())
     lines = sorted({*known, *text.getvalue().splitlines()})
     write_atomically(path, lambda file: file.write("\n".join(["id,reason", *lines, ""]).encode()))

@@ -1,0 +1,160 @@
+"""A classifier by its name on the command line, with the weights of a checkpoint, and how it takes its images.
+
+    pkg.module:factory    your code: factory() returns a module, or a module and its ImageSpec
+    torchvision:NAME      torchvision.models
+    timm:NAME             timm, which also says how its images are normalised
+
+The last two are built without weights and need a checkpoint. Checkpoints are read as weights alone: a file that holds
+other objects would run code, and is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lada_al.errors import UsageError
+from lada_al.pools import ImageSpec
+
+NESTED = ("state_dict", "model", "model_state_dict")  # under which training scripts keep the weights
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A classifier that is ready to score, and the images it takes."""
+
+    module: nn.Module
+    spec: ImageSpec
+
+
+def load_model(name: str, checkpoint: Path | None = None, spec: ImageSpec | None = None) -> Loaded:
+    """The model `name` in evaluation mode, for images as `spec` says, or as the model does.
+
+    Raises:
+        UsageError: there is no such model, or the checkpoint does not fit it.
+    """
+    state = None if checkpoint is None else read_checkpoint(checkpoint)
+    origin, colon, rest = name.partition(":")
+    if not colon or not origin or not rest:
+        raise UsageError(f"--model takes pkg.module:factory, timm:NAME or torchvision:NAME, got '{name}'")
+    if origin in ("timm", "torchvision"):
+        if state is None:
+            raise UsageError(f"--model {name} has no weights; give them with --checkpoint FILE")
+        make = _timm if origin == "timm" else _torchvision
+        loaded = make(rest, state)
+    else:
+        loaded = _factory(origin, rest)
+    if state is not None:
+        _put(state, loaded.module, f"--checkpoint: {checkpoint}")
+    loaded.module.eval()
+    return loaded if spec is None else replace(loaded, spec=spec)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights in a .safetensors file, or in one of torch.save.
+
+    Raises:
+        UsageError: it cannot be read, or holds anything but weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = _safetensors(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"--checkpoint: {path} holds more than weights, which could run code; save a state_dict"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UsageError(f"--checkpoint: {path} cannot be read: {_first_line(error)}") from error
+    for key in NESTED:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(f"--checkpoint: {path} must hold a state_dict, got {type(state).__name__}")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+
+    load_file = optional("safetensors.torch", "--checkpoint FILE.safetensors").load_file
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def optional(module: str, what: str) -> Any:
+    """A module of a package that not everybody has installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        raise UsageError(f"{what} needs the package {package}: pip install 'lada-ext[models]'") from error
+
+
+def _factory(module: str, name: str) -> Loaded:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # the command `lada` is no file of this folder, unlike `python -m`
+    try:
+        made = getattr(importlib.import_module(module), name)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UsageError(f"--model {module}:{name}: {error}") from error
+    net, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, ImageSpec())
+    if not isinstance(net, nn.Module) or not isinstance(spec, ImageSpec):
+        raise UsageError(
+            f"--model {module}:{name} must return a module, or (module, ImageSpec), got {type(made).__name__}"
+        )
+    return Loaded(net, spec)
+
+
+def _torchvision(name: str, state: dict[str, Tensor]) -> Loaded:
+    from torchvision import models
+
+    try:
+        with torch.device("meta"):
+            classes = _classes(models.get_model(name, weights=None), state)
+    except ValueError as error:
+        raise UsageError(f"--model torchvision:{name}: {error}") from error
+    return Loaded(models.get_model(name, weights=None, num_classes=classes), ImageSpec())
+
+
+def _timm(name: str, state: dict[str, Tensor]) -> Loaded:
+    timm = optional("timm", f"--model timm:{name}")
+    if not timm.is_model(name):
+        raise UsageError(f"--model timm:{name}: timm has no model of this name; timm.list_models() lists them")
+    with torch.device("meta"):
+        classes = _classes(timm.create_model(name, pretrained=False), state)
+    module = timm.create_model(name, pretrained=False, num_classes=classes)
+    says = timm.data.resolve_model_data_config(module)
+    channels, height, width = says["input_size"]
+    return Loaded(module, ImageSpec(channels, height, width, tuple(says["mean"]), tuple(says["std"])))
+
+
+def _classes(module: nn.Module, state: dict[str, Tensor]) -> int:
+    """How many classes the weights are for: the length of the last parameter, that of the last layer."""
+    name = list(module.state_dict())[-1]
+    if name not in state:
+        raise UsageError(f"--checkpoint: the checkpoint does not fit the model: it has no {name}")
+    return len(state[name])
+
+
+def _put(state: dict[str, Tensor], module: nn.Module, what: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UsageError(f"{what} does not fit the model: {' '.join(lines[1:3])}") from error

@@ -1,0 +1,55 @@
+"""Pools of images as people have them: folders, Parquet, tar shards, arrays, data set objects.
+
+A pool is a sequence of items, each with an id that is unique and names the same image for ever. It is read in ranges,
+so that a pool of any size is scored in constant memory, and an item that cannot be read is an item with a reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lada_al.errors import UsageError
+from lada_al.pools.decode import ImageSpec, Limits, UnreadableError
+from lada_al.pools.source import Id, Item, Source
+
+__all__ = ["Id", "ImageSpec", "Item", "Limits", "Source", "UnreadableError", "open_pool"]
+
+KINDS = "a folder of images, Parquet file or folder, tar file or folder of them, .npy or .npz"
+
+
+def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = None) -> Source:
+    """The pool at a path, or in an object: a Source, a Hugging Face data set, or a torch Dataset of (image, id).
+
+    Args:
+        pool: a path or an object.
+        listing: where the list of a folder's or a tar file's items is kept, or found if it is there already. Without
+            it, the list is held in memory.
+        limits: what is too large to be decoded.
+
+    Raises:
+        UsageError: there is nothing there, or it is none of these.
+    """
+    from lada_al.pools import arrays, folder, objects, parquet, tar
+
+    limits = limits or Limits()
+    if isinstance(pool, Source):
+        return pool
+    if not isinstance(pool, str | Path):
+        return objects.open_object(pool, limits)
+    path = Path(pool)
+    if not path.exists():
+        raise UsageError(f"pool: there is no {path}; expected {KINDS}")
+    found = {suffix for suffix in (".parquet", ".tar") if path.is_dir() and next(path.rglob(f"*{suffix}"), None)}
+    if len(found) == 2:
+        raise UsageError(f"pool: {path} holds both Parquet and tar files; name one of the two")
+    suffix = found.pop() if found else path.suffix.lower()
+    if suffix == ".parquet":
+        return parquet.ParquetPool(path, limits)
+    if suffix == ".tar":
+        return tar.TarPool(path, listing, limits)
+    if path.is_dir():
+        return folder.FolderPool(path, listing, limits)
+    if suffix in (".npy", ".npz"):
+        return arrays.ArrayPool(path)
+    raise UsageError(f"pool: {path} is of no known kind; expected {KINDS}")

@@ -1,0 +1,80 @@
+"""Images in one array: .npy, or .npz with `images` and perhaps `ids`. Without ids, an id is the row.
+
+(M, H, W), (M, H, W, 1 or 3) or (M, 1 or 3, H, W), uint8. A .npy file is mapped, a .npz file is read
+whole. Pickled objects are never loaded.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lada_al.errors import UsageError
+from lada_al.pools.source import Id, Item, Source
+
+
+class ArrayPool(Source):
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        arrays = load_arrays(path)
+        name = "images" if "images" in arrays or len(arrays) != 1 else next(iter(arrays))
+        if name not in arrays:
+            raise UsageError(f"pool: {path} must hold an array images, got {', '.join(arrays)}")
+        images = arrays[name]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+            raise UsageError(
+                f"pool: {path}: expected uint8 images (M, H, W), (M, H, W, C) or (M, C, H, W), "
+                f"got {images.dtype} of shape {images.shape}"
+            )
+        self._images: np.ndarray | None = images
+        self._ids = _checked(arrays["ids"], len(images), path) if "ids" in arrays else None
+        self.id_type = pa.string() if self._ids is not None and isinstance(self._ids[0], str) else pa.int64()
+        self._length = len(images)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        if self._images is None:  # in another process
+            self._images = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        for row in range(start, stop):
+            yield Item(row if self._ids is None else self._ids[row], self._images[row])
+
+    def ids(self) -> Iterator[Id]:
+        yield from range(len(self)) if self._ids is None else self._ids
+
+    def fingerprint(self) -> str:
+        return f"{self.path.stat().st_size} {self._length}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": None if self.path.suffix == ".npy" else self._images}
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npy file, mapped, or of a .npz file, read whole.
+
+    Raises:
+        UsageError: it cannot be read, or holds objects, which would be code.
+    """
+    try:
+        if path.suffix == ".npy":
+            return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is not a readable array file: {error}") from error
+
+
+def _checked(ids: np.ndarray, count: int, path: Path) -> list[Id]:
+    if ids.shape != (count,) or ids.dtype.kind not in "iuU":
+        raise UsageError(
+            f"pool: {path}: ids must be {count} texts or whole numbers, got {ids.dtype} of shape {ids.shape}"
+        )
+    if len(np.unique(ids)) < count:
+        raise UsageError(f"pool: {path}: ids must be unique")
+    return ids.tolist()

@@ -1,0 +1,155 @@
+"""From an image as it is stored to the pixels that a network takes, with limits on what is decoded at all."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
+
+
+class UnreadableError(ValueError):
+    """An item of a pool that cannot be decoded, or that is too large to be."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too large to be decoded: a small file can hold an image that fills the memory."""
+
+    bytes: int = 200_000_000
+    pixels: int = 50_000_000
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Images as a network takes them: channels, size, and the statistics by which pixels in [0, 1] are normalised."""
+
+    channels: int = 3
+    height: int = 224
+    width: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    _constants: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3) or min(self.height, self.width) < 1:
+            raise ValueError(f"ImageSpec: expected 1 or 3 channels and a positive size, got {self.shape}")
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise ValueError(f"ImageSpec: mean and std must have {self.channels} values, and those of std be positive")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.height, self.width
+
+    def pixels(self, image: Image.Image | np.ndarray | Tensor) -> np.ndarray:
+        """(height, width, channels) uint8: scaled until it covers the size, then cut to it around the centre.
+
+        Raises:
+            UnreadableError: an array is not uint8 or has not the shape of an image.
+        """
+        if not isinstance(image, Image.Image):
+            array = as_hwc(np.asarray(image))
+            if array.shape == (self.height, self.width, self.channels):
+                return array
+            image = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        if image.size != (self.width, self.height):
+            image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """(B, height, width, channels) uint8 to float32 (B, channels, height, width) in channels_last, in one pass."""
+        if pixels.device not in self._constants:
+            mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
+            self._constants[pixels.device] = (-mean / std, 1 / (255 * std))
+        shift, scale = self._constants[pixels.device]
+        return torch.addcmul(shift, pixels, scale).permute(0, 3, 1, 2)
+
+
+def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel of (H, W, channels) images, pixels scaled to [0, 1]; a deviation of 0 is 1."""
+    from lada_al import data
+
+    stacked = torch.from_numpy(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]))
+    mean, std = data.statistics(stacked[:, :, None, None])
+    return tuple(mean), tuple(value or 1.0 for value in std)
+
+
+def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -> Image.Image:
+    """The image in the bytes of a file, the right way up; a JPEG file may come scaled down to no less than `wanted`.
+
+    Raises:
+        UnreadableError: it is no image, is cut short, or exceeds the limits.
+    """
+    if len(stored) > limits.bytes:
+        raise UnreadableError(f"{len(stored)} bytes, more than {limits.bytes}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own, larger limit; odd but harmless metadata
+            image = Image.open(io.BytesIO(stored), formats=FORMATS)
+            if image.width * image.height > limits.pixels:
+                raise UnreadableError(f"{image.width} x {image.height} pixels, more than {limits.pixels}")
+            if wanted is not None:
+                side = max(wanted.height, wanted.width)
+                image.draft("RGB" if wanted.channels == 3 else "L", (side, side))
+            upright = ImageOps.exif_transpose(image)
+            return _eight_bits(upright) if upright.mode.startswith("I") else upright
+    except UnreadableError:
+        raise
+    except UnidentifiedImageError as error:  # its text names an address in memory
+        raise UnreadableError(f"no image in any of {', '.join(FORMATS)}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError) as error:
+        raise UnreadableError(_short(error)) from error
+
+
+def decode(stored: Any, spec: ImageSpec, limits: Limits) -> np.ndarray:
+    """An item's pixels (height, width, channels) uint8.
+
+    Raises:
+        UnreadableError: with the reason.
+    """
+    if isinstance(stored, UnreadableError):
+        raise stored
+    if isinstance(stored, bytes):
+        stored = open_image(stored, limits, spec)
+    if isinstance(stored, Image.Image | np.ndarray | Tensor):
+        try:
+            return spec.pixels(stored)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UnreadableError(_short(error)) from error
+    raise UnreadableError(f"expected an image, got {type(stored).__name__}")
+
+
+def as_hwc(image: np.ndarray) -> np.ndarray:
+    """(H, W), (1 or 3, H, W) or (H, W, 1 or 3), uint8, to (H, W, channels)."""
+    if image.dtype != np.uint8:
+        raise UnreadableError(f"expected uint8 pixels, got {image.dtype}")
+    if image.ndim == 2:
+        return image[:, :, None]
+    if image.ndim == 3 and image.shape[2] in (1, 3):
+        return image
+    if image.ndim == 3 and image.shape[0] in (1, 3):
+        return np.ascontiguousarray(image.transpose(1, 2, 0))
+    raise UnreadableError(f"expected an image of 1 or 3 channels, got shape {image.shape}")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits."""
+    return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return text[0][:200] if text else type(error).__name__

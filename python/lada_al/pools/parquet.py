@@ -1,0 +1,157 @@
+"""Parquet, a file or a folder of them: a column `image` of bytes, or in the Hugging Face layout (bytes, or a path).
+
+An id is what a column `id` says, which must be unique, or else the file's path and the row. A path in the data is
+looked up below the pool's folder, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lada_al.errors import UsageError
+from lada_al.pools.decode import Limits, UnreadableError
+from lada_al.pools.source import Id, Item, Source
+
+ROWS_AT_A_TIME = 64
+
+
+class ParquetPool(Source):
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.limits = limits
+        folder = path if path.is_dir() else path.parent
+        self.root = folder.resolve()
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        self.files = [file.relative_to(folder).as_posix() for file in files]
+        opened = [_open(self.root / name) for name in self.files]
+        self.starts = [0, *accumulate(file.metadata.num_rows for file in opened)]
+        if not self.starts[-1]:
+            raise UsageError(f"pool: {path} has no rows")
+        kinds = {str(file.schema_arrow.field("id").type) if _has_id(file) else "" for file in opened}
+        if len(kinds) > 1:
+            raise UsageError(f"pool: the column id differs between the files in {path}: {', '.join(sorted(kinds))}")
+        self.has_id = kinds != {""}
+        if self.has_id:
+            self.id_type = _checked_ids(opened, path)
+        self._reader: _Reader | None = None
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        while start < stop:
+            number = bisect.bisect_right(self.starts, start) - 1
+            end = min(stop, self.starts[number + 1])
+            first, last = start - self.starts[number], end - self.starts[number]
+            for row, values in enumerate(self._rows(number, first, last), start=first):
+                yield Item(values["id"] if self.has_id else self._id(number, row), self._bytes(values["image"]))
+            start = end
+
+    def ids(self) -> Iterator[Id]:
+        for number, name in enumerate(self.files):
+            if self.has_id:
+                yield from pq.read_table(self.root / name, columns=["id"])["id"].to_pylist()
+            else:
+                yield from (self._id(number, row) for row in range(self.starts[number + 1] - self.starts[number]))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.files, self.starts)).encode())
+        for name in self.files:
+            digest.update(str((self.root / name).stat().st_size).encode())
+        return digest.hexdigest()
+
+    def _id(self, number: int, row: int) -> str:
+        return f"{self.files[number]}#{row}"
+
+    def _rows(self, number: int, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Rows of one file. Ranges that are asked for in ascending order read the file once, however large its row
+        groups are."""
+        if self._reader is None or not self._reader.reaches(number, start):
+            self._reader = _Reader(self.root / self.files[number], number, ["id", "image"][not self.has_id :], start)
+        return self._reader.take(start, stop)
+
+    def _bytes(self, image: Any) -> Any:
+        if isinstance(image, dict):
+            image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        if image is None:
+            return UnreadableError("there are no bytes")
+        if isinstance(image, bytes):
+            return image
+        path = (self.root / image).resolve()
+        if not path.is_relative_to(self.root):
+            return UnreadableError("its path leads outside of the pool's folder")
+        try:
+            too_large = path.stat().st_size > self.limits.bytes
+            return UnreadableError(f"more than {self.limits.bytes} bytes") if too_large else path.read_bytes()
+        except OSError as error:
+            return UnreadableError(error.strerror or type(error).__name__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None}
+
+
+class _Reader:
+    """Reads a file from one row on, a few rows at a time."""
+
+    def __init__(self, path: Path, number: int, columns: list[str], start: int) -> None:
+        file = pq.ParquetFile(path, memory_map=True)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        begins = [0, *accumulate(sizes)]
+        group = bisect.bisect_right(begins, start) - 1
+        groups = list(range(group, len(sizes)))
+        self._batches = file.iter_batches(ROWS_AT_A_TIME, row_groups=groups, columns=columns, use_threads=False)
+        self.number, self._held, self._at = number, pa.RecordBatch.from_pylist([]), begins[group]
+
+    def reaches(self, number: int, start: int) -> bool:
+        return number == self.number and start >= self._at
+
+    def take(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        while start < stop:
+            while self._at + len(self._held) <= start:
+                self._at += len(self._held)
+                self._held = next(self._batches)
+            part = self._held.slice(start - self._at, stop - start)
+            yield from part.to_pylist()
+            start += len(part)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"pool: {path} is not a readable Parquet file: {error}") from error
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    kind = kinds.get("image")
+    is_struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not is_struct and kind not in (pa.binary(), pa.large_binary()):
+        found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        raise UsageError(f"pool: {path}: expected a column image of bytes or of struct<bytes, ...>, got {found}")
+    return file
+
+
+def _has_id(file: pq.ParquetFile) -> bool:
+    return "id" in file.schema_arrow.names
+
+
+def _checked_ids(files: list[pq.ParquetFile], path: Path) -> pa.DataType:
+    """The type of the column `id`: text or whole numbers, none missing, each once."""
+    ids = pa.concat_tables([file.read(columns=["id"]) for file in files])["id"]
+    if pa.types.is_integer(ids.type):
+        ids = ids.cast(pa.int64())
+    elif not pa.types.is_string(ids.type):
+        raise UsageError(f"pool: {path}: ids must be text or whole numbers, got {ids.type}")
+    if ids.null_count:
+        raise UsageError(f"pool: {path}: {ids.null_count} ids are null")
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counts = ids.value_counts()
+        most = counts[pc.index(counts.field("counts"), pc.max(counts.field("counts"))).as_py()].as_py()
+        raise UsageError(f"pool: {path}: ids must be unique; {most['values']!r} comes {most['counts']} times")
+    return ids.type

@@ -1,0 +1,88 @@
+"""What every pool offers, whatever it is stored in; and the list of items of those that have to be listed first."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from lada_al.pools.decode import Limits
+from lada_al.run.files import write_atomically
+
+Id = str | int
+
+
+class Item(NamedTuple):
+    """An id, and the image as it is stored: bytes of a file, an array, an image; or UnreadableError with the reason."""
+
+    id: Id
+    stored: Any
+
+
+class Source(ABC):
+    """A pool. Objects are small, and may be sent to other processes: files are opened where they are read."""
+
+    limits: Limits = Limits()
+    id_type: pa.DataType = pa.string()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        """Items `start` to `stop` in order; never fewer."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Equal as long as every position holds the item it held before, as far as that can be told quickly."""
+
+    def ids(self) -> Iterator[Id]:
+        """The id of each position."""
+        return (item.id for item in self.read(0, len(self)))
+
+
+class Listing:
+    """Rows of a table, in memory or in an Arrow file that is mapped and takes no memory, however long."""
+
+    ROWS = 1 << 16
+
+    def __init__(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path | None) -> None:
+        """Lists `batches` into `path`, unless it is listed there already; then they are not looked at."""
+        self.path = path
+        self._table: pa.Table | None = None
+        if path is None:
+            self._table = pa.Table.from_batches(list(batches), schema)
+        elif not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: _write(file, batches, schema))
+        self.rows = self.table.num_rows
+
+    @property
+    def table(self) -> pa.Table:
+        if self._table is None:
+            assert self.path is not None
+            self._table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+        return self._table
+
+    def slice(self, start: int, stop: int) -> list[dict[str, Any]]:
+        return self.table.slice(start, stop - start).to_pylist()
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for batch in self.table.to_batches(max_chunksize=self.ROWS):
+            for column in batch.columns:
+                digest.update("\0".join(map(str, column.to_pylist())).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_table": self._table if self.path is None else None}
+
+
+def _write(file: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    with pa.ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)

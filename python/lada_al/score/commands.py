@@ -1,0 +1,89 @@
+"""The command `lada score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+from lada_al.errors import UsageError
+
+if TYPE_CHECKING:
+    from lada_al.score.images import ImageScores
+
+app = typer.Typer()
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def score(
+    out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
+    pool: Annotated[Path | None, typer.Option(help="Folder of images, Parquet, tar shards, .npy or .npz.")] = None,
+    model: Annotated[str | None, typer.Option(help="pkg.module:factory, timm:NAME or torchvision:NAME.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict of torch.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Cached logits, .npy or .npz, in the place of both.")] = None,
+    method: Annotated[str, typer.Option(help="entropy or var-ratio.")] = "entropy",
+    top: Annotated[int, typer.Option(help="Items in top.csv.", min=1)] = 1000,
+    batch: Annotated[int, typer.Option(help="Images at a time; results do not depend on it.", min=1)] = 128,
+    workers: Annotated[int, typer.Option(help="Processes that decode; results do not depend on it.", min=0)] = 2,
+    shard: Annotated[int, typer.Option(help="Items in a file of scores, in whole steps of 32.", min=1)] = 65536,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the scoring in --out.")] = False,
+) -> None:
+    """Score a pool of any size and list the items to label first. Under torchrun, each process scores its share."""
+    from lada_al.score import methods, run
+    from lada_al.score.cached import CachedLogits
+    from lada_al.score.images import STEP
+    from lada_al.score.ranks import ranks
+
+    methods.check(method)
+    if (embeddings is None) == (pool is None or model is None) or (embeddings is not None and (pool or model)):
+        raise UsageError("give --pool and --model, or --embeddings alone")
+    size = -(-shard // STEP) * STEP
+    with ranks() as our:
+        if our.rank > 0:
+            our.wait()  # for the listing of the pool, and for score.json
+        if embeddings is not None:
+            scorer: run.Scorer = CachedLogits(embeddings, method)
+        else:
+            assert pool is not None
+            assert model is not None
+            scorer = _images(pool, model, checkpoint, method, out, device, batch, workers)
+        if our.rank == 0:
+            run.begin(out, {"method": method, "shard": size, **scorer.about()}, resume)
+            our.wait()
+        share = len(scorer) // our.count
+        columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=our.rank > 0) as progress:
+            task = progress.add_task("scored", total=share)
+            summary = run.score(scorer, out, size, top, our, lambda items: progress.update(task, advance=items))
+    if summary is not None:
+        console.print(f"{out / run.TOP}: the top {top} of {summary.items:,} items, {summary.resumed:,} scored before")
+        if summary.unreadable:
+            console.print(f"{summary.unreadable:,} cannot be read; {out / run.UNREADABLE} lists them")
+        if summary.without_score:
+            console.print(f"{summary.without_score:,} have no score: their logits are NaN")
+
+
+def _images(
+    pool: Path, model: str, checkpoint: Path | None, method: str, out: Path, device: str, batch: int, workers: int
+) -> ImageScores:
+    from lada_al.load_model import load_model
+    from lada_al.pools import open_pool
+    from lada_al.run.experiment import find_device
+    from lada_al.score import run
+    from lada_al.score.images import ImageScores
+
+    loaded = load_model(model, checkpoint)
+    return ImageScores(open_pool(pool, out / run.LISTING), loaded, method, find_device(device), batch, workers)
+
+
+class _Speed(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} items/s")

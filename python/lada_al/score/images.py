@@ -1,0 +1,124 @@
+"""Scores of images: worker processes decode them into pinned uint8 batches, the network takes them from there.
+
+On a CPU, the bits of a network's output depend on which images are in a batch. So there it always sees STEP images
+together, those whose positions begin at a multiple of STEP; batches, workers and shards are made of whole steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lada_al.load_model import Loaded
+from lada_al.pools import Id, ImageSpec, Source, UnreadableError
+from lada_al.pools.decode import decode
+from lada_al.score import methods
+from lada_al.wrap import logits_of
+
+STEP = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images next to each other in the pool; those that cannot be decoded are blank and have a reason."""
+
+    ids: list[Id]
+    pixels: Tensor
+    """(B, height, width, channels) uint8."""
+    errors: list[str | None]
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.ids, self.pixels.pin_memory(), self.errors)
+
+
+class Batches(Dataset[Batch]):
+    """Ranges of the pool, decoded; a worker process decodes one at a time."""
+
+    def __init__(self, pool: Source, spec: ImageSpec, ranges: list[tuple[int, int]]) -> None:
+        self.pool, self.spec, self.ranges = pool, spec, ranges
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+    def __getitem__(self, number: int) -> Batch:
+        start, stop = self.ranges[number]
+        spec = self.spec
+        pixels = np.zeros((stop - start, spec.height, spec.width, spec.channels), np.uint8)
+        ids: list[Id] = []
+        errors: list[str | None] = []
+        for place, item in zip(pixels, self.pool.read(start, stop), strict=True):
+            ids.append(item.id)
+            try:
+                place[:] = decode(item.stored, spec, self.pool.limits)
+                errors.append(None)
+            except UnreadableError as error:
+                errors.append(str(error))
+        return Batch(ids, torch.from_numpy(pixels), errors)
+
+
+class ImageScores:
+    """A network over a pool. `batch` is rounded up to whole steps."""
+
+    def __init__(
+        self, pool: Source, model: Loaded, method: str, device: torch.device, batch: int, workers: int
+    ) -> None:
+        self.pool, self.spec, self.method, self.device, self.workers = pool, model.spec, method, device, workers
+        self.module = model.module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch = -(-batch // STEP) * STEP
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def about(self) -> dict[str, object]:
+        spec = {"shape": list(self.spec.shape), "mean": list(self.spec.mean), "std": list(self.spec.std)}
+        return {"fingerprint": self.pool.fingerprint(), "weights": _digest(self.module), "images": spec}
+
+    def shards(self, ranges: list[tuple[int, int]]) -> Iterator[pa.Table]:
+        cut = [
+            [(first, min(first + self.batch, stop)) for first in range(start, stop, self.batch)]
+            for start, stop in ranges
+        ]
+        batches = iter(
+            DataLoader(
+                Batches(self.pool, self.spec, [part for parts in cut for part in parts]),
+                batch_size=None,
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+        for parts in cut:
+            yield pa.concat_tables([self._scored(next(batches)) for _ in parts])
+
+    def _scored(self, batch: Batch) -> pa.Table:
+        unread = pa.array([error is not None for error in batch.errors])
+        scores = methods.columns(self.method, self.logits(batch.pixels))
+        known = {name: pc.if_else(unread, None, column) for name, column in scores.items()}
+        ids = pa.array(batch.ids, self.pool.id_type)
+        return pa.table({"id": ids, **known, "error": pa.array(batch.errors, pa.string())})
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Of (B, height, width, channels) uint8; on CUDA in bfloat16 where the GPU is made for it."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        if self.device.type == "cpu":
+            return torch.cat([self._run(step) for step in pixels.split(STEP)])
+        with torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported(including_emulation=False)):
+            return self._run(pixels)
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        return logits_of(self.module(self.spec.normalised(pixels)))
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

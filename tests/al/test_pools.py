@@ -1,0 +1,267 @@
+"""Pools in every form hold the same images, under ids that stay, read in any ranges; what is bad is told or skipped."""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lada_al.errors import UsageError
+from lada_al.pools import ImageSpec, Limits, UnreadableError, open_pool
+from lada_al.pools.decode import decode, open_image, statistics
+from PIL import Image
+from pooling import POOLS, SPEC, contents, folder, name, parquet_file, pixels, png, shards
+
+COUNT = 23
+
+
+@pytest.mark.parametrize("kind", POOLS)
+class TestEveryPool:
+    def test_holds_the_images_under_unique_ids(self, kind: str, tmp_path: Path) -> None:
+        pool = open_pool(POOLS[kind](tmp_path, COUNT))
+        assert len(pool) == COUNT
+        assert sorted(contents(pool).values()) == sorted(image.tobytes() for image in pixels(COUNT))
+        assert list(pool.ids()) == list(contents(pool))
+        assert pa.array(list(pool.ids()), pool.id_type).null_count == 0
+
+    def test_any_ranges_are_parts_of_the_whole(self, kind: str, tmp_path: Path) -> None:
+        pool = open_pool(POOLS[kind](tmp_path, COUNT))
+        whole = list(contents(pool).items())
+        for start, stop in [(5, 6), (0, 9), (9, 23), (3, 3), (20, 23), (1, 22)]:
+            assert list(contents(pool, start, stop).items()) == whole[start:stop]
+
+    def test_ids_and_order_stay(self, kind: str, tmp_path: Path) -> None:
+        path = POOLS[kind](tmp_path, COUNT)
+        listing = tmp_path / "listing.arrow"
+        first, second, sent = open_pool(path, listing), open_pool(path, listing), open_pool(path)
+        sent = pickle.loads(pickle.dumps(sent))
+        assert contents(first) == contents(second) == contents(sent)
+        assert list(first.ids()) == list(sent.ids())
+        assert first.fingerprint() == second.fingerprint() == sent.fingerprint()
+
+    def test_another_pool_has_another_fingerprint(self, kind: str, tmp_path: Path) -> None:
+        (tmp_path / "1").mkdir()
+        (tmp_path / "2").mkdir()
+        first, second = (open_pool(POOLS[kind](tmp_path / n, COUNT + int(n))) for n in "12")
+        assert first.fingerprint() != second.fingerprint()
+
+
+class Images(torch.utils.data.Dataset[Any]):
+    """(image, id), of which item 2 cannot be read."""
+
+    def __init__(self, ids: list[Any]) -> None:
+        self.names = ids
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        if i == 2:
+            raise OSError("the disk is gone")
+        return Image.fromarray(pixels(COUNT)[i]), self.names[i]
+
+
+class TestObjects:
+    def test_a_torch_dataset_of_images_and_ids(self) -> None:
+        pool = open_pool(Images(["a", "b", "c", "d"]))
+        items = list(pool.read(0, 4))
+        assert [item.id for item in items] == ["a", "b", "item 2", "d"]
+        assert isinstance(items[2].stored, UnreadableError)
+        assert decode(items[3].stored, SPEC, pool.limits).tobytes() == pixels(COUNT)[3].tobytes()
+
+    def test_a_hugging_face_dataset(self) -> None:
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+        rows = {
+            "image": [{"bytes": png(p), "path": None} for p in pixels(COUNT)],
+            "id": [f"h{i}" for i in range(COUNT)],
+        }
+        pool = open_pool(datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()))
+        assert list(contents(pool).items()) == [(f"h{i}", p.tobytes()) for i, p in enumerate(pixels(COUNT))]
+
+    @pytest.mark.parametrize(
+        ("dataset", "message"),
+        [
+            (Images([1, 1, 2, 3]), "ids must be unique; 1 comes more than once"),
+            (Images([1, "x", 2, 3]), "all text or all whole numbers"),
+            (Images([1.5, 2.5, 3.5]), "an id must be text or a whole number, got float"),
+            ([1, 2], r"must yield \(image, id\), got int at 0"),
+            (iter([]), "expected a path, a Hugging Face data set, or a torch Dataset"),
+        ],
+        ids=["twice", "mixed", "float", "no pair", "iterator"],
+    )
+    def test_bad_objects(self, dataset: Any, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            open_pool(dataset)
+
+
+class TestBadPaths:
+    def make(self, kind: str, root: Path) -> Path:  # noqa: PLR0911
+        path = root / "pool"
+        if kind == "nothing":
+            return path
+        if kind == "empty folder":
+            path.mkdir()
+            return path
+        if kind == "text file":
+            path = path.with_suffix(".txt")
+            path.write_text("hello")
+            return path
+        if kind == "both":
+            shards(root, 3)
+            return parquet_file(root, 3).parent
+        if kind in ("no parquet", "no tar", "no npy"):
+            path = path.with_suffix("." + kind.split()[1])
+            path.write_bytes(b"nonsense" * 99)
+            return path
+        path = path.with_suffix(".parquet")
+        table = {
+            "no column": {"picture": [b""]},
+            "text column": {"image": ["a"]},
+            "no rows": {"image": pa.array([], pa.binary())},
+            "ids twice": {"image": [b"", b""], "id": ["a", "a"]},
+            "null id": {"image": [b"", b""], "id": ["a", None]},
+            "float id": {"image": [b""], "id": [1.5]},
+        }
+        if kind in table:
+            pq.write_table(pa.table(table[kind]), path)
+            return path
+        path = path.with_suffix(".npy")
+        np.save(path, {"float": np.zeros((2, 4, 4)), "vectors": np.zeros((2, 4), np.uint8)}[kind])
+        return path
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("nothing", "there is no .*pool; expected a folder of images"),
+            ("empty folder", "holds no image files"),
+            ("text file", "is of no known kind; expected"),
+            ("both", "holds both Parquet and tar files"),
+            ("no parquet", "is not a readable Parquet file"),
+            ("no tar", "is not a readable, uncompressed tar file"),
+            ("no npy", "is not a readable array file"),
+            ("no column", "expected a column image of bytes or of struct<bytes, ...>, got picture: binary"),
+            ("text column", "got image: string"),
+            ("no rows", "has no rows"),
+            ("ids twice", "ids must be unique; 'a' comes 2 times"),
+            ("null id", "1 ids are null"),
+            ("float id", "ids must be text or whole numbers, got double"),
+            ("float", "expected uint8 images .* got float64"),
+            ("vectors", r"got uint8 of shape \(2, 4\)"),
+        ],
+    )
+    def test_is_told_what_is_wrong(self, kind: str, message: str, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=message):
+            open_pool(self.make(kind, tmp_path))
+
+    def test_pickled_objects_in_arrays_are_not_loaded(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "images.npz", images=pixels(2), ids=np.array([{"a": 1}, "b"], dtype=object))
+        with pytest.raises(UsageError, match="not a readable array file.*allow_pickle"):
+            open_pool(tmp_path / "images.npz")
+
+
+class TestBadItems:
+    def reasons(self, path: Path, **limits: int) -> dict[Any, str]:
+        pool = open_pool(path, limits=Limits(**limits))
+        found = {}
+        for item in pool.read(0, len(pool)):
+            try:
+                decode(item.stored, SPEC, pool.limits)
+            except UnreadableError as error:
+                found[item.id] = str(error)
+        return found
+
+    def test_each_is_an_item_with_its_reason(self, tmp_path: Path) -> None:
+        path = folder(tmp_path, 6)
+        (path / name(0)).write_bytes(b"not an image")
+        (path / name(1)).write_bytes(png(pixels(2)[1])[:80])
+        (path / name(2)).write_bytes(b"")
+        (path / name(3)).unlink()
+        (path / name(3)).symlink_to(tmp_path / "elsewhere.png")
+        (tmp_path / "elsewhere.png").write_bytes(png(pixels(1)[0]))
+        reasons = self.reasons(path)
+        assert set(reasons) == {name(0), name(1), name(2), name(3)}
+        assert "leads outside" in reasons[name(3)]
+        assert all(reasons.values())
+
+    def test_what_is_too_large_is_not_decoded(self, tmp_path: Path) -> None:
+        path = folder(tmp_path, 2)
+        (path / name(0)).write_bytes(png(np.zeros((3000, 3000), np.uint8)))  # a small file
+        assert "3000 x 3000 pixels" in self.reasons(path, pixels=8_000_000)[name(0)]
+        assert set(self.reasons(path, bytes=20)) == {name(0), name(1)}
+
+    def test_hidden_files_and_other_files_are_not_part_of_a_folder(self, tmp_path: Path) -> None:
+        path = folder(tmp_path, 3)
+        (path / ".hidden.png").write_bytes(png(pixels(1)[0]))
+        (path / "notes.txt").write_text("x")
+        assert len(open_pool(path)) == 3
+
+    def test_paths_in_parquet_stay_in_the_pools_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "secret.png").write_bytes(png(pixels(1)[0]))
+        root = folder(tmp_path, 2)
+        paths = [name(0), "../secret.png", str(tmp_path / "secret.png"), None]
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        rows = pa.array([{"bytes": None, "path": path} for path in paths], kind)
+        pq.write_table(pa.table({"image": rows}), root / "images.parquet")
+        reasons = self.reasons(root / "images.parquet")
+        assert {id_: reason for id_, reason in reasons.items() if "outside" in reason}.keys() == {
+            "images.parquet#1",
+            "images.parquet#2",
+        }
+        assert reasons["images.parquet#3"] == "there are no bytes"
+        assert len(reasons) == 3
+
+    def test_a_tar_file_that_was_cut_short(self, tmp_path: Path) -> None:
+        path = shards(tmp_path, 6) / "0.tar"
+        pool = open_pool(path)
+        with tarfile.open(path) as archive:
+            last = archive.getmembers()[4].offset_data
+        with path.open("r+b") as file:
+            file.truncate(last + 10)
+        items = list(pool.read(0, len(pool)))
+        assert isinstance(items[2].stored, UnreadableError)
+        assert not isinstance(items[1].stored, UnreadableError)
+
+
+class TestImages:
+    def test_are_scaled_until_they_cover_and_cut_around_the_centre(self) -> None:
+        spec = ImageSpec(3, 10, 20)
+        image = np.zeros((40, 40, 3), np.uint8)
+        image[10:30] = 200  # the middle half of the height, which is all that is left
+        assert (spec.pixels(Image.fromarray(image))[1:-1] > 100).all()
+        assert spec.pixels(image).shape == (10, 20, 3)
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_of_every_mode_are_taken(self, mode: str, channels: int, tmp_path: Path) -> None:
+        kind = "TIFF" if mode in ("CMYK", "I;16") else "PNG"
+        Image.new(mode, (9, 7)).save(tmp_path / "image", format=kind)
+        image = open_image((tmp_path / "image").read_bytes(), Limits())
+        spec = ImageSpec(channels, 12, 12, (0.5,) * channels, (0.5,) * channels)
+        assert spec.pixels(image).shape == (12, 12, channels)
+
+    def test_normalised_is_what_it_says(self) -> None:
+        spec = ImageSpec(3, 4, 5)
+        stored = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+        expected = (stored.permute(0, 3, 1, 2) / 255 - torch.tensor(spec.mean)[:, None, None]) / torch.tensor(spec.std)[
+            :, None, None
+        ]
+        found = spec.normalised(stored)
+        torch.testing.assert_close(found, expected)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+    def test_statistics_are_of_pixels_in_the_unit_interval(self) -> None:
+        mean, std = statistics([image[:, :, None] for image in pixels(5)])
+        assert mean[0] == pytest.approx(float((pixels(5) / 255).mean()))
+        assert std[0] == pytest.approx(float((pixels(5) / 255).std()))
+        assert statistics([np.zeros((2, 2, 1), np.uint8)]) == ((0.0,), (1.0,))
+
+    @pytest.mark.parametrize("options", [{"channels": 2}, {"height": 0}, {"mean": (0.5,)}, {"std": (1.0, 0.0, 1.0)}])
+    def test_a_spec_that_is_none(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="ImageSpec"):
+            ImageSpec(**options)

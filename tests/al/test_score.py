@@ -1,0 +1,204 @@
+"""`lada score`: the same results whatever the settings, exact top k, and nothing lost to a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from labelling import lada, read_csv
+from lada_al.models import small
+from lada_al.score.top import Top
+from pooling import POOLS, folder, name, npz, pixels
+
+import lada_ext
+
+COUNT = 150
+CODE = """
+import torch
+from lada_al.models import small
+from lada_al.pools import ImageSpec
+
+def net():
+    torch.manual_seed(0)
+    return small(1, (12, 12), 5), ImageSpec(1, 12, 12, (0.5,), (0.5,))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "scored_net.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[2] / 'python'}", prepend=":")
+    return tmp_path
+
+
+def score(out: Path, *more: object, pool: Path) -> dict[object, float | None]:
+    arguments = ["--pool", pool, "--model", "scored_net:net", "--out", out, "--top", 20, "--device", "cpu", *more]
+    code, _, err = lada("score", *arguments)
+    assert code == 0, err
+    table = pq.read_table(out / "scores")
+    return dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
+
+
+def test_the_exact_top_k_in_any_parts_and_order() -> None:
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 40, 3000).astype(np.float32)
+    scores[random.integers(0, 3000, 50)] = np.nan
+    expected = sorted(np.flatnonzero(~np.isnan(scores)).tolist(), key=lambda i: (-scores[i], i))
+    for k in (1, 17, 2999, 5000):
+        top = Top(k)
+        for part in random.permutation(np.array_split(np.arange(3000), 30)):
+            top.add(scores[part], part)
+        assert top.positions.tolist() == expected[:k]
+        assert top.scores.tolist() == scores[expected[:k]].tolist()
+
+
+class TestImages:
+    @pytest.mark.parametrize("kind", POOLS)
+    def test_scores_are_those_of_the_network_and_the_top_is_their_best(self, kind: str, here: Path) -> None:
+        pool = POOLS[kind](here, 40)
+        scores = score(here / "out", "--workers", 0, pool=pool)
+        torch.manual_seed(0)
+        net = small(1, (12, 12), 5).eval()
+        with torch.no_grad():
+            image = (torch.from_numpy(pixels(40))[:, None].float() / 255 - 0.5) / 0.5
+            expected = lada_ext.entropy(net(image))
+        torch.testing.assert_close(torch.tensor(sorted(scores.values())), expected.sort().values)
+        best = sorted(scores.values(), reverse=True)[:20]
+        rows = read_csv(here / "out" / "top.csv")
+        assert [float(row["score"]) for row in rows] == best
+        assert all(scores[int(row["id"]) if kind == "npy" else row["id"]] == float(row["score"]) for row in rows)
+
+    def test_no_setting_changes_a_bit(self, here: Path) -> None:
+        pool = folder(here, COUNT)
+        first = score(here / "a", "--workers", 0, "--batch", 32, pool=pool)
+        second = score(here / "b", "--workers", 2, "--batch", 70, "--shard", 64, pool=pool)
+        third = score(here / "c", "--workers", 1, "--batch", 1, "--shard", 33, pool=pool)
+        assert first == second == third
+        assert len(list((here / "b" / "scores").iterdir())) == 3
+        assert len({(here / run / "top.csv").read_bytes() for run in "abc"}) == 1
+
+    def test_what_cannot_be_read_is_skipped_counted_and_listed(self, here: Path) -> None:
+        pool = folder(here, 40)
+        whole = score(here / "whole", pool=pool)
+        (pool / name(3)).write_bytes(b"no image")
+        (pool / name(8)).write_bytes(b"")
+        code, out, _ = lada("score", "--pool", pool, "--model", "scored_net:net", "--out", here / "out")
+        assert code == 0
+        assert "2 cannot be read" in out
+        rows = read_csv(here / "out" / "unreadable.csv")
+        assert {row["id"] for row in rows} == {name(3), name(8)}
+        assert all(row["reason"] for row in rows)
+        table = pq.read_table(here / "out" / "scores").to_pylist()
+        left = {row["id"]: row["score"] for row in table if row["error"] is None}
+        assert left == {id_: value for id_, value in whole.items() if id_ not in (name(3), name(8))}
+        assert not {row["id"] for row in read_csv(here / "out" / "top.csv")} & {name(3), name(8)}
+
+    def test_a_kill_loses_nothing_and_no_finished_shard_is_scored_again(self, here: Path) -> None:
+        pool = npz(here, 4000)
+        whole = score(here / "whole", "--shard", 64, pool=pool)
+        arguments = ["--pool", pool, "--model", "scored_net:net", "--top", 20, "--device", "cpu", "--shard", 64]
+        command = [sys.executable, "-m", "lada_al", "score", "--out", here / "out", "--workers", 0, *arguments]
+        with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 100
+            while len(list((here / "out").glob("scores/part-*"))) < 5 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            process.kill()
+        done = {path: path.stat().st_mtime_ns for path in (here / "out").glob("scores/part-*")}
+        assert 5 <= len(done) < 63
+        again = score(here / "out", "--shard", 64, "--resume", pool=pool)
+        assert again == whole
+        assert {path: path.stat().st_mtime_ns for path in done} == done
+        assert (here / "out" / "top.csv").read_bytes() == (here / "whole" / "top.csv").read_bytes()
+
+    def test_two_processes_find_what_one_does(self, here: Path) -> None:
+        pool = folder(here, COUNT)
+        (pool / name(5)).write_bytes(b"")
+        score(here / "one", "--shard", 32, pool=pool)
+        arguments = ["--pool", pool, "--model", "scored_net:net", "--top", 20, "--device", "cpu", "--shard", 32]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "lada_al"]
+        command = [sys.executable, *launcher, "score", "--out", here / "two", "--workers", 0, *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([str(p) for p in command], capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        for file in ("top.csv", "unreadable.csv", "score.json"):
+            assert (here / "one" / file).read_bytes() == (here / "two" / file).read_bytes()
+        assert pq.read_table(here / "one" / "scores").equals(pq.read_table(here / "two" / "scores"))
+
+
+class TestCachedLogits:
+    @pytest.mark.parametrize("method", ["entropy", "var-ratio"])
+    def test_are_scored_without_a_network(self, method: str, tmp_path: Path) -> None:
+        logits = np.random.default_rng(0).normal(size=(5000, 7)).astype(np.float16)
+        logits[77] = np.nan
+        np.savez(tmp_path / "l.npz", logits=logits, ids=np.array([f"n{i}" for i in range(5000)]))
+        code, out, err = lada(
+            "score",
+            "--embeddings",
+            tmp_path / "l.npz",
+            "--method",
+            method,
+            "--top",
+            9,
+            "--out",
+            tmp_path / "out",
+            "--shard",
+            512,
+        )
+        assert code == 0, err
+        assert "1 have no score" in out
+        op = lada_ext.entropy if method == "entropy" else lada_ext.variation_ratio
+        expected = op(torch.from_numpy(logits))
+        table = pq.read_table(tmp_path / "out" / "scores")
+        np.testing.assert_array_equal(table["score"].to_numpy(), expected.numpy())
+        best = expected.nan_to_num(-1).argsort(descending=True, stable=True)[:9].tolist()
+        assert [row["id"] for row in read_csv(tmp_path / "out" / "top.csv")] == [f"n{i}" for i in best]
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "give --pool and --model, or --embeddings alone"),
+            (["--pool", "p"], "give --pool and --model"),
+            (["--embeddings", "logits.npy", "--pool", "p"], "or --embeddings alone"),
+            (["--embeddings", "absent.npy"], "takes a .npy or .npz file that exists"),
+            (["--embeddings", "flat.npy"], "expected floating logits of shape (M, C)"),
+            (["--embeddings", "logits.npy", "--method", "badge"], "must be one of entropy, var-ratio, got 'badge'"),
+            (["--embeddings", "logits.npy", "--out", "full"], "full is not empty and holds no score.json"),
+        ],
+    )
+    def test_are_told_and_nothing_is_written(
+        self, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        np.save("logits.npy", np.zeros((3, 2), np.float32))
+        np.save("flat.npy", np.zeros(3, np.float32))
+        Path("full").mkdir()
+        Path("full/file").touch()
+        code, _, err = lada("score", "--out", "out", *arguments)
+        assert code == 2
+        assert message in err
+        assert not Path("out").exists()
+
+    def test_another_scoring_is_not_gone_on_with(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", np.zeros((3, 2), np.float32))
+        np.save(tmp_path / "b.npy", np.ones((3, 2), np.float32))
+        out = tmp_path / "out"
+        assert lada("score", "--embeddings", tmp_path / "a.npy", "--out", out)[0] == 0
+        assert "add --resume" in lada("score", "--embeddings", tmp_path / "a.npy", "--out", out)[2]
+        code, _, err = lada(
+            "score", "--embeddings", tmp_path / "b.npy", "--out", out, "--resume", "--method", "var-ratio"
+        )
+        assert code == 2
+        assert "begun with another method, embeddings, fingerprint" in err
+        assert json.loads((out / "score.json").read_text())["method"] == "entropy"
