@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 import lada_ext
 
 EPOCHS, BATCH, LABELLED = 20, 50, 500
+MOST_IMAGES, NOISE = 20_000, 0.1
 
 
 @functools.cache
@@ -30,8 +31,10 @@ def demo_images() -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def trained_net(labelled: int = LABELLED) -> SplitModel:
-    """The demo's model after EPOCHS passes over the first `labelled` images of its pool."""
-    images, labels = (values[:labelled] for values in demo_images())
+    """The demo's model after EPOCHS passes over `labelled` images of its pool."""
+    images, labels = demo_images()
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:labelled]
+    images, labels = images[chosen], labels[chosen]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         net = models.small(1, (28, 28), 10)
@@ -47,14 +50,18 @@ def trained_net(labelled: int = LABELLED) -> SplitModel:
 
 @functools.cache
 def trained_logits(rows: int) -> Tensor:
-    """(rows, 10) logits of the demo's images, each rotated, scaled and shifted at random where one pass is not enough."""
+    """(rows, 10) logits of the demo's images; if they are too few also distorted at random, up to MOST_IMAGES, and from
+    there on with normal noise of deviation NOISE on the logits, since running the net on a million takes minutes."""
     net, images = trained_net(), demo_images()[0]
     random = torch.Generator().manual_seed(0)
     parts = []
-    for batch in torch.arange(rows).split(2000):
+    for batch in torch.arange(min(rows, MOST_IMAGES)).split(2000):
         chosen = images[batch % len(images)]
         if rows > len(images):
             theta = torch.eye(2, 3) + 0.15 * torch.randn(len(batch), 2, 3, generator=random)
             chosen = lada_ext.affine_sample(chosen, theta)
         parts.append(net(chosen))
-    return torch.cat(parts)
+    logits = torch.cat(parts)
+    if rows <= MOST_IMAGES:
+        return logits
+    return logits[torch.arange(rows) % MOST_IMAGES] + NOISE * torch.randn(rows, 10, generator=random)
