@@ -87,9 +87,7 @@ def top_pairs_case(rows: int, device: str, *, prune: bool = True, eager: bool = 
     if eager:
         contenders["eager"] = lambda: eager_top_pairs(values)
     how = "" if prune else ", every pair"
-    return Case(
-        "pair_score", f"top_pairs M={rows} C=10 {NODES} nodes k={BEST}{how}", contenders, check, values.nbytes
-    )
+    return Case("pair_score", f"top_pairs M={rows} C=10 {NODES} nodes k={BEST}{how}", contenders, check, values.nbytes)
 
 
 def cases(device: str) -> Iterator[Case]:

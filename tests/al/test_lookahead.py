@@ -226,9 +226,7 @@ def test_where_mixing_is_mixing_logits_no_mixture_is_made(
         monkeypatch.setattr(type(now.f_aug), "__call__", None)
         scores, entropies = lookahead.unit_scores([a, b], tau, now)
     mixed = mixed.unflatten(0, (20, 3))
-    torch.testing.assert_close(
-        scores, lada_ext.pair_score(a.logits, b.logits, mixed, 0.7, score), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(scores, lada_ext.pair_score(a.logits, b.logits, mixed, 0.7, score), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropies, lada_ext.entropy(mixed).mean(1), rtol=1e-5, atol=1e-5)
 
 

@@ -175,9 +175,7 @@ class Config(BaseModel):
         """Labels after the last round."""
         return self.initial + sum(self.labels_of(r) for r in range(1, self.rounds + 1))
 
-    def check_fits(
-        self, pool_size: int, classes: int, shapes: list[tuple[int, ...]], mixing_logits: list[int]
-    ) -> None:
+    def check_fits(self, pool_size: int, classes: int, shapes: list[tuple[int, ...]], mixing_logits: list[int]) -> None:
         """Refuses what does not fit the data set or the model.
 
         Args:
