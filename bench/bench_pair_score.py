@@ -43,7 +43,8 @@ def pool(g: torch.Generator, rows: int) -> tuple[object, ...]:
 
 def pool_and_grad(g: torch.Generator, rows: int) -> tuple[object, ...]:
     values, pairs, tau, samples, key = pool(g, rows)
-    assert isinstance(values, Tensor) and isinstance(tau, Tensor)
+    assert isinstance(values, Tensor)
+    assert isinstance(tau, Tensor)
     return values.requires_grad_(), pairs, tau.requires_grad_(), samples, key, torch.randn(PAIRS, generator=g)
 
 

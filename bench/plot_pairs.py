@@ -71,8 +71,8 @@ def plot_sizes(axis: plt.Axes, images: Tensor) -> None:
             matched, best = random_matchings(logits[:size], BOUGHT), all_pairs(logits[:size], BOUGHT)
             gains.append(float(best.mean() - matched.mean()))
             print(
-                f"{labels} labels, {size} candidates: the {BOUGHT} best of all pairs {float(best.mean()):.3f} bits, of a "
-                f"random matching {float(matched.mean()):.3f}, of the luckiest of {MATCHINGS} "
+                f"{labels} labels, {size} candidates: the {BOUGHT} best of all pairs {float(best.mean()):.3f} bits, "
+                f"of a random matching {float(matched.mean()):.3f}, of the luckiest of {MATCHINGS} "
                 f"{float(matched.mean(1).max()):.3f}"
             )
         axis.plot(SIZES, gains, style, marker=".", color=COLOURS["all"], label=f"net trained on {labels} labels")
