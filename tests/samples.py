@@ -111,6 +111,7 @@ PASSES: dict[str, Make] = {
     "many_passes": passes(100, 3, 7),
     "twenty_classes": passes(2, 9, 20),
     "hundred_classes": passes(3, 5, 100),
+    "three_hundred_classes": passes(2, 3, 300),
     "wide": passes(2, 3, 1025),
     "very_wide": passes(2, 2, 5003),
     "leading_axes": passes(3, 2, 5, 6),
