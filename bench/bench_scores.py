@@ -1,4 +1,4 @@
-"""Predictive entropy of rows of logits."""
+"""Scores of rows of logits: predictive entropy, and BALD of stochastic passes against baal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,27 @@ from bench.harness import Case
 from lada_ext import reference
 
 SIZES = [(100_000, 10), (50_000, 100), (20_000, 1000)]
+PASSES, ROWS, CLASSES = 20, 50_000, 10
 
 
 def eager_entropy(logits: Tensor) -> Tensor:
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1) / math.log(2)
+
+
+def eager_bald(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(-1)
+    p = log_p.exp()
+    mean = p.mean(0)
+    of_mean, mean_of = -torch.special.xlogy(mean, mean).sum(-1), -(p * log_p).sum(-1).mean(0)
+    return (of_mean - mean_of) / math.log(2)
+
+
+def bald_of_baal(logits: Tensor) -> object:
+    """Of the same array, whose axes it takes as instances, classes, passes. Its result is in nats."""
+    from baal.active.heuristics import BALD
+
+    return BALD().get_uncertainties(logits.permute(1, 2, 0))
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -43,3 +59,13 @@ def cases(device: str) -> Iterator[Case]:
             bytes_moved=rows * (3 * row_bytes + 8),  # logits twice and their gradient, scores and theirs
             wrt=[0],
         )
+    contenders = {"lada_ext": lada_ext.bald, "eager": eager_bald, "torch.compile": compiled(eager_bald)}
+    yield op_case(
+        "scores",
+        f"bald {PASSES} x {ROWS} x {CLASSES}",
+        device,
+        lambda g: (2 * torch.randn(PASSES, ROWS, CLASSES, generator=g),),
+        contenders | ({"baal": bald_of_baal} if device == "cpu" else {}),
+        reference.bald,
+        bytes_moved=4 * ROWS * (PASSES * CLASSES + 1),
+    )

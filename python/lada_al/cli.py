@@ -37,6 +37,7 @@ Rounds = Annotated[int | None, typer.Option(help="Rounds of buying after the ini
 Query = Annotated[int | None, typer.Option(help="Labels bought a round; default 10, for cifar100 100.")]
 Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default 20, for cifar100 1000.")]
 Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
+Pairs = Annotated[str | None, typer.Option(help="Look ahead to a random matching (default) or to all pairs.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out.")]
@@ -55,6 +56,7 @@ def run(
     initial: Initial = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; default 1.")] = None,
     preset: Preset = None,
+    pairs: Pairs = None,
     device: Device = None,
     settings: Settings = None,
     resume: Resume = False,
@@ -77,6 +79,7 @@ def run(
         query=query,
         initial=initial,
         preset=preset,
+        pairs=pairs,
         device=device,
     )
     config = Config(**{**experiment.settings_begun(out, resume), **given})
@@ -107,6 +110,7 @@ def compare(
     query: Query = None,
     initial: Initial = None,
     preset: Preset = None,
+    pairs: Pairs = None,
     device: Device = None,
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
@@ -130,6 +134,7 @@ def compare(
         query=query,
         initial=initial,
         preset=preset,
+        pairs=pairs,
         device=device,
     )
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")

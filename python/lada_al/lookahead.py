@@ -130,8 +130,8 @@ def look_ahead(view: View, now: Round) -> Choice:
     assert f_aug is not None
     with now.clock("features"):
         view.computed(now.config.scoring_batch)
-    units = len(view) // f_aug.arity
-    members = torch.arange(f_aug.arity * units).view(f_aug.arity, units)
+    with now.clock("match"):
+        members = match(view, now)
     views = [view[positions] for positions in members]
     with now.keys.scope("policy weights", now.number):
         policy = f_aug.policy(*views, learn=now.config.chosen.learn)
@@ -148,6 +148,26 @@ def look_ahead(view: View, now: Round) -> Choice:
         virtual_entropy=virtual_entropy[best],
         statistics=_statistics(entropy=lada_ext.entropy(view.logits), virtual_entropy=virtual_entropy, tau=tau),
     )
+
+
+def match(view: View, now: Round) -> Tensor:
+    """The candidates' positions in units, (arity, units), one unit a column.
+
+    The candidates come in random order, so a random matching, the paper's, takes them as they come. The best of all
+    pairs are sought under the fixed policy: as many as are bought, or where a policy is to be learned a whole matching.
+    """
+    config, f_aug = now.config, now.f_aug
+    assert f_aug is not None
+    if not config.seeks_pairs:
+        units = len(view) // f_aug.arity
+        return torch.arange(f_aug.arity * units).view(f_aug.arity, units)
+    score = config.chosen.acquisition.fused
+    assert score is not None
+    count = len(view) // 2 if config.chosen.learn else now.query // 2
+    best = lada_ext.top_pairs(
+        view.logits, count, config.fixed_tau, gamma=config.look_ahead_weight, score=score, disjoint=True
+    )
+    return best.pairs.t().cpu()
 
 
 def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round) -> Tensor:
@@ -188,23 +208,34 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
 
 def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Tensor]:
     """Eq. 5 or 13 for each unit, and the mean entropy of its virtual instances in bits; both (P,)."""
-    config, f_acq, f_aug = now.config, now.f_acq, now.f_aug
+    config, f_aug = now.config, now.f_aug
     assert f_aug is not None
-    fused = config.chosen.acquisition.fused
     key = now.keys.key("score samples", now.number, device=tau.device)
     scores, entropies = [], []
     batch = max(1, config.scoring_batch // config.samples)
     for part in now.meter.track("score", torch.arange(len(tau)).split(batch)):
-        real = [view[part] for view in views]
-        virtual = f_aug(*real, tau=tau[part], key=key, samples=config.samples)
-        if fused and f_aug.arity == 2:
-            a, b = real
-            score = lada_ext.pair_score(a.logits, b.logits, virtual.logits, config.look_ahead_weight, fused)
-        else:
-            score = composed_score(f_acq, real, virtual, config.look_ahead_weight)
+        score, entropy = _scores_of([view[part] for view in views], tau[part], key, now)
         scores.append(score)
-        entropies.append(_mean_of_draws(lada_ext.entropy(virtual.logits)))
+        entropies.append(entropy)
     return torch.cat(scores), torch.cat(entropies)
+
+
+def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[Tensor, Tensor]:
+    """`unit_scores` by the fewest ops: from the logits of the ends, from those of the mixtures, or composed."""
+    config, f_aug = now.config, now.f_aug
+    assert f_aug is not None
+    fused, gamma, samples = config.chosen.acquisition.fused, config.look_ahead_weight, config.samples
+    if fused and f_aug.arity == 2:
+        a, b = real
+        score = f_aug.pair_scores(a, b, tau, key, samples, gamma, fused)
+        in_bits = f_aug.pair_scores(a, b, tau, key, samples, 1.0, "entropy")
+        if score is not None and in_bits is not None:
+            return score, in_bits - lada_ext.entropy(a.logits) - lada_ext.entropy(b.logits)
+    virtual = f_aug(*real, tau=tau, key=key, samples=samples)
+    entropy = _mean_of_draws(lada_ext.entropy(virtual.logits))
+    if fused and f_aug.arity == 2:
+        return lada_ext.pair_score(a.logits, b.logits, virtual.logits, gamma, fused), entropy
+    return composed_score(now.f_acq, real, virtual, gamma), entropy
 
 
 def composed_score(f_acq: Acquisition, real: list[View], virtual: View, gamma: float) -> Tensor:

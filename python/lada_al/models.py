@@ -83,6 +83,10 @@ class SplitModel(nn.Module):
             start += 1
         return start
 
+    def mixes_logits(self, k: int) -> bool:
+        """Whether mixing h^k is mixing logits: f^{k:K} is affine as the net is now."""
+        return self.affine_reach(self.cut(k), self.cut(self.depth)) == self.cut(self.depth)
+
     @property
     def depth(self) -> int:
         """K: the number of stages."""

@@ -210,6 +210,47 @@ def test_eq_13_by_hand(net: SplitModel, pool: Pool, tiny_config: Config) -> None
             assert scores[pair].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize(("f_acq", "score"), [("entropy", "entropy"), ("var-ratio", "variation_ratio")])
+@pytest.mark.parametrize("k", [2, 3])
+def test_where_mixing_is_mixing_logits_no_mixture_is_made(
+    f_acq: str, score: str, k: int, net: SplitModel, pool: Pool, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores and entropies are those of mixtures at layer k, by the same draws."""
+    now = round_of(net, pool, tiny_config.model_copy(update={"gamma": 0.7}), f_acq, "mix")
+    ids = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    with frozen(net), torch.no_grad():
+        view = View(net, k, image=pool.pixels(ids), ids=ids).computed(7)
+        a, b = (view[part] for part in torch.arange(40).split(20))
+        tau, key = torch.linspace(0.1, 5, 20), now.keys.key("score samples", 1)
+        mixed = net.head(lada_ext.beta_mix(a.hidden, b.hidden, tau, 3, key, index=a.ids)[0].flatten(0, 1), k)
+        monkeypatch.setattr(type(now.f_aug), "__call__", None)
+        scores, entropies = lookahead.unit_scores([a, b], tau, now)
+    mixed = mixed.unflatten(0, (20, 3))
+    torch.testing.assert_close(scores, lada_ext.pair_score(a.logits, b.logits, mixed, 0.7, score), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropies, lada_ext.entropy(mixed).mean(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_the_best_of_all_pairs_are_bought(
+    learn: bool, net: SplitModel, pool: Pool, tiny: Dataset, tiny_config: Config
+) -> None:
+    """Fixed: greedily the best disjoint pairs by Eq. 13 under quadrature. Learned: a matching that begins with them."""
+    config = tiny_config.model_copy(update={"pairs": "all", "layers": (2,)})
+    now = round_of(net, pool, config, "entropy", "mix", learn=learn)
+    bought = lookahead.acquire(net, pool, simulated_oracle(tiny), now)
+    ids = pool.candidates(config.candidates, Keys(1).generator("candidates", 1))
+    with frozen(net), torch.no_grad():
+        view = View(net, 2, image=pool.pixels(ids), ids=ids)
+        members = lookahead.match(view, now)
+        nodes = lada_ext.beta_nodes(config.fixed_tau, 5)
+        count = 12 if learn else 2
+        _, best = lada_ext.reference.top_pairs(view.logits.double(), count, *nodes, disjoint=True)
+    assert torch.equal(members.t(), best)
+    pairs = [sorted(bought.ids[i : i + 2]) for i in (0, 2)]
+    assert all(pair in [sorted(ids[p].tolist()) for p in members.t()] for pair in pairs)
+    assert len(set(bought.ids)) == 4
+
+
 def test_best_epoch_records_what_the_policy_said(net: SplitModel, pool: Pool, tiny_config: Config) -> None:
     config = tiny_config.model_copy(update={"tau_star": "best epoch", "policy_epochs": 1})
     now = round_of(net, pool, config, "entropy", "mix", learn=True)

@@ -276,6 +276,9 @@ class TestConfig:
             ({"lr": float("nan")}, "lr: Input should be"),
             ({"fixed_tau": 0}, "fixed_tau: Input should be greater than 0, got 0"),
             ({"layers": ()}, "layers: "),
+            ({"pairs": "some"}, "pairs: Input should be 'random' or 'all'"),
+            ({"pairs": "all", "method": "lada-vaal-mix"}, "pairs=all works for entropy or var-ratio with mix, got"),
+            ({"pairs": "all", "method": "lada-ent-adamixup"}, "pairs=all works for entropy or var-ratio with mix"),
             ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ],
     )
@@ -297,6 +300,14 @@ class TestConfig:
             ({"initial": 2}, "initial must give each of the 3 classes a label, got 2"),
             ({"rounds": 22}, r"initial \+ rounds \* query = 94 labels, but the pool of fashion has 90 images"),
             ({"layers": (1, 4)}, r"layers must lie below 3, from where model small has no feature maps, got \(1, 4\)"),
+            (
+                {"method": "lada-ent-mix-fixed", "layers": (1, 4)},
+                r"layers must lie below 4, behind which model small has no more layers, got \(1, 4\)",
+            ),
+            (
+                {"pairs": "all", "layers": (1, 2)},
+                r"pairs=all needs layers where mixing features is mixing logits, in model small 2 or 3, got \(1, 2\)",
+            ),
             ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
             ({"device": "toaster"}, "device 'toaster' cannot be used"),
         ],

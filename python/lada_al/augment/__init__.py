@@ -6,7 +6,8 @@ by the name of its file. Besides:
 
 - `USES_HIDDEN = True`: it acts on the features at a layer k drawn from the configuration, not on images (k = 0);
 - `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;
-- `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone.
+- `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone;
+- `MIXES_BY_BETA = True`: it mixes two by lam ~ Beta(tau, tau), so the best of all pairs can be searched for.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ class Augmentation:
         """Virtual instances, with `samples` draws of each where it draws at all: leading axes (P, samples) or (B,)."""
         raise NotImplementedError
 
+    def pair_scores(
+        self, a: View, b: View, tau: Tensor, key: Tensor, samples: int, gamma: float, score: str
+    ) -> Tensor | None:
+        """Eq. 13 (P,) by one op and without the mixtures, where there is one; else None."""
+        del a, b, tau, key, samples, gamma, score
+        return None
+
     def loss(self, virtual: View) -> Tensor | None:
         """A term to add to the training loss, besides the cross entropy of virtual instances."""
         del virtual
@@ -85,6 +93,7 @@ class AugmentationKind:
     uses_hidden: bool
     learnable: bool
     look_ahead: bool
+    mixes_by_beta: bool
     make: Callable[[Config, Task, SplitModel], Augmentation]
 
 
@@ -102,5 +111,6 @@ def load(name: str) -> AugmentationKind:
         uses_hidden=getattr(module, "USES_HIDDEN", False),
         learnable=getattr(module, "LEARNABLE", True),
         look_ahead=getattr(module, "LOOK_AHEAD", True),
+        mixes_by_beta=getattr(module, "MIXES_BY_BETA", False),
         make=module.make,
     )

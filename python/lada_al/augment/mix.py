@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 import lada_ext
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ARITY = 2
 PIPELINE = "manifold-mixup"
 USES_HIDDEN = True
+MIXES_BY_BETA = True
 SMALLEST_TAU = 1e-6  # the sigmoid's output can underflow to 0, which is no concentration
 
 
@@ -55,6 +57,16 @@ class Mix(Augmentation):
         labelled = a.target is not None and b.target is not None
         lam = lada_ext.beta_sample(tau.detach(), samples, key, index=index) if labelled else None
         return View(a.net, a.k, mix=mix, leading=2, target=_mixed_target(a, b, lam), parents=(a, b))
+
+    def pair_scores(
+        self, a: View, b: View, tau: Tensor, key: Tensor, samples: int, gamma: float, score: str
+    ) -> Tensor | None:
+        """The same draws as of the view, where mixing features is mixing logits."""
+        if not a.net.mixes_logits(a.k):
+            return None
+        pairs = torch.arange(2 * len(a), device=tau.device).view(2, -1).t()
+        logits = torch.cat([a.logits, b.logits])
+        return lada_ext.mixed_pair_score(logits, pairs, tau, samples, key, gamma, score, index=_index(a))
 
 
 def make(config: Config, task: Task, net: SplitModel) -> Mix:

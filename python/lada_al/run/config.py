@@ -61,6 +61,9 @@ class Config(BaseModel):
 
     candidates: Count = Field(2000, description="unlabelled images a round looks at, drawn at random")
     layers: tuple[CountOrNone, ...] = Field((1, 2), description="the layers k of which a round draws one", min_length=1)
+    pairs: Literal["random", "all"] = Field(
+        "random", description="look-ahead scores a random matching of the candidates, or seeks the best of all pairs"
+    )
     samples: Count = Field(5, description="draws of lam for each pair, N")
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="weight of the virtual instances; default 1, and 0.3 for lada-ent-stn[-fixed] on cifar10"
@@ -135,6 +138,8 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         augmentation = self.chosen.augmentation
+        if self.seeks_pairs and not (augmentation and augmentation.mixes_by_beta and self.chosen.acquisition.fused):
+            raise UsageError(f"pairs=all works for entropy or var-ratio with mix, got {self.method}")
         for query in {self.query, *self.schedule}:
             if augmentation is not None and query % augmentation.arity:
                 raise UsageError(f"{self.method} buys pairs, so query must be even, got {query}")
@@ -147,6 +152,12 @@ class Config(BaseModel):
     @property
     def chosen(self) -> Method:
         return method(self.method)
+
+    @property
+    def seeks_pairs(self) -> bool:
+        """Whether the best of all pairs are sought; methods that look ahead to no pairs have nothing to seek."""
+        augmentation = self.chosen.augmentation
+        return self.pairs == "all" and self.chosen.look_ahead and augmentation is not None and augmentation.arity == 2
 
     @property
     def look_ahead_weight(self) -> float:
@@ -164,8 +175,13 @@ class Config(BaseModel):
         """Labels after the last round."""
         return self.initial + sum(self.labels_of(r) for r in range(1, self.rounds + 1))
 
-    def check_fits(self, pool_size: int, classes: int, shapes: list[tuple[int, ...]]) -> None:
-        """Refuses what does not fit the data set or the model, whose h^0 to h^K have these shapes.
+    def check_fits(self, pool_size: int, classes: int, shapes: list[tuple[int, ...]], mixing_logits: list[int]) -> None:
+        """Refuses what does not fit the data set or the model.
+
+        Args:
+            pool_size, classes: of the data set.
+            shapes: of the model's h^0 to h^K.
+            mixing_logits: the layers k at which mixing is mixing logits.
 
         Raises:
             UsageError: naming the setting, what was expected and what came.
@@ -177,11 +193,20 @@ class Config(BaseModel):
                 f"initial + rounds * query = {self.all_labels} labels, "
                 f"but the pool of {self.dataset} has {pool_size} images"
             )
-        depth = next(k for k, shape in enumerate(shapes) if len(shape) != 3)
-        if max(self.layers) >= depth:
+        if self.seeks_pairs and not set(self.layers) <= set(mixing_logits):
+            layers = " or ".join(map(str, mixing_logits))
             raise UsageError(
-                f"layers must lie below {depth}, from where model {self.model} has no feature maps, got {self.layers}"
+                f"pairs=all needs layers where mixing features is mixing logits, in model {self.model} {layers}, "
+                f"got {self.layers}"
             )
+        augmentation = self.chosen.augmentation
+        if augmentation is not None and augmentation.mixes_by_beta and not self.chosen.learn:
+            end, why = len(shapes) - 1, "behind which model {} has no more layers"
+        else:
+            end = next(k for k, shape in enumerate(shapes) if len(shape) != 3)
+            why = "from where model {} has no feature maps"
+        if max(self.layers) >= end:
+            raise UsageError(f"layers must lie below {end}, {why.format(self.model)}, got {self.layers}")
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

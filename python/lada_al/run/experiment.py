@@ -24,7 +24,7 @@ from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import HeldOut, active_learning, balanced_choice
-from lada_al.models import SplitModel
+from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, simulated_oracle
 from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
@@ -94,8 +94,10 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     _check_folder(config, out, resume)
     find_device(config.device)
     dataset = load_data(config, download)
-    shapes = make_net(config, dataset).shapes(dataset.shape)
-    config.check_fits(len(dataset.train_images), len(dataset.classes), shapes)
+    net = make_net(config, dataset)
+    with frozen(net):
+        mixing_logits = [k for k in range(net.depth) if net.mixes_logits(k)]
+    config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), mixing_logits)
     return dataset
 
 
