@@ -165,7 +165,7 @@ class TestStages:
         stage = a_stage("test", tmp_path, "-k", "test_row_score and odd and float32 and cpu and not gradient")
         check.test(stage)
         assert stage.verdicts == [("tests", True, "3 passed, 0 failed, 0 skipped")]
-        assert "2 passed" in (tmp_path / "test.log").read_text()
+        assert "3 passed" in (tmp_path / "test.log").read_text()
 
     def test_failed_tests_are_named_and_verify_no_kernel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         report = (

@@ -25,13 +25,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.gpu.kernels import kernels
 from bench.results import ROOT, provenance
 from bench.timing import launched_kernels
+from lada_ext import beta_nodes
 
 sys.path.insert(0, str(ROOT / "tests"))
-from samples import SELECTIONS, cast, generator
+from samples import LOGITS, SELECTIONS, cast, generator
 from test_dispatch import OPS, PICKS
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 COLUMNS = ["kernel", "ops", "error", "sources", "date", "device", "host", "torch", "commit"]
+
+
+def top_pairs_arguments(logits: Tensor) -> tuple[Any, ...]:
+    rows = logits.flatten(0, -2) if logits.dim() > 1 else logits[None]
+    k = min(5, len(rows) * (len(rows) - 1) // 2)
+    return rows, k, *beta_nodes(0.5, 3), 1.0, "entropy", False, False
 
 
 # op -> (samples, arguments of the op): those of the tests, and ops that the tests treat by themselves
@@ -39,6 +46,8 @@ DRIVEN: dict[str, tuple[dict[str, Any], Callable[..., tuple[Any, ...]]]] = {
     **{op: entry[:2] for op, entry in OPS.items()},
     **{op: (SELECTIONS, order) for op, order in PICKS.items()},
     "beta_logit_grad": (OPS["beta_mix"][0], lambda tau, **_: (tau.log(), tau)),
+    "top_k": (LOGITS, lambda logits: (logits.flatten(), (logits.numel() + 1) // 2)),
+    "top_pairs": (LOGITS, top_pairs_arguments),
 }
 
 
