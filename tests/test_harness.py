@@ -288,7 +288,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_line(tmp_path: Path) -> None:
-    done = command("pair_score", "--quick", "--case", "C=10$", "--out", str(tmp_path))
+    done = command("pair_score", "--quick", "--case", "^pair_score .*C=10$", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "torch.compile" in done.stdout
     lines = results.read_csv(tmp_path / "pair_score-cpu.csv")

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
+import lada_ext
 from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
@@ -132,4 +132,4 @@ def _lift(module: ModuleType) -> Callable[[Config, Task, SplitModel], Acquisitio
 
 def top(scores: Tensor, n: int) -> Tensor:
     """Positions of the n highest of (B,) scores, best first; NaN is never among them unless nothing else is left."""
-    return scores.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)[:n]
+    return lada_ext.top_k(scores, min(n, len(scores)))[1]
