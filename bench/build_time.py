@@ -1,4 +1,4 @@
-"""How long the extension takes to build: CPU only, with CUDA, and after a change in one kernel.
+"""How long the extension takes to build: CPU only, with CUDA, and after a change in the kernels of each family.
 
     python bench/build_time.py [--out bench/results/build_time.csv]
 
@@ -48,9 +48,9 @@ def measure() -> list[tuple[str, float]]:
                 copy = shutil.copytree if source.is_dir() else shutil.copy
                 copy(source, folder / part)
             results.append((label, build(folder, force_cuda)))
-        kernel = folder / "csrc" / "beta_mix" / "beta_mix_kernels.cuh"
-        kernel.write_text(kernel.read_text() + "\n")
-        results.append(("with CUDA, after a change in beta_mix_kernels.cuh", build(folder, "1")))
+        for kernel in sorted(folder.glob("csrc/*/*_kernels.cuh")):
+            kernel.write_text(kernel.read_text() + "\n")
+            results.append((f"with CUDA, after a change in {kernel.name}", build(folder, "1")))
         results.append(("with CUDA, nothing changed", build(folder, "1")))
     return results
 
