@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from lada_al.errors import UsageError
 from lada_al.label import images, project
-from lada_al.label.images import BadImageError, FolderImages, ParquetImages
+from lada_al.label.images import FolderImages, ParquetImages
+from lada_al.pools.decode import Limits, UnreadableError
 from PIL import Image
 from tiny import write_parquet
 
@@ -96,7 +97,7 @@ class TestParquet:
         pq.write_table(pa.table({"image": [file.getvalue(), None]}), tmp_path / "a.parquet")
         pool = ParquetImages(tmp_path / "a.parquet")
         assert pool.image("a.parquet#0").size == (5, 4)
-        with pytest.raises(BadImageError, match="there are no bytes"):
+        with pytest.raises(UnreadableError, match="there are no bytes"):
             pool.image("a.parquet#1")
 
     def test_what_is_no_pool(self, tmp_path: Path) -> None:
@@ -115,35 +116,38 @@ class TestDecode:
         for mode, wanted in (("1", "L"), ("L", "L"), ("LA", "L"), ("P", "RGB"), ("RGBA", "RGB"), ("I;16", "L")):
             file = io.BytesIO()
             Image.new(mode, (4, 3)).save(file, "PNG")
-            assert images.decode(file, 0).mode == wanted, mode
+            assert images.decode(file.getvalue()).mode == wanted, mode
         file = io.BytesIO()
         Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(file, "PNG")
-        assert np.asarray(images.decode(file, 0)).tolist() == [[255, 255]] * 2
+        assert np.asarray(images.decode(file.getvalue())).tolist() == [[255, 255]] * 2
         turned = Image.Exif()
         turned[0x0112] = 6
         file = io.BytesIO()
         Image.new("L", (4, 3)).save(file, "JPEG", exif=turned)
-        assert images.decode(file, 0).size == (3, 4)
+        assert images.decode(file.getvalue()).size == (3, 4)
 
     @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"<svg/>"])
     def test_what_is_no_image(self, content: bytes) -> None:
-        with pytest.raises(BadImageError):
-            images.decode(io.BytesIO(content), len(content))
+        with pytest.raises(UnreadableError):
+            images.decode(content)
 
     def test_a_file_cut_short(self) -> None:
         file = io.BytesIO()
         Image.effect_noise((50, 50), 50).save(file, "PNG")
-        with pytest.raises(BadImageError):
-            images.decode(io.BytesIO(file.getvalue()[:-500]), 1000)
+        with pytest.raises(UnreadableError):
+            images.decode(file.getvalue()[:-500])
 
-    def test_sizes_are_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sizes_are_limited(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file = io.BytesIO()
         Image.new("1", (8000, 8000)).save(file, "PNG")
         assert len(file.getvalue()) < 20_000  # a decompression bomb
-        with pytest.raises(BadImageError, match="8000 x 8000 pixels, more than 50000000"):
-            images.decode(file, len(file.getvalue()))
-        with pytest.raises(BadImageError, match="bytes, more than"):
-            images.decode(file, images.MAX_BYTES + 1)
+        with pytest.raises(UnreadableError, match="8000 x 8000 pixels, more than 50000000"):
+            images.decode(file.getvalue())
+        (tmp_path / "a.png").write_bytes(file.getvalue())
+        pool = FolderImages(tmp_path)
+        monkeypatch.setattr(images, "LIMITS", Limits(bytes=len(file.getvalue()) - 1))
+        with pytest.raises(UnreadableError, match="bytes, more than"):
+            pool.image("a.png")
 
 
 class TestProject:

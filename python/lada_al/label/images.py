@@ -7,27 +7,18 @@ what the pool holds and are never made into paths, so nothing that people or fil
 from __future__ import annotations
 
 import bisect
-import io
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lada_al.errors import UsageError
+from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError, open_image
 
-FORMATS = ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
-MAX_PIXELS = 50_000_000
-MAX_BYTES = 200_000_000
-
-
-class BadImageError(ValueError):
-    """An image of the pool that cannot be decoded, or that is too large to be."""
+LIMITS = Limits()
 
 
 class Images(Protocol):
@@ -42,7 +33,7 @@ class Images(Protocol):
 
         Raises:
             KeyError: the pool has no such id.
-            BadImageError: it cannot be decoded.
+            UnreadableError: it cannot be decoded.
         """
         ...
 
@@ -68,10 +59,12 @@ class FolderImages:
     def image(self, id: str) -> Image.Image:
         path = self._path(id)
         try:
-            with path.open("rb") as file:
-                return decode(file, os.fstat(file.fileno()).st_size)
+            size = path.stat().st_size
+            if size > LIMITS.bytes:
+                raise UnreadableError(f"{size} bytes, more than {LIMITS.bytes}")
+            return decode(path.read_bytes())
         except OSError as error:
-            raise BadImageError(f"{error.strerror or error}") from error
+            raise UnreadableError(error.strerror or type(error).__name__) from error
 
     def location(self, id: str) -> str:
         return str(self._path(id))
@@ -108,8 +101,8 @@ class ParquetImages:
             held = self._held = ((name, group), _image_bytes(self._files[name], group))
         data = held[1][row - self._starts[name][group]]
         if data is None:
-            raise BadImageError("there are no bytes")
-        return decode(io.BytesIO(data), len(data))
+            raise UnreadableError("there are no bytes")
+        return decode(data)
 
     def location(self, id: str) -> str:
         name, row = self._place(id)
@@ -127,28 +120,14 @@ class ParquetImages:
 KINDS: dict[str, Callable[[Path], Images]] = {"folder": FolderImages, "parquet": ParquetImages}
 
 
-def decode(file: BinaryIO, size: int) -> Image.Image:
-    """The image in a file of `size` bytes, in mode L or RGB and the right way up.
+def decode(stored: bytes) -> Image.Image:
+    """The image in the bytes of a file, in mode L or RGB and the right way up.
 
     Raises:
-        BadImageError: it is no image, is cut short, or is larger than MAX_BYTES or MAX_PIXELS.
+        UnreadableError: it is no image, is cut short, or exceeds the limits.
     """
-    if size > MAX_BYTES:
-        raise BadImageError(f"{size} bytes, more than {MAX_BYTES}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow's own, larger limit, and of odd but harmless metadata
-            image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits
-                upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
-            return upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB")
-    except BadImageError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise BadImageError(str(error) or type(error).__name__) from error
+    image = open_image(stored, LIMITS)
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
 
 
 def _image_files(folder: Path, root: Path) -> Iterator[str]:

@@ -21,9 +21,10 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from lada_al.errors import UsageError
-from lada_al.label.images import BadImageError, Images
+from lada_al.label.images import Images
 from lada_al.label.query import data_uri
 from lada_al.label.store import Query, QueryItem, Vote
+from lada_al.pools.decode import UnreadableError
 from lada_al.run.files import write_atomically
 
 LONGEST_SIDE = 1024
@@ -135,5 +136,5 @@ def _url(images: Images, id_: str, prefix: str | None) -> str | None:
         return prefix + quote(id_)
     try:
         return data_uri(images.image(id_), LONGEST_SIDE)
-    except (BadImageError, KeyError):
+    except (UnreadableError, KeyError):
         return None

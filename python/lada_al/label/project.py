@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lada_al.errors import UsageError, one_line
-from lada_al.label.images import KINDS, BadImageError, Images
+from lada_al.label.images import KINDS, Images
+from lada_al.pools.decode import UnreadableError
 from lada_al.run.files import write_atomically
 
 PROJECT = "project.json"
@@ -104,7 +105,7 @@ def _shape(images: Images) -> tuple[int, int, int]:
     for id_ in images.ids()[:LOOKED_AT]:
         try:
             image = images.image(id_)
-        except BadImageError:
+        except UnreadableError:
             continue
         sizes.add((image.height, image.width))
         modes.add(image.mode)

@@ -15,8 +15,9 @@ from PIL import Image
 
 from lada_al.errors import UsageError
 from lada_al.label import project as projects
-from lada_al.label.images import BadImageError, Images
+from lada_al.label.images import Images
 from lada_al.label.store import JOURNAL, Query, QueryItem, Store
+from lada_al.pools.decode import UnreadableError
 from lada_al.run.files import write_atomically
 
 UNREADABLE = "unreadable.csv"
@@ -109,7 +110,7 @@ def _number(value: float | None) -> str:
 def _thumbnail(images: Images, id_: str) -> str | None:
     try:
         return data_uri(images.image(id_), THUMBNAIL)
-    except (BadImageError, KeyError):
+    except (UnreadableError, KeyError):
         return None
 
 

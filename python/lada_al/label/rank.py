@@ -20,11 +20,12 @@ from lada_al.data import Dataset, statistics
 from lada_al.errors import UsageError
 from lada_al.events import Bought
 from lada_al.keys import Keys
-from lada_al.label.images import BadImageError, Images
+from lada_al.label.images import Images
 from lada_al.label.project import Project
 from lada_al.label.store import QueryItem, Ranked
 from lada_al.models import frozen
 from lada_al.pool import Pool
+from lada_al.pools.decode import UnreadableError
 from lada_al.run.config import Config
 from lada_al.run.experiment import find_device, make_learner, make_net
 from lada_al.timing import Clock, NoMeter
@@ -85,7 +86,7 @@ class Ranker:
                 break
             try:
                 image = images.image(id_)
-            except BadImageError as error:
+            except UnreadableError as error:
                 self.unreadable[id_] = str(error)
                 continue
             read.append(id_)

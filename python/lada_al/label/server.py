@@ -32,8 +32,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lada_al.errors import UsageError
 from lada_al.label import project as projects
-from lada_al.label.images import BadImageError, Images
+from lada_al.label.images import Images
 from lada_al.label.store import JOURNAL, QueryItem, Store, Vote
+from lada_al.pools.decode import UnreadableError
 
 HOST = "127.0.0.1"  # the page is for people at this machine, or at the other end of their own tunnel
 SOURCE = "page"
@@ -162,7 +163,7 @@ def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
         id_ = desk.id_of(request.path_params["number"])
         try:
             return Response(await run_in_threadpool(desk.picture, id_), media_type="image/png")
-        except (BadImageError, KeyError) as error:
+        except (UnreadableError, KeyError) as error:
             raise HTTPException(404, "the image cannot be shown") from error
 
     async def label(request: Request) -> Response:
