@@ -16,6 +16,8 @@ from torch import Tensor
 Make = Callable[[torch.Generator], dict[str, Any]]
 INF, NAN = float("inf"), float("nan")
 EMULATED = bool(os.environ.get("LADA_EMULATION"))  # thread for thread: a launch is slow, and so are many rows
+# Under a sanitizer slower still; the plain emulation leaves nothing out.
+SANITIZED = os.environ.get("LADA_EMULATION") in ("asan", "tsan")
 # Enough rows for several blocks and threads. The host emulation caps the blocks instead.
 MANY = 67 if EMULATED else 1027
 

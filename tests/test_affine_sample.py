@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import AFFINES, EMULATED, cast, generator
+from samples import AFFINES, EMULATED, SANITIZED, cast, generator
 from tolerance import assert_close
 from torch import Tensor
 
@@ -18,7 +18,8 @@ import lada_ext
 from lada_ext import reference
 
 MODES, PADDINGS = ["bilinear", "nearest", "bicubic"], ["zeros", "border", "reflection"]
-OPTIONS = list(itertools.product(MODES, PADDINGS, [False, True]))
+ALIGNMENTS = [False] if SANITIZED else [False, True]  # where memory is touched does not hang on them
+OPTIONS = list(itertools.product(MODES, PADDINGS, ALIGNMENTS))
 PLAIN = OPTIONS[0]
 EDGE = 1e-3
 HALVES = [torch.float16, torch.bfloat16]
