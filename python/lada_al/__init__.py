@@ -1,7 +1,8 @@
 """Look-ahead data acquisition (LADA): a thin active-learning loop over the ops of lada_ext.
 
-The command is `lada`. From Python, `run_experiment(Config(...), folder)` yields the events of a run as they
-happen, and `active_learning(...)` is the loop itself, Algorithm 1 of the paper, without files.
+The command is `lada`. From Python, `ActiveLearner` serves your own network, images and labellers; `run_experiment(
+Config(...), folder)` yields the events of a run as they happen, and `active_learning(...)` is the loop itself,
+Algorithm 1 of the paper, without files.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lada_al.active import ActiveLearner
     from lada_al.events import Bought, Trained
     from lada_al.loop import active_learning
     from lada_al.methods import all_methods
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
     from lada_al.run.experiment import run_experiment
     from lada_al.view import View
 
-__all__ = ["Bought", "Config", "Trained", "View", "active_learning", "all_methods", "run_experiment"]
+__all__ = ["ActiveLearner", "Bought", "Config", "Trained", "View", "active_learning", "all_methods", "run_experiment"]
 
 _HOMES = {
+    "ActiveLearner": "active",
     "Bought": "events",
     "Config": "run.config",
     "Trained": "events",

@@ -124,6 +124,8 @@ def _chain(stage: nn.Module) -> list[nn.Module]:
 def _is_affine(module: nn.Module) -> bool:
     if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
         return not module.training
+    if isinstance(module, Classifier) and module.dropout:
+        return not module.training
     return isinstance(module, (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity))
 
 

@@ -57,7 +57,7 @@ class Pool:
 
     def add(self, ids: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
         """Enters bought labels."""
-        new_ids, new_labels = torch.as_tensor(ids).cpu(), torch.as_tensor(labels).cpu()
+        new_ids, new_labels = (torch.as_tensor(values, dtype=torch.int64).cpu() for values in (ids, labels))
         if len(new_ids) != len(new_labels):
             raise ValueError(f"Pool.add: {len(new_ids)} ids but {len(new_labels)} labels")
         together = torch.cat([self.labelled, new_ids])

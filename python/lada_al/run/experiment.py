@@ -153,11 +153,13 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def make_learner(config: Config, dataset: Dataset, keys: Keys, device: torch.device) -> Learner:
-    """An untrained learner of the configuration's method."""
+def make_learner(
+    config: Config, dataset: Dataset, keys: Keys, device: torch.device, net: SplitModel | None = None
+) -> Learner:
+    """An untrained learner of the configuration's method, with the classifier `net` or the one it names."""
     chosen = config.chosen
     with keys.scope("network weights", 0):
-        net = make_net(config, dataset)
+        net = net or make_net(config, dataset)
         f_acq = chosen.acquisition.make(config, dataset.task, net)
         f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
     learner = Learner(net, f_acq, f_aug, config, PiModel(config) if chosen.semi_supervised else None)

@@ -1,0 +1,317 @@
+"""Active learning step by step, with your own network, pool and labellers: ask, tell, fit.
+
+    learner = ActiveLearner(network, "photos/", classes=["cat", "dog"], method="lada-ent-mix")
+    ids = learner.ask(20)
+    learner.tell(ids, labels_of(ids))
+
+Every step is a function of what was told and of the seed: nothing is lost by asking twice, and a learner that was saved
+and loaded goes on as if it had never stopped. Only the candidates of a round and the labelled images are decoded, so a
+pool may be of any size.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lada_al import lookahead
+from lada_al.data import Dataset
+from lada_al.errors import UsageError
+from lada_al.events import Bought, from_json, to_json
+from lada_al.keys import Keys
+from lada_al.models import SplitModel, frozen
+from lada_al.pool import Pool
+from lada_al.pools import Id, ImageSpec, UnreadableError, open_pool
+from lada_al.pools.decode import decode
+from lada_al.run.config import Config
+from lada_al.run.experiment import find_device, make_learner
+from lada_al.run.files import write_atomically
+from lada_al.timing import Clock, NoMeter
+
+
+class ActiveLearner:
+    """A method of lada_al at work for somebody who labels.
+
+    Args:
+        model: an image classifier: a SplitModel, or any module that SplitModel.wrap takes. It is trained in place.
+        pool: what lada_al.pools.open_pool opens: a path, a Hugging Face data set, or a Dataset of (image, id).
+        classes: their names, in the order of the network's outputs.
+        method: `lada methods` lists them.
+        spec: size and statistics of the images as the network takes them; by default 3 x 224 x 224, ImageNet's.
+        seed: of all randomness.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        settings: further fields of lada_al.Config, such as epochs, batch, lr, candidates, layers.
+
+    Attributes:
+        model: the SplitModel; `model.module` is the network that was given, if it was wrapped.
+        labels: the label of each id that was told.
+        unreadable: by id, why an image was left out.
+
+    Raises:
+        UsageError: something does not fit; it names the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pool: Any,
+        *,
+        classes: Sequence[str],
+        method: str = "lada-ent-mix",
+        spec: ImageSpec | None = None,
+        seed: int = 1,
+        device: str = "auto",
+        **settings: Any,
+    ) -> None:
+        self.spec = spec or ImageSpec()
+        self.classes = list(classes)
+        self.config = Config(method=method, seed=seed, device=device, **settings)
+        self.source = open_pool(pool)
+        self.model = model if isinstance(model, SplitModel) else SplitModel.wrap(model, shape=self.spec.shape)
+        self.labels: dict[Id, str] = {}
+        self.unreadable: dict[Id, str] = {}
+        self._place = {id_: place for place, id_ in enumerate(self.source.ids())}
+        self._keys = Keys(seed)
+        self._round, self._fitted = 0, 0  # rounds asked for; labels that the network has been fitted to
+        self._asked: list[Id] = []
+        self._known_then = -1  # labels when they were asked for
+        self._bought = Bought(0, [], [])  # of the last round; its ids number self._asked
+        self._check()
+        nothing = self._dataset(torch.empty(0, *self.spec.shape, dtype=torch.uint8))
+        self._learner = make_learner(self.config, nothing, self._keys, find_device(device), self.model)
+
+    def ask(self, n: int) -> list[Id]:
+        """The n images to label next, best first; partners of a pair follow one another.
+
+        At first, while there are not labels of two classes, they are drawn at random. Asked again before any label was
+        told, it gives the same ids. Fits first, if labels were told since it was last fitted.
+
+        Raises:
+            UsageError: n is not positive, is odd where the method buys pairs, or is more than the pool has left.
+        """
+        config = self._config_for(n)
+        same = self._known_then == len(self.labels)
+        if same and n == len(self._asked):
+            return list(self._asked)
+        round = self._round if same else self._round + 1
+        order = torch.randperm(len(self.source), generator=self._keys.generator("candidates", round))
+        ids = list(self._place)
+        free = (ids[i] for i in order.tolist() if ids[i] not in self.labels)
+        if not self._can_fit():
+            asked, _ = self._read(free, n)
+            bought = Bought(0, [], [])
+        else:
+            self._fit_if_new()
+            asked, bought = self._acquire(self._read(free, config.candidates), round, config)
+        if len(asked) < n:
+            raise UsageError(f"ask: n must be at most {len(asked)}, the unlabelled images that can be read, got {n}")
+        self._round, self._asked, self._bought, self._known_then = round, asked, bought, len(self.labels)
+        return list(asked)
+
+    def tell(self, ids: Iterable[Id], labels: Iterable[str | int]) -> None:
+        """Takes labels, of images that were asked for or of any others of the pool.
+
+        Args:
+            ids: of the pool.
+            labels: for each a class, by its name or its number.
+
+        Raises:
+            UsageError: an id is unknown, a label is no class, an image has another label already, or their numbers
+                differ. Nothing is taken then.
+        """
+        told = dict(self.labels)
+        ids, labels = list(ids), list(labels)
+        if len(ids) != len(labels):
+            raise UsageError(f"tell: expected as many labels as ids, got {len(labels)} labels and {len(ids)} ids")
+        for id_, label in zip(ids, labels, strict=True):
+            name = self._class(label)
+            if id_ not in self._place:
+                raise UsageError(f"tell: the pool has no image {id_!r}")
+            if told.setdefault(id_, name) != name:
+                raise UsageError(f"tell: image {id_!r} is labelled {told[id_]!r} already, got {name!r}")
+        self.labels = told
+
+    def fit(self) -> ActiveLearner:
+        """Trains the network on all labels, and on virtual instances of the last batch (Eq. 14).
+
+        Raises:
+            UsageError: there are not labels of two classes.
+        """
+        if not self._can_fit():
+            raise UsageError(f"fit: expected labels of at least two classes, got {sorted(set(self.labels.values()))}")
+        known, pixels = self._read(self.labels, len(self.labels))
+        pool = self._pool(known, pixels)
+        self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
+        self._fitted = len(self.labels)
+        return self
+
+    def predict(self, ids: Iterable[Id]) -> list[str]:
+        """The likeliest class of each image."""
+        return [self.classes[c] for c in self.predict_proba(ids).argmax(1).tolist()]
+
+    def predict_proba(self, ids: Iterable[Id]) -> Tensor:
+        """Class probabilities, (B, C) float32 on the CPU.
+
+        Raises:
+            UsageError: an image is unknown or cannot be read.
+        """
+        wanted = list(ids)
+        read, pixels = self._read(wanted, len(wanted))
+        if len(read) < len(wanted):
+            id_ = next(id_ for id_ in wanted if id_ not in set(read))
+            raise UsageError(f"predict: image {id_!r} cannot be read: {self.unreadable[id_]}")
+        pool = self._pool([], pixels)
+        parts = torch.arange(len(read)).split(self.config.scoring_batch)
+        with frozen(self.model), torch.no_grad():
+            return torch.cat([self.model(pool.pixels(part)).softmax(1).cpu() for part in parts])
+
+    def save(self, path: str | Path) -> None:
+        """Writes all that was told and learned to one file, which replaces an older one as a whole."""
+        state = {
+            "labels": list(self.labels.items()),
+            "classes": self.classes,
+            "settings": self.config.model_dump(mode="json", exclude={"model", "device"}),
+            "round": self._round,
+            "fitted": self._fitted,
+            "asked": self._asked,
+            "known then": self._known_then,
+            "bought": to_json(self._bought),
+        }
+        payload = {"state": json.dumps(state), "learner": self._learner.state_dict()}
+        write_atomically(Path(path), lambda file: torch.save(payload, file))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: nn.Module, pool: Any, *, spec: ImageSpec | None = None, device: str = "auto"
+    ) -> ActiveLearner:
+        """The learner that was saved.
+
+        Args:
+            path: of the file.
+            model, pool, spec, device: as at first; `model` with the weights that it had at first.
+
+        Raises:
+            UsageError: the file cannot be read, or does not fit the model or the pool.
+        """
+        try:
+            payload = torch.load(path, map_location="cpu", weights_only=True)
+            state = json.loads(payload["state"])
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            raise UsageError(f"load: {path} is not a saved learner: {error}") from error
+        learner = cls(model, pool, classes=state["classes"], spec=spec, device=device, **state["settings"])
+        labels = dict(map(tuple, state["labels"]))
+        learner.tell(labels, labels.values())
+        try:
+            learner._learner.load_state_dict(payload["learner"])
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"load: {path} does not fit the model: {error}") from error
+        learner._round, learner._fitted, learner._asked = state["round"], state["fitted"], state["asked"]
+        learner._known_then = state["known then"]
+        bought = from_json(state["bought"])
+        assert isinstance(bought, Bought)
+        learner._bought = bought
+        return learner
+
+    def _check(self) -> None:
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise UsageError(f"classes must be at least two different names, got {self.classes}")
+        shapes = self.model.shapes(self.spec.shape)
+        if shapes[-1] != (len(self.classes),):
+            raise UsageError(f"classes: the network has {shapes[-1][0]} outputs, got {len(self.classes)} names")
+        with frozen(self.model):
+            mixing_logits = [k for k in range(self.model.depth) if self.model.mixes_logits(k)]
+        self.config.check_layers(shapes, mixing_logits, "your model")
+
+    def _config_for(self, n: int) -> Config:
+        if n < 1:
+            raise UsageError(f"ask: n must be positive, got {n}")
+        known = self.config.model_dump()
+        return Config(**{**known, "query": n, "candidates": max(n, self.config.candidates)})
+
+    def _can_fit(self) -> bool:
+        return len(set(self.labels.values())) >= 2
+
+    def _fit_if_new(self) -> None:
+        if self._fitted != len(self.labels):
+            self.fit()
+
+    def _answered_units(self, known: list[Id]) -> Bought:
+        """What of the last batch has all its labels, as rows of `known`: its virtual instances are trained on."""
+        place = {id_: row for row, id_ in enumerate(known)}
+        augmentation = self.config.chosen.augmentation
+        arity = augmentation.arity if augmentation is not None else 1
+        starts = range(0, len(self._bought.ids), arity)
+        units = [u for u, i in enumerate(starts) if all(id_ in place for id_ in self._asked[i : i + arity])]
+        if not units:
+            return Bought(0, [], [])
+        rows = [place[id_] for u in units for id_ in self._asked[u * arity : (u + 1) * arity]]
+        labels = [self._class_number(known[row]) for row in rows]
+        tau = None if self._bought.tau is None else [self._bought.tau[u] for u in units]
+        return Bought(self._round, rows, labels, k=self._bought.k, tau=tau)
+
+    def _acquire(self, candidates: tuple[list[Id], Tensor], round: int, config: Config) -> tuple[list[Id], Bought]:
+        """What the method chooses among the candidates."""
+        free, free_pixels = candidates
+        known, known_pixels = self._read(self.labels, len(self.labels))
+        if len(free) < config.query:
+            return free, Bought(0, [], [])
+        pool = self._pool(known, torch.cat([known_pixels, free_pixels]))
+        learner = self._learner
+        now = lookahead.Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock())
+        bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
+        return [free[row - len(known)] for row in bought.ids], bought
+
+    def _read(self, ids: Iterable[Id], count: int) -> tuple[list[Id], Tensor]:
+        """The first `count` of `ids` that can be decoded, in their order, and their pixels (B, channels, H, W)."""
+        pixels: dict[Id, np.ndarray] = {}
+        order: list[Id] = []
+        waiting = iter(ids)
+        while missing := count - len(pixels):
+            part = [id_ for id_, _ in zip(waiting, range(missing), strict=False)]
+            if not part:
+                break
+            order += part
+            for id_ in sorted(part, key=self._place_of):  # in the order in which they are stored
+                (item,) = self.source.read(self._place_of(id_), self._place_of(id_) + 1)
+                try:
+                    pixels[id_] = decode(item.stored, self.spec, self.source.limits)
+                except UnreadableError as error:
+                    self.unreadable[id_] = str(error)
+        read = [id_ for id_ in order if id_ in pixels]
+        stacked = np.stack([pixels[id_] for id_ in read]) if read else np.empty((0, *self.spec.shape[1:], 1), np.uint8)
+        return read, torch.from_numpy(stacked).permute(0, 3, 1, 2).expand(-1, self.spec.channels, -1, -1)
+
+    def _place_of(self, id_: Id) -> int:
+        if id_ not in self._place:
+            raise UsageError(f"the pool has no image {id_!r}")
+        return self._place[id_]
+
+    def _pool(self, known: list[Id], pixels: Tensor) -> Pool:
+        """Images of which the first are `known`."""
+        pool = Pool(self._dataset(pixels), find_device(self.config.device))
+        pool.add(range(len(known)), [self._class_number(id_) for id_ in known])
+        return pool
+
+    def _dataset(self, pixels: Tensor) -> Dataset:
+        none, labels = pixels[:0], torch.zeros(len(pixels), dtype=torch.int64)
+        mean, std = list(self.spec.mean), list(self.spec.std)
+        return Dataset("your pool", self.classes, pixels, labels, none, labels[:0], mean, std)
+
+    def _class_number(self, id_: Id) -> int:
+        return self.classes.index(self.labels[id_])
+
+    def _class(self, label: str | int) -> str:
+        if isinstance(label, str) and label in self.classes:
+            return label
+        if not isinstance(label, str | bool) and hasattr(label, "__index__"):
+            number = label.__index__()
+            if 0 <= number < len(self.classes):
+                return self.classes[number]
+        raise UsageError(f"tell: a label must be one of {self.classes} or its number, got {label!r}")

@@ -1,0 +1,195 @@
+"""ActiveLearner: ask, tell, fit, save and load, on a user's own network and pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lada_al import ActiveLearner
+from lada_al.errors import UsageError
+from lada_al.models import small
+from lada_al.pools import ImageSpec
+from PIL import Image
+from torch import nn
+
+SPEC = ImageSpec(1, 20, 20, (0.3,), (0.3,))
+CLASSES = ["bars", "noise"]
+SETTINGS: dict[str, Any] = {
+    "classes": CLASSES, "spec": SPEC, "device": "cpu", "threads": 1, "epochs": 8, "candidates": 24, "samples": 2,
+    "policy_epochs": 1, "lr": 3e-3,
+}  # fmt: skip
+
+
+class Images(torch.utils.data.Dataset[tuple[np.ndarray, str]]):
+    """Images of which the even ones show bars, and one that cannot be read."""
+
+    BROKEN = 7
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, str]:
+        pixels = np.random.default_rng(i).integers(0, 120, (20, 20), dtype=np.uint8)
+        if i % 2 == 0:
+            pixels[:, ::3] = 255
+        return (pixels.astype(np.float32) if i == self.BROKEN else pixels), f"image {i}"
+
+
+def truth(ids: list[Any]) -> list[str]:
+    return [CLASSES[int(id_.split()[1]) % 2] for id_ in ids]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return small(1, (20, 20), 2)
+
+
+def foreign_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(8 * 100, 2),
+    )
+
+
+def learner(method: str = "lada-ent-mix", net: nn.Module | None = None, **settings: Any) -> ActiveLearner:
+    return ActiveLearner(net or network(), Images(), method=method, **{**SETTINGS, **settings})
+
+
+@pytest.mark.parametrize(
+    ("method", "net"),
+    [
+        ("lada-ent-mix", network),
+        ("lada-ent-mix", foreign_network),
+        ("lada-ent-stn", network),
+        ("coreset", foreign_network),
+        ("random", network),
+    ],
+)
+def test_labels_make_a_classifier(method: str, net: Any) -> None:
+    active = learner(method, net())
+    for _ in range(4):
+        ids = active.ask(6)
+        assert len(set(ids)) == 6
+        assert not set(ids) & set(active.labels)
+        active.tell(ids, truth(ids))
+    assert len(active.labels) == 24
+    rest = [f"image {i}" for i in range(60) if i != Images.BROKEN]
+    right = np.mean([p == t for p, t in zip(active.fit().predict(rest), truth(rest), strict=True)])
+    assert right > 0.85
+    assert active.predict_proba(rest[:3]).sum(1).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_asking_twice_gives_the_same_and_labels_move_it_on() -> None:
+    active = learner()
+    first = active.ask(8)
+    assert active.ask(8) == first
+    assert active.ask(4) == first[:4]
+    active.tell(first[:8], truth(first))
+    second = active.ask(8)
+    assert active.ask(8) == second
+    assert not set(first) & set(second)
+
+
+def test_classes_may_be_numbers_and_labels_come_in_any_order() -> None:
+    active = learner("entropy")
+    ids = active.ask(6)
+    active.tell(ids[3:], np.array([CLASSES.index(name) for name in truth(ids[3:])]))
+    active.tell(ids[:3], truth(ids[:3]))
+    assert active.labels == dict(zip(ids[3:] + ids[:3], truth(ids[3:] + ids[:3]), strict=True))
+
+
+@pytest.mark.parametrize("method", ["lada-ent-mix", "lada-ent-stn", "ll4al"])
+def test_saved_and_loaded_it_goes_on_as_if_it_had_not_stopped(method: str, tmp_path: Path) -> None:
+    active = learner(method)
+    for _ in range(2):
+        ids = active.ask(6)
+        active.tell(ids, truth(ids))
+    asked = active.ask(6)
+    active.save(tmp_path / "learner.pt")
+    loaded = ActiveLearner.load(tmp_path / "learner.pt", network(), Images(), spec=SPEC, device="cpu")
+    assert loaded.labels == active.labels
+    assert loaded.ask(6) == asked
+    for one in (active, loaded):
+        one.tell(asked, truth(asked))
+    assert loaded.ask(6) == active.ask(6)
+    assert torch.equal(loaded.predict_proba(asked), active.predict_proba(asked))
+
+
+def test_what_cannot_be_read_is_left_out_and_named() -> None:
+    active = learner("random", candidates=60)
+    with pytest.raises(UsageError, match="n must be at most 59, .* got 60"):
+        active.ask(60)
+    assert active.unreadable == {"image 7": "expected uint8 pixels, got float32"}
+    assert len(active.ask(58)) == 58
+
+
+def test_a_folder_and_a_color_network(tmp_path: Path) -> None:
+    for i in range(20):
+        Image.fromarray(Images()[i][0].astype(np.uint8)).save(tmp_path / f"{i}.png")
+    torch.manual_seed(0)
+    active = ActiveLearner(
+        small(3, (16, 20), 2), tmp_path, method="lada-var-mix", **SETTINGS | {"spec": ImageSpec(3, 16, 20)}
+    )
+    ids = active.ask(6)
+    active.tell(ids, [int(str(id_).removesuffix(".png")) % 2 for id_ in ids])
+    assert len(active.ask(4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "no-such"}, "unknown method"),
+        ({"classes": ["one"]}, "classes must be at least two different names"),
+        ({"classes": ["a", "b", "c"]}, "the network has 2 outputs, got 3 names"),
+        ({"layers": (9,)}, "layers must lie below 3, from where your model has no feature maps"),
+        ({"epochs": 0}, "epochs"),
+        ({"pool": 5}, "pool: expected a path"),
+    ],
+)
+def test_bad_arguments(wrong: dict[str, Any], message: str) -> None:
+    arguments = {"model": network(), "pool": Images(), **SETTINGS, **wrong}
+    with pytest.raises(ValueError, match=message):
+        ActiveLearner(**arguments)
+
+
+def test_bad_answers_take_nothing() -> None:
+    active = learner()
+    ids = active.ask(4)
+    active.tell(ids[:1], truth(ids[:1]))
+    before = dict(active.labels)
+    other = CLASSES[1 - CLASSES.index(truth(ids[:1])[0])]
+    for told, labels, message in (
+        (ids[1:3], ["bars"], "1 labels and 2 ids"),
+        ([ids[1], "nowhere"], ["bars", "bars"], "no image 'nowhere'"),
+        ([ids[1], ids[2]], ["bars", "cat"], "must be one of .* got 'cat'"),
+        ([ids[1], ids[2]], ["bars", 2], "or its number, got 2"),
+        ([ids[1], ids[0]], ["bars", other], "is labelled .* already"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            active.tell(told, labels)
+        assert active.labels == before
+    with pytest.raises(UsageError, match="at least two classes"):
+        active.fit()
+    for n, message in ((0, "must be positive"), (3, "buys pairs, so query must be even"), (100, "n must be at most")):
+        with pytest.raises(ValueError, match=message):
+            active.ask(n)
+    with pytest.raises(UsageError, match="'image 7' cannot be read"):
+        active.predict(["image 7"])
+
+
+def test_what_is_no_saved_learner(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"no")
+    for path in (tmp_path / "a", tmp_path / "missing"):
+        with pytest.raises(UsageError, match="is not a saved learner"):
+            ActiveLearner.load(path, network(), Images(), spec=SPEC)
+    active = learner("entropy")
+    active.save(tmp_path / "b")
+    with pytest.raises(UsageError, match="does not fit the model"):
+        ActiveLearner.load(tmp_path / "b", foreign_network(), Images(), spec=SPEC, device="cpu")
