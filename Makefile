@@ -37,7 +37,7 @@ demo: $(STAMP)
 		--dataset mnist5k --rounds 8 --set candidates=500 --set policy_batch=25 --out $(DEMO)
 
 test: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

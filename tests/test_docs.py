@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -16,10 +17,16 @@ MIXUP = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "beta_mix.md").read_
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["one op", "the loop"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["one op", "the loop", "your own"])
 def test_readme_example(example: str, tmp_path: Path) -> None:
-    assert len(example.splitlines()) <= 11
-    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+    """The last one finds a folder of photos, and somebody who answers."""
+    assert len(example.splitlines()) <= 12
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(torch.randint(256, (20, 48, 64, 3), dtype=torch.uint8)):
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i}.jpg")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, input="bars\nspots\n" * 6, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

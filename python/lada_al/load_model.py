@@ -83,12 +83,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-
-    load_file = optional("safetensors.torch", "--checkpoint FILE.safetensors").load_file
+    what = "--checkpoint FILE.safetensors"
+    load_file, unreadable = optional("safetensors.torch", what).load_file, optional("safetensors", what).SafetensorError
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except unreadable as error:
         raise ValueError(str(error)) from error
 
 
