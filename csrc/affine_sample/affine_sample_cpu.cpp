@@ -21,7 +21,7 @@ constexpr int kManyLanes = 64 / sizeof(A);
 
 // Copies of one image's cost against sampled pixels.
 bool is_copy_repaid(const AffineGeometry& g, int64_t transforms) {
-  const bool offsets_fit = (g.height + 1) * (g.width + 4) * kManyLanes<float> < int64_t{1} << 31;
+  const bool offsets_fit = (g.height + 1) * (g.width + 1) * kManyLanes<float> < int64_t{1} << 31;
   return offsets_fit && g.height * g.width <= 4 * transforms * g.out_height * g.out_width;
 }
 
@@ -72,32 +72,61 @@ template <class A, int kLanes>
 class Cells {
  public:
   explicit Cells(const AffineGeometry& g)
-      : pitch_((1 + rounded_up_to_4(g.width)) * kLanes), count_((g.height + 1) * pitch_), cells_(buffer<A>(count_)) {}
+      : pitch_((1 + g.width) * kLanes),
+        count_((g.height + 1) * pitch_),
+        cells_(buffer<A>(count_)),
+        pixels_{data() + pitch_ + kLanes, pitch_, g.height, g.width} {}
 
   A* data() const { return cells_.get(); }
-  A* row(int64_t row) const { return data() + (row + 1) * pitch_ + kLanes; }
   int32_t pitch() const { return static_cast<int32_t>(pitch_); }
   void clear() { std::fill_n(data(), count_, A(0)); }
 
-  // Rows of the border and of `block` at `from`.
+  // The border, and `block` at `from`.
   template <class T>
-  void read(ChannelBlock<A, kLanes>& block, const T* from, const Strides& strides, const AffineGeometry& g) {
+  void read(ChannelBlock<A, kLanes>& block, const T* from, const Strides& strides) {
     std::fill_n(data(), pitch_, A(0));
-    for (int64_t y = 0; y < g.height; ++y) {
-      std::fill_n(row(y) - kLanes, kLanes, A(0));
-      block.read_row(from + y * strides.row, strides.channel, strides.column, g.width, row(y));
-    }
+    for (int64_t y = 0; y < pixels_.height; ++y) std::fill_n(pixels_.data + y * pitch_ - kLanes, kLanes, A(0));
+    block.read(from, strides, pixels_);
   }
 
   template <class T>
-  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides, const AffineGeometry& g) const {
-    for (int64_t y = 0; y < g.height; ++y)
-      block.write_row(row(y), g.width, to + y * strides.row, strides.channel, strides.column);
+  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides) const {
+    block.write({pixels_.data, pixels_.pitch, pixels_.height, pixels_.width}, to, strides);
   }
 
  private:
   int64_t pitch_, count_;
   Buffer<A> cells_;
+  LaneRows<A> pixels_;
+};
+
+// Some rows of the output in lanes, few enough for the cache.
+template <class A, int kLanes>
+class Band {
+ public:
+  static constexpr int64_t kBytes = 1 << 16;
+  explicit Band(const AffineGeometry& g)
+      : pitch_(g.out_width * kLanes),
+        most_rows_(std::clamp<int64_t>(kBytes / (pitch_ * sizeof(A)), 1, g.out_height)),
+        all_rows_(g.out_height),
+        width_(g.out_width),
+        lanes_(buffer<A>(most_rows_ * pitch_)) {}
+
+  int64_t rows_from(int64_t first) const { return std::min(most_rows_, all_rows_ - first); }
+  A* row(int64_t row) const { return lanes_.get() + row * pitch_; }
+
+  template <class T>
+  void read(ChannelBlock<A, kLanes>& block, const T* from, const Strides& strides, int64_t first) {
+    block.read(from + first * strides.row, strides, LaneRows<A>{row(0), pitch_, rows_from(first), width_});
+  }
+  template <class T>
+  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides, int64_t first) const {
+    block.write({row(0), pitch_, rows_from(first), width_}, to + first * strides.row, strides);
+  }
+
+ private:
+  int64_t pitch_, most_rows_, all_rows_, width_;
+  Buffer<A> lanes_;
 };
 
 // The samplings of one output row, tap by tap: where each tap of each column lies in the cells, its weight, and how the
@@ -139,14 +168,16 @@ LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
   return taps;
 }
 
-template <bool kSlopes, class A, int kTaps>
-LADA_CLONES void sample_row(const A* theta, A grid_y, Frame<A> frame, int32_t pitch, int32_t lanes,
-                            const RowSamplings<A, kTaps>& row) {
+template <bool kSlopes, Padding kPadding, class A, int kTaps>
+LADA_CLONES void sample_padded_row(const A* theta, A grid_y, Frame<A> frame, int32_t pitch, int32_t lanes,
+                                   const RowSamplings<A, kTaps>& row) {
+  frame.across.padding = frame.down.padding = kPadding;  // known here, so that the loop has no conditions
   const int64_t width = row.width;
   const A* __restrict grid_x = row.grid_x.get();
   int32_t* __restrict offset = row.offset.get();
   A* __restrict weight = row.weight.get(), * __restrict slope_x = row.slope_x.get(), * __restrict slope_y = row.slope_y.get();
   const A map[6] = {theta[0], theta[1], theta[2], theta[3], theta[4], theta[5]};
+#pragma GCC ivdep  // the taps' parts of the arrays do not overlap
   for (int64_t column = 0; column < width; ++column) {
     const Place<A> place = place_of(map, grid_x[column], grid_y, frame);
     const Taps<A, kTaps> x = taps_at<kTaps>(place.x, frame.across), y = taps_at<kTaps>(place.y, frame.down);
@@ -161,6 +192,19 @@ LADA_CLONES void sample_row(const A* theta, A grid_y, Frame<A> frame, int32_t pi
         slope_y[at] = y.slope[i] * x.weight[j];
       }
     }
+  }
+}
+
+template <bool kSlopes, class A, int kTaps>
+void sample_row(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, int32_t lanes,
+                const RowSamplings<A, kTaps>& row) {
+  switch (frame.across.padding) {
+    case Padding::kZeros:
+      return sample_padded_row<kSlopes, Padding::kZeros>(theta, grid_y, frame, pitch, lanes, row);
+    case Padding::kBorder:
+      return sample_padded_row<kSlopes, Padding::kBorder>(theta, grid_y, frame, pitch, lanes, row);
+    case Padding::kReflection:
+      return sample_padded_row<kSlopes, Padding::kReflection>(theta, grid_y, frame, pitch, lanes, row);
   }
 }
 
@@ -261,8 +305,7 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
   const Frame<A> frame = frame_of<A>(g);
   Cells<A, kLanes> cells(g);
   const RowSamplings<A, kTaps> samplings(g);
-  const Buffer<A> out_row = buffer<A>(rounded_up_to_4(g.out_width) * kLanes);
-  std::fill_n(out_row.get(), rounded_up_to_4(g.out_width) * kLanes, A(0));
+  const Band<A, kLanes> band(g);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
     ChannelBlock<A, kLanes> source(unit.channels, g.width), result(unit.channels, g.out_width);
@@ -270,15 +313,16 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
       const Tone<A> tone = tone_of<A>(in.normalization, unit.first_channel + c);
       source.set_tone(c, tone.scale, tone.shift);
     }
-    cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides, g);
+    cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
       Out* out = at<Out>(k.out, k.out_strides, t, unit);
-      for (int64_t y = 0; y < g.out_height; ++y) {
-        const A grid_y = frame.y[y];
-        sample_row<false>(static_cast<const A*>(in.theta) + t * 6, grid_y, frame, cells.pitch(), kLanes, samplings);
-        gather_row<kLanes>(cells.data(), samplings, out_row.get());
-        result.write_row(out_row.get(), g.out_width, out + y * k.out_strides.row, k.out_strides.channel,
-                         k.out_strides.column);
+      const A* theta = static_cast<const A*>(in.theta) + t * 6;
+      for (int64_t first = 0; first < g.out_height; first += band.rows_from(first)) {
+        for (int64_t y = 0; y < band.rows_from(first); ++y) {
+          sample_row<false>(theta, frame.y[first + y], frame, cells.pitch(), kLanes, samplings);
+          gather_row<kLanes>(cells.data(), samplings, band.row(y));
+        }
+        band.write(result, out, k.out_strides, first);
       }
     }
   }
@@ -294,7 +338,7 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   Cells<A, kLanes> cells(theta ? g : AffineGeometry{}), grad_cells(image ? g : AffineGeometry{});
   const int32_t pitch = theta ? cells.pitch() : grad_cells.pitch();
   const RowSamplings<A, kTaps> samplings(g);
-  const Buffer<A> grad_row = buffer<A>(rounded_up_to_4(g.out_width) * kLanes);
+  Band<A, kLanes> band(g);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
     ChannelBlock<A, kLanes> source(unit.channels, g.width), incoming(unit.channels, g.out_width),
@@ -304,33 +348,33 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
       source.set_tone(c, tone.scale, tone.shift);
       outgoing.set_tone(c, tone.scale, 0);
     }
-    if (theta) cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides, g);
+    if (theta) cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
     if (image) grad_cells.clear();
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
       const Out* grad = at<Out>(k.grad, k.grad_strides, t, unit);
       A sums[6] = {};
-      for (int64_t y = 0; y < g.out_height; ++y) {
-        const A grid_y = frame.y[y];
-        incoming.read_row(grad + y * k.grad_strides.row, k.grad_strides.channel, k.grad_strides.column, g.out_width,
-                          grad_row.get());
-        const A* map = static_cast<const A*>(in.theta) + t * 6;
-        RowSums<A> row{};
-        if (theta) {
-          sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
-          image ? scatter_row<true, true, kLanes>(grad_row.get(), cells.data(), grad_cells.data(), samplings, row)
-                : scatter_row<false, true, kLanes>(grad_row.get(), cells.data(), grad_cells.data(), samplings, row);
-          add_row_sums(row, grid_y, sums);
-        } else if (image) {
-          sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
-          scatter_row<true, false, kLanes>(grad_row.get(), cells.data(), grad_cells.data(), samplings, row);
+      const A* map = static_cast<const A*>(in.theta) + t * 6;
+      for (int64_t first = 0; first < g.out_height; first += band.rows_from(first)) {
+        band.read(incoming, grad, k.grad_strides, first);
+        for (int64_t y = 0; y < band.rows_from(first); ++y) {
+          const A grid_y = frame.y[first + y], *go = band.row(y);
+          RowSums<A> row{};
+          if (theta) {
+            sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
+            image ? scatter_row<true, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row)
+                  : scatter_row<false, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
+            add_row_sums(row, grid_y, sums);
+          } else if (image) {
+            sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
+            scatter_row<true, false, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
+          }
         }
       }
       if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + unit.block) * 6);
     }
     if constexpr (!std::is_same_v<In, uint8_t>)
       if (image)
-        grad_cells.write(outgoing, at<In>(k.grad_image, k.grad_image_strides, unit.image, unit), k.grad_image_strides,
-                         g);
+        grad_cells.write(outgoing, at<In>(k.grad_image, k.grad_image_strides, unit.image, unit), k.grad_image_strides);
   }
 }
 

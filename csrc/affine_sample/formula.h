@@ -97,7 +97,8 @@ constexpr int32_t kOutside = -1;
 
 template <class A>
 LADA_HD int32_t pixel_at(A position, const Axis<A>& axis) {
-  return static_cast<int32_t>(position >= 0 && position < axis.size ? position : A(kOutside));
+  const bool inside = (position >= 0) & (position < axis.size);
+  return static_cast<int32_t>(inside ? position : A(kOutside));
 }
 
 // One of the kTaps pixels that an output pixel reads along one axis, its weight, and how the weight grows with the grid
