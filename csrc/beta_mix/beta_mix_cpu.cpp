@@ -231,17 +231,25 @@ void beta_sample_backward(const BetaSampleBackward& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const int64_t samples = k.source.samples, chunks = std::max<int64_t>(1, ceil_div(samples, kChunk));
+    const A* grad = static_cast<const A*>(k.grad);
     std::vector<A> sums(static_cast<size_t>(k.source.pairs * chunks));
-    parallel_for(k.source.pairs * chunks, std::min(samples, kChunk) * kCostOfDraw, threads,
-                 [&](int64_t begin, int64_t end) {
-                   Draws<A> draws;
-                   for (int64_t task = begin; task < end; ++task) {
-                     const int64_t from = task % chunks * kChunk, size = std::min(kChunk, samples - from);
-                     const int64_t first = task / chunks * samples + from;
-                     draws.draw(k.source, first, size, Want::kSlope);
-                     sums[task] = dot(draws.slope.data(), static_cast<const A*>(k.grad) + first, size);
-                   }
-                 });
+    const auto chunks_of_pairs = [&](int64_t begin, int64_t end) {
+      Draws<A> draws;
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t from = task % chunks * kChunk, size = std::min(kChunk, samples - from);
+        const int64_t first = task / chunks * samples + from;
+        draws.draw(k.source, first, size, Want::kSlope);
+        sums[task] = dot(draws.slope.data(), grad + first, size);
+      }
+    };
+    const auto whole_pairs = [&](int64_t begin, int64_t end) {
+      for_each_pair<A>(k.source, 1, begin, end, Want::kSlope, [&](const DrawsOfPair<A>& draws, int64_t, int64_t) {
+        sums[draws.pair] = dot(draws.slope, grad + draws.pair * samples, samples);
+      });
+    };
+    parallel_for(
+        k.source.pairs * chunks, std::min(samples, kChunk) * kCostOfDraw, threads,
+        [&](int64_t begin, int64_t end) { chunks == 1 ? whole_pairs(begin, end) : chunks_of_pairs(begin, end); });
     for (int64_t pair = 0; pair < k.source.pairs; ++pair) {
       const A sum = std::accumulate(sums.begin() + pair * chunks, sums.begin() + (pair + 1) * chunks, A(0));
       static_cast<A*>(k.grad_tau)[pair] = gradient_of_pair(k.source, pair, sum);

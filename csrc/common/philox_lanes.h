@@ -40,23 +40,33 @@ LADA_AVX2 inline HighLow multiply(__m256i a, __m256i b) {
           _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa)};
 }
 
+// Two vectors of counters at a time share the keys and hide each other's latency.
 LADA_AVX2 inline void philox_lanes_avx2(uint64_t key, PhiloxLanes& lanes) {
+  constexpr int kVectors = 2;
   const __m256i multiply0 = _mm256_set1_epi32(static_cast<int>(kPhiloxMultiply0));
   const __m256i multiply1 = _mm256_set1_epi32(static_cast<int>(kPhiloxMultiply1));
-  for (int i = 0; i < kLanes; i += 8) {
-    __m256i c[4];
-    for (int j = 0; j < 4; ++j) c[j] = _mm256_load_si256(reinterpret_cast<const __m256i*>(&lanes.word[j][i]));
+  for (int i = 0; i < kLanes; i += 8 * kVectors) {
+    __m256i c[4][kVectors];
+    for (int j = 0; j < 4; ++j)
+      for (int v = 0; v < kVectors; ++v)
+        c[j][v] = _mm256_load_si256(reinterpret_cast<const __m256i*>(&lanes.word[j][i + 8 * v]));
     uint32_t key0 = static_cast<uint32_t>(key), key1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < 10; ++round) {
-      const HighLow product0 = multiply(c[0], multiply0), product1 = multiply(c[2], multiply1);
-      c[0] = _mm256_xor_si256(_mm256_xor_si256(product1.high, c[1]), _mm256_set1_epi32(static_cast<int>(key0)));
-      c[2] = _mm256_xor_si256(_mm256_xor_si256(product0.high, c[3]), _mm256_set1_epi32(static_cast<int>(key1)));
-      c[1] = product1.low;
-      c[3] = product0.low;
+      const __m256i keys0 = _mm256_set1_epi32(static_cast<int>(key0));
+      const __m256i keys1 = _mm256_set1_epi32(static_cast<int>(key1));
+      for (int v = 0; v < kVectors; ++v) {
+        const HighLow product0 = multiply(c[0][v], multiply0), product1 = multiply(c[2][v], multiply1);
+        c[0][v] = _mm256_xor_si256(_mm256_xor_si256(product1.high, c[1][v]), keys0);
+        c[2][v] = _mm256_xor_si256(_mm256_xor_si256(product0.high, c[3][v]), keys1);
+        c[1][v] = product1.low;
+        c[3][v] = product0.low;
+      }
       key0 += kPhiloxWeyl0;
       key1 += kPhiloxWeyl1;
     }
-    for (int j = 0; j < 4; ++j) _mm256_store_si256(reinterpret_cast<__m256i*>(&lanes.word[j][i]), c[j]);
+    for (int j = 0; j < 4; ++j)
+      for (int v = 0; v < kVectors; ++v)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(&lanes.word[j][i + 8 * v]), c[j][v]);
   }
 }
 #undef LADA_AVX2

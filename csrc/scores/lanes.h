@@ -6,6 +6,7 @@
 // functions.
 #pragma once
 #include <array>
+#include <vector>
 
 #include "../common/cpu.h"
 #include "formula.h"
@@ -137,6 +138,28 @@ LADA_HD void store_tile(const arithmetic_t<T>* tile, int64_t classes, T* to, int
   for (int l = 0; l < count; ++l)
     for (int64_t j = 0; j < classes; ++j) to[l * classes + j] = static_cast<T>(tile[j * kWidth + l]);
 }
+
+template <class T>
+LADA_CLONES void widen_row(const T* row, int64_t size, arithmetic_t<T>* to) {
+  for (int64_t j = 0; j < size; ++j) to[j] = widen(row[j]);
+}
+
+// A long row in arithmetic type: itself, or a copy.
+template <class T>
+class WideRow {
+ public:
+  using A = arithmetic_t<T>;
+  explicit WideRow(int64_t classes) : copy_(std::is_same_v<T, A> ? 0 : static_cast<size_t>(classes)) {}
+
+  const A* of(const T* row, int64_t classes) {
+    if constexpr (std::is_same_v<T, A>) return row;
+    widen_row(row, classes, copy_.data());
+    return copy_.data();
+  }
+
+ private:
+  std::vector<A> copy_;
+};
 
 // RowStats of all rows of a tile.
 template <class A>

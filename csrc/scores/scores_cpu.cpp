@@ -20,31 +20,9 @@ LADA_CLONES void store(const arithmetic_t<T>* tile, int64_t classes, T* to, int6
 }
 
 template <class T>
-LADA_CLONES void widen_row(const T* row, int64_t size, arithmetic_t<T>* to) {
-  for (int64_t j = 0; j < size; ++j) to[j] = widen(row[j]);
-}
-
-template <class T>
 LADA_CLONES void narrow_row(const arithmetic_t<T>* row, int64_t size, T* to) {
   for (int64_t j = 0; j < size; ++j) to[j] = static_cast<T>(row[j]);
 }
-
-// A long row in arithmetic type: itself, or a copy.
-template <class T>
-class WideRow {
- public:
-  using A = arithmetic_t<T>;
-  explicit WideRow(int64_t classes) : copy_(std::is_same_v<T, A> ? 0 : static_cast<size_t>(classes)) {}
-
-  const A* of(const T* row, int64_t classes) {
-    if constexpr (std::is_same_v<T, A>) return row;
-    widen_row(row, classes, copy_.data());
-    return copy_.data();
-  }
-
- private:
-  std::vector<A> copy_;
-};
 
 template <Score kScore, class A>
 LADA_CLONES void score_tile(const A* tile, int64_t classes, A scale, A* out, int64_t count) {
