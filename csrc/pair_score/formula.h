@@ -48,7 +48,7 @@ LADA_HD A add_weighted(A sum, A weight, A score) {
 // f of a mixture within its bounds, which rounding may pass; NaN stays NaN.
 template <class A>
 LADA_HD A bounded(A score, A most) {
-  return score < 0 ? A(0) : (score > most ? most : score);
+  return smaller(most, larger(A(0), score));
 }
 
 }  // namespace lada

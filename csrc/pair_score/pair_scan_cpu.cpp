@@ -74,6 +74,7 @@ LADA_CLONES void estimate(const PairScan& k, const Tables<A>& block, int64_t i, 
   constexpr int kWidth = kRowLanes<A>;
   const A *lam = static_cast<const A*>(k.lam), *mu = static_cast<const A*>(k.mu);
   const A* weight = static_cast<const A*>(k.weight);
+  const A least = opaque(A(kLeastSum)), zero = opaque(A(0));
   Lane<A> total{};
   for (int64_t n = 0; n < k.samples; ++n) {
     const A* a = block.factor.data() + n * k.classes * kBlock + i;
@@ -95,15 +96,17 @@ LADA_CLONES void estimate(const PairScan& k, const Tables<A>& block, int64_t i, 
       }
     }
     const A of_lam = lam[n], of_mu = mu[n], of_n = weight[n], unknown = of_n > 0 ? most : A(0);
+    Lane<A> known;
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-      const A s = larger(sum[l], A(kLeastSum));
-      A value;
+      const A s = larger(sum[l], least);
       if constexpr (kScore == Score::kEntropy)
-        value = log_positive(s) - (of_lam * first[l] + of_mu * second[l]) / s;
+        known[l] = log_positive(s) - (of_lam * first[l] + of_mu * second[l]) / s;
       else
-        value = 1 - first[l] / s;
-      const A known = bounded(value, most);
-      total[l] += of_n * (sum[l] > A(kLeastSum) ? known : unknown);
+        known[l] = 1 - first[l] / s;
+    }
+    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+      const A value = smaller(most, larger(zero, known[l]));
+      total[l] += of_n * (sum[l] > least ? value : unknown);
     }
   }
   out = total;

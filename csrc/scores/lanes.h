@@ -38,10 +38,6 @@ constexpr int kRowLanes = 64 / sizeof(A);
 
 constexpr int64_t kTileClasses = 256;  // a row of more classes is not taken in lanes
 
-// An integer as wide as A: counts are vectors of the same lanes.
-template <class A>
-using Count = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
-
 template <class A>
 struct alignas(64) Tile {
   A value[kTileClasses * kRowLanes<A>];
@@ -161,6 +157,16 @@ class WideRow {
   std::vector<A> copy_;
 };
 
+// The constant, but unknown to the compiler, which would else make branches of comparisons with it, and slow string
+// instructions of zeros.
+template <class A>
+LADA_HD A opaque(A constant) {
+#if defined(__GNUC__)
+  asm("" : "+m"(constant));
+#endif
+  return constant;
+}
+
 // RowStats of all rows of a tile.
 template <class A>
 struct LaneStats {
@@ -173,10 +179,12 @@ struct LaneStats {
 template <Score kScore, class A>
 LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nullptr) {
   constexpr int kWidth = kRowLanes<A>;
+  const A floor = opaque(exp_floor<A>()), zero = opaque(A(0));
   LaneStats<A> s;
+  Lane<A> sum;
   for (int l = 0; l < kWidth; ++l) {
     s.max[l] = s.second[l] = lowest<A>();
-    s.ties[l] = s.below[l] = s.weighted[l] = 0;
+    s.below[l] = s.weighted[l] = sum[l] = zero;
   }
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
@@ -187,14 +195,14 @@ LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nul
   }
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-      const A d = below_max(tile[j * kWidth + l], s.max[l]), e = exp_negative(d);
-      const A one = d == 0 ? A(1) : A(0), rest = d == 0 ? A(0) : e;
-      s.ties[l] += one;
-      s.below[l] += rest;
+      const A d = larger(floor, tile[j * kWidth + l] - s.max[l]), e = exp_negative(d);
+      sum[l] += e;
+      s.below[l] += d == 0 ? A(0) : e;
       if constexpr (kScore == Score::kEntropy) s.weighted[l] += e * d;
       if (exps) exps[j * kWidth + l] = e;
     }
   }
+  LADA_SIMD for (int l = 0; l < kWidth; ++l) s.ties[l] = std::nearbyint(sum[l] - s.below[l]);  // each is e^0
   return s;
 }
 
@@ -263,23 +271,22 @@ LADA_HD RowStats<A> largest_of(const A* z, int64_t size) {
 template <Score kScore, class A>
 LADA_HD RowStats<A> stats_of_row(const A* z, int64_t classes) {
   constexpr int64_t kChunk = 2048;
+  const A floor = opaque(exp_floor<A>());
   RowStats<A> total;
   for (int64_t begin = 0; begin < classes; begin += kChunk) {
     const int64_t size = std::min(kChunk, classes - begin);
     const A* chunk = z + begin;
     total = merge(total, largest_of<kScore>(chunk, size));
     const A top = total.max;
-    A below = 0, weighted = 0;
-    Count<A> ties = 0;
-#pragma omp simd reduction(+ : ties, below, weighted)
+    A sum = 0, below = 0, weighted = 0;
+#pragma omp simd reduction(+ : sum, below, weighted)
     for (int64_t j = 0; j < size; ++j) {
-      const A d = below_max(chunk[j], top), e = exp_negative(d);
-      const bool tie = d == 0;
-      ties += tie;
-      below += tie ? A(0) : e;
+      const A d = larger(floor, chunk[j] - top), e = exp_negative(d);
+      sum += e;
+      below += d == 0 ? A(0) : e;
       if constexpr (kScore == Score::kEntropy) weighted += e * d;
     }
-    total.ties += static_cast<A>(ties);
+    total.ties += std::nearbyint(sum - below);
     total.below += below;
     total.weighted += weighted;
   }
