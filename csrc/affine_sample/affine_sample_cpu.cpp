@@ -359,12 +359,14 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
         for (int64_t y = 0; y < band.rows_from(first); ++y) {
           const A grid_y = frame.y[first + y], *go = band.row(y);
           RowSums<A> row{};
-          if (theta) {
-            sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
-            image ? scatter_row<true, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row)
-                  : scatter_row<false, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
-            add_row_sums(row, grid_y, sums);
-          } else if (image) {
+          if constexpr (kTaps > 1)
+            if (theta) {
+              sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
+              image ? scatter_row<true, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row)
+                    : scatter_row<false, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
+              add_row_sums(row, grid_y, sums);
+            }
+          if (image && !theta) {
             sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
             scatter_row<true, false, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
           }

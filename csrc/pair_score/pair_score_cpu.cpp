@@ -172,11 +172,6 @@ LADA_CLONES void add_mixture_gradients(const A* a, const A* b, const Draws<A>& d
   }
 }
 
-template <class A>
-LADA_CLONES void store_rows(const A* tile, int64_t classes, A* to, int64_t count) {
-  store_tile(tile, classes, to, count);
-}
-
 template <class T, Score kScore, class A>
 void score_mixed_pairs_backward(const MixedPairScoresBackward& k, const std::vector<A>& lam, int64_t begin,
                                 int64_t end) {
@@ -211,11 +206,6 @@ void score_mixed_pairs_backward(const MixedPairScoresBackward& k, const std::vec
 }
 
 // The gradients of the rows' own scores, each times the sum of the gradients of the pairs it belongs to.
-template <class T, class A>
-LADA_CLONES void load_rows(const T* rows, int64_t count, int64_t classes, A* tile) {
-  load_tile(consecutive_rows(rows, count, classes), classes, tile);
-}
-
 template <Score kScore, class A>
 LADA_CLONES void own_gradients(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
   const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
@@ -243,7 +233,7 @@ void gather_rows(const GatherPairGradients& k, int64_t begin, int64_t end) {
     for (int l = 0; l < count; ++l)
       for (int64_t s = k.begin[first + l]; s < k.begin[first + l + 1]; ++s)
         factor[l] += static_cast<A>(k.scale) * static_cast<const A*>(k.grad)[k.slots[s] / 2];
-    load_rows(static_cast<const T*>(k.logits) + first * k.classes, count, k.classes, work.tile(0));
+    load_rows(static_cast<const T*>(k.logits) + first * k.classes, count, k.classes, k.classes, work.tile(0));
     own_gradients<kScore>(work.tile(0), work.tile(1), k.classes, factor);
     store_rows(work.tile(0), k.classes, work.tile(2), count);
     for (int64_t l = 0; l < count; ++l)

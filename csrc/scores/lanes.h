@@ -135,6 +135,22 @@ LADA_HD void store_tile(const arithmetic_t<T>* tile, int64_t classes, T* to, int
     for (int64_t j = 0; j < classes; ++j) to[l * classes + j] = static_cast<T>(tile[j * kWidth + l]);
 }
 
+// Loops are cut where they leave the storage type: what follows a load is compiled for float and double alone.
+template <class T>
+LADA_CLONES void load_rows(const T* rows, int64_t count, int64_t stride, int64_t classes, arithmetic_t<T>* tile) {
+  load_tile(consecutive_rows(rows, count, stride), classes, tile);
+}
+
+template <class T>
+LADA_CLONES void store_rows(const arithmetic_t<T>* tile, int64_t classes, T* to, int64_t count) {
+  store_tile(tile, classes, to, count);
+}
+
+template <class T>
+LADA_CLONES void narrow_row(const arithmetic_t<T>* row, int64_t size, T* to) {
+  for (int64_t j = 0; j < size; ++j) to[j] = static_cast<T>(row[j]);
+}
+
 template <class T>
 LADA_CLONES void widen_row(const T* row, int64_t size, arithmetic_t<T>* to) {
   for (int64_t j = 0; j < size; ++j) to[j] = widen(row[j]);

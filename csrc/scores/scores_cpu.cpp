@@ -8,22 +8,6 @@
 namespace lada::cpu {
 namespace {
 
-// The loops are cut where they leave the storage type: what follows a load is compiled for float and double alone.
-template <class T>
-LADA_CLONES void load(const T* rows, int64_t count, int64_t stride, int64_t classes, arithmetic_t<T>* tile) {
-  load_tile(consecutive_rows(rows, count, stride), classes, tile);
-}
-
-template <class T>
-LADA_CLONES void store(const arithmetic_t<T>* tile, int64_t classes, T* to, int64_t count) {
-  store_tile(tile, classes, to, count);
-}
-
-template <class T>
-LADA_CLONES void narrow_row(const arithmetic_t<T>* row, int64_t size, T* to) {
-  for (int64_t j = 0; j < size; ++j) to[j] = static_cast<T>(row[j]);
-}
-
 template <Score kScore, class A>
 LADA_CLONES void score_tile(const A* tile, int64_t classes, A scale, A* out, int64_t count) {
   const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile, classes));
@@ -61,7 +45,7 @@ void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   Tile<A> tile;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    load(logits + row * k.classes, count, k.classes, k.classes, tile.value);
+    load_rows(logits + row * k.classes, count, k.classes, k.classes, tile.value);
     score_tile<kScore>(tile.value, k.classes, scale, out + row, count);
   }
 }
@@ -93,10 +77,10 @@ void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end)
   Lane<A> factor;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    load(logits + row * k.classes, count, k.classes, k.classes, tile.value);
+    load_rows(logits + row * k.classes, count, k.classes, k.classes, tile.value);
     for (int l = 0; l < kRowLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
     tile_gradient<kScore>(tile.value, exps.value, k.classes, factor);
-    store(tile.value, k.classes, grad_logits + row * k.classes, count);
+    store_rows(tile.value, k.classes, grad_logits + row * k.classes, count);
   }
 }
 
@@ -153,7 +137,7 @@ Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps
   std::fill_n(mean, k.classes * kRowLanes<A>, A(0));
   Lane<A> value{};
   for (int64_t pass = 0; pass < k.passes; ++pass) {
-    load(pass_rows<T>(k, pass, row), count, k.row_stride, k.classes, tile);
+    load_rows(pass_rows<T>(k, pass, row), count, k.row_stride, k.classes, tile);
     add_pass(tile, exps, k.classes, share, mean, value);
   }
   add_entropy_of_mean(mean, k.classes, value);
@@ -279,9 +263,9 @@ void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
     for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);
     for (int64_t pass = 0; pass < f.passes; ++pass) {
-      load(pass_rows<T>(f, pass, row), count, f.row_stride, f.classes, tile.value);
+      load_rows(pass_rows<T>(f, pass, row), count, f.row_stride, f.classes, tile.value);
       bald_gradient_of_tile(tile.value, exps.value, f.classes, mean.value, factor);
-      store(tile.value, f.classes, static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes, count);
+      store_rows(tile.value, f.classes, static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes, count);
     }
   }
 }

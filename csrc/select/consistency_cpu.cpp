@@ -23,16 +23,6 @@ const T* view_rows(const void* logits, int64_t view, int64_t row, int64_t rows, 
   return static_cast<const T*>(logits) + (view * rows + row) * classes;
 }
 
-template <class T>
-LADA_CLONES void load(const T* rows, int64_t count, int64_t classes, arithmetic_t<T>* tile) {
-  load_tile(consecutive_rows(rows, count, classes), classes, tile);
-}
-
-template <class T>
-LADA_CLONES void store(const arithmetic_t<T>* tile, int64_t classes, T* to, int64_t count) {
-  store_tile(tile, classes, to, count);
-}
-
 // Replaces a tile of logits by their probabilities.
 template <class A>
 LADA_HD void softmax_tile(A* tile, int64_t classes) {
@@ -105,11 +95,6 @@ LADA_CLONES A sum_of_row(const A* values, int64_t classes) {
   return sum;
 }
 
-template <class T>
-LADA_CLONES void narrow(const arithmetic_t<T>* row, int64_t classes, T* to) {
-  for (int64_t j = 0; j < classes; ++j) to[j] = static_cast<T>(row[j]);
-}
-
 // The moments over all views of some rows, which are few enough for the lanes, or one.
 template <class T>
 class Views {
@@ -136,7 +121,7 @@ class Views {
         softmax_row(wide_.of(z, classes_), classes_, values());
         add_row(values(), classes_, weight, mean(), squared());
       } else {
-        load(z, count, classes_, values());
+        load_rows(z, count, classes_, classes_, values());
         add_view(values(), classes_, weight, mean(), squared());
       }
     }
@@ -158,11 +143,11 @@ class Views {
       if (lanes_ == 1) {
         softmax_row(wide_.of(z, classes_), classes_, values());
         gradient_of_row(values(), classes_, mean(), factor[0]);
-        narrow(values(), classes_, to);
+        narrow_row(values(), classes_, to);
       } else {
-        load(z, count, classes_, values());
+        load_rows(z, count, classes_, classes_, values());
         gradient_of_view(values(), classes_, mean(), factor);
-        store(values(), classes_, to, count);
+        store_rows(values(), classes_, to, count);
       }
     }
   }
