@@ -20,6 +20,7 @@ import signal
 import statistics
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,8 +173,7 @@ def write(out: Path, runs: Path, rows: list[dict[str, str]], text: str) -> None:
 
 def main() -> None:
     chosen = arguments()
-    signal.signal(signal.SIGALRM, time_is_up)
-    signal.setitimer(signal.ITIMER_REAL, max(1.0, 60 * chosen.minutes - SECONDS_TO_WRITE), 1.0)
+    end = time.monotonic() + 60 * chosen.minutes - SECONDS_TO_WRITE
     if chosen.packages:
         sys.path.insert(0, str(chosen.packages.resolve()))
     missing = missing_packages()
@@ -184,11 +184,14 @@ def main() -> None:
             "and carry that folder: check.sh paper --packages packages"
         )
     rows = []
+    signal.signal(signal.SIGALRM, time_is_up)
     try:
+        signal.setitimer(signal.ITIMER_REAL, max(1.0, end - time.monotonic()), 1.0)
         for method, seed, event, acquire in advance(chosen):
             rows.append(row(method, seed, event, acquire))
             print(f"{method}, seed {seed}, round {event.round}: {100 * event.accuracy:.2f}%", flush=True)
     except TimeIsUp:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print("the time is up; another call goes on from here")
     signal.setitimer(signal.ITIMER_REAL, 0)
     text = summary(rows, chosen.rounds, chosen.seeds)

@@ -28,8 +28,7 @@ at::Tensor consistency_variance_backward(const at::Tensor& grad, const at::Tenso
   check_shape(grad, op, "grad", {logits.size(1)});
   const at::Tensor views = logits.contiguous(), row_grads = arithmetic(grad, arithmetic_type(views));
   at::Tensor out = at::empty(views.sizes(), views.options());
-  const int64_t rows_of_scratch = views.is_cpu() ? 0 : views.size(1);
-  at::Tensor means = at::empty({rows_of_scratch, views.size(2)}, row_grads.options());
+  at::Tensor means = at::empty({views.size(1), views.size(2)}, row_grads.options());
   run(views, LADA_BACKENDS(consistency_backward),
       ConsistencyBackward{row_grads.const_data_ptr(), views.const_data_ptr(), means.mutable_data_ptr(),
                           out.mutable_data_ptr(), views.size(0), views.size(1), views.size(2), dtype_of(views)});

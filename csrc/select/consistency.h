@@ -21,7 +21,7 @@ struct Consistency {
 struct ConsistencyBackward {
   const void* grad;  // (rows,), arithmetic type
   const void* logits;
-  void* means;        // (rows, classes), arithmetic type, scratch of CUDA
+  void* means;        // (rows, classes), arithmetic type, scratch that CUDA uses
   void* grad_logits;  // like logits
   int64_t views, rows, classes;
   DType dtype;

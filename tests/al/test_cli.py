@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +90,32 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     assert "0 of 4 runs to do" in resumed.stdout
     assert "finished: " not in resumed.stdout
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_comparison_killed_as_a_whole_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    longer = ["--rounds=4", "--set=epochs=30"]
+
+    def arguments(out: str) -> list[object]:
+        methods = ["--methods", "random,lada-var-stn", "--seeds", "1", "--jobs", 2]
+        return ["compare", "--out", tmp_path / out, "--data", tiny_folder, *methods, *OPTIONS, *longer]
+
+    def events(out: str) -> dict[str, list[dict[str, object]]]:
+        journals = (tmp_path / out).glob("*/seed-1/rounds.jsonl")
+        whole_lines = {path.parts[-3]: re.findall(r".+(?=\n)", path.read_text()) for path in journals}
+        return {name: [{**json.loads(line), "seconds": None} for line in lines] for name, lines in whole_lines.items()}
+
+    assert process(*arguments("whole")).returncode == 0
+    command = [sys.executable, "-m", "lada_al", *map(str, arguments("killed"))]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while sum(map(len, events("killed").values())) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert events("killed") != events("whole")
+    while (resumed := process(*arguments("killed"), "--resume")).returncode and time.monotonic() < deadline:
+        assert "is being written by another process" in resumed.stderr  # until its processes have noticed
+    assert events("killed") == events("whole")
 
 
 @pytest.mark.parametrize(

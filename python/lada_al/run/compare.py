@@ -78,8 +78,12 @@ def carry_out(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
 
 
 def _carry_out_one(job: Job) -> None:
+    """One run, in a process of its own. It stops at the next event if the command that began it was killed, so that the
+    folder is free to be gone on with."""
+    command = multiprocessing.parent_process()
     for _ in experiment.run_experiment(job.config, job.folder, resume=True):
-        pass
+        if command is not None and not command.is_alive():
+            return
 
 
 def default_workers(device: str) -> int:
