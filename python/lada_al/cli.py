@@ -61,7 +61,9 @@ def run(
     settings: Settings = None,
     resume: Resume = False,
 ) -> None:
-    """Run one active-learning experiment, from its initial labels to a report."""
+    """Run one active-learning experiment, from its initial labels to a report. Under torchrun, its processes train
+    together."""
+    from lada_al import parallel
     from lada_al.events import Trained
     from lada_al.report import page
     from lada_al.run import experiment
@@ -82,15 +84,24 @@ def run(
         pairs=pairs,
         device=device,
     )
-    config = Config(**{**experiment.settings_begun(out, resume), **given})
-    experiment.check(config, out, resume=resume, download=download)
-    reported = 0.0
-    with RunProgress(console, config.rounds) as progress:
-        for event in experiment.run_experiment(config, out, resume=resume, meter=progress):
-            progress.show(event)
-            if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                page.write(out)
-                reported = time.monotonic()
+
+    def begin() -> Config:
+        config = Config(**{**experiment.settings_begun(out, resume), **given})
+        experiment.check(config, out, resume=resume, download=download)
+        return config
+
+    with parallel.processes() as ours:
+        config = parallel.on_first(begin)
+        if ours.rank > 0:
+            experiment.follow(config)
+            return
+        reported = 0.0
+        with RunProgress(console, config.rounds) as progress:
+            for event in experiment.run_experiment(config, out, resume=resume, meter=progress):
+                progress.show(event)
+                if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                    page.write(out)
+                    reported = time.monotonic()
     console.print(f"report: {page.write(out)}", soft_wrap=True)
 
 

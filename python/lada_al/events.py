@@ -29,6 +29,12 @@ class Bought:
     """Statistics over all candidates of the round."""
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def part(self, units: slice, arity: int) -> Bought:
+        """What training needs of some of the units, pairs or single instances."""
+        ids = slice(units.start * arity, units.stop * arity)
+        tau = None if self.tau is None else self.tau[units]
+        return Bought(self.round, self.ids[ids], self.labels[ids], k=self.k, tau=tau)
+
 
 @dataclass(frozen=True)
 class Trained:

@@ -49,7 +49,7 @@ class Keys:
     @contextmanager
     def scope(self, purpose: Purpose, round: int) -> Iterator[None]:
         """torch's global generators are seeded inside the block and put back after it, on every device."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(self._number(purpose, round, 0))
             yield
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
+from lada_al import parallel
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
@@ -186,21 +187,22 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
     """
     config, device = now.config, views[0].hidden.device
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr, fused=True)
+    parallel.together(optimizer)
     least_loss, recorded = float("inf"), None
     for epoch in now.meter.track("policy", range(config.policy_epochs)):
         order = torch.randperm(len(views[0]), generator=now.keys.generator("policy batches", now.number, epoch))
         key = now.keys.key("policy samples", now.number, epoch, device)
         losses, taus = [], []
         for batch in order.split(config.policy_batch):
-            part = [view[batch] for view in views]
+            part = [view[batch[parallel.part(len(batch))]] for view in views]
             tau = policy(*part)
-            loss = -f_integ(part, tau, key, now).mean()
+            loss = -parallel.mean(f_integ(part, tau, key, now), len(batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach() * len(batch))
-            taus.append(tau.detach())
-        mean_loss = float(torch.stack(losses).sum()) / len(order)
+            taus.append(parallel.whole(tau.detach(), len(batch)))
+        mean_loss = float(parallel.average(torch.stack(losses).sum())) / len(order)
         if config.tau_star == "best epoch" and mean_loss < least_loss:
             least_loss, recorded = mean_loss, torch.cat(taus)[order.argsort().to(device)]
     return recorded

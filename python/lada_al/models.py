@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from lada_al.parallel import BatchNorm2d
+
 if TYPE_CHECKING:
     from lada_al.wrap import WrappedModel
 
@@ -164,8 +166,8 @@ def small(channels: int, size: tuple[int, int], classes: int, dropout: float = 0
     height, width = size[0] // 4, size[1] // 4
     return SplitModel(
         [
-            nn.Sequential(_conv3x3(channels, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2)),
-            nn.Sequential(_conv3x3(8, 32), nn.BatchNorm2d(32), nn.ReLU()),
+            nn.Sequential(_conv3x3(channels, 8), BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2)),
+            nn.Sequential(_conv3x3(8, 32), BatchNorm2d(32), nn.ReLU()),
             nn.Sequential(nn.AvgPool2d(2), nn.Flatten()),
             Classifier(32 * height * width, classes, dropout),
         ]
@@ -177,7 +179,7 @@ def resnet18(channels: int, size: tuple[int, int], classes: int, dropout: float 
     del size
     return SplitModel(
         [
-            nn.Sequential(_conv3x3(channels, 64), nn.BatchNorm2d(64), nn.ReLU()),
+            nn.Sequential(_conv3x3(channels, 64), BatchNorm2d(64), nn.ReLU()),
             nn.Sequential(_Residual(64, 64), _Residual(64, 64)),
             nn.Sequential(_Residual(64, 128, stride=2), _Residual(128, 128)),
             nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256)),
@@ -201,14 +203,14 @@ class _Residual(nn.Module):
         super().__init__()
         self.main = nn.Sequential(
             _conv3x3(inputs, outputs, stride),
-            nn.BatchNorm2d(outputs),
+            BatchNorm2d(outputs),
             nn.ReLU(),
             _conv3x3(outputs, outputs),
-            nn.BatchNorm2d(outputs),
+            BatchNorm2d(outputs),
         )
         self.side: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.main(x) + self.side(x)).relu()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from lada_al import parallel
 from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
@@ -73,7 +74,7 @@ class Learner:
             self.optimizer.zero_grad()
             losses, extra = self._labelled_losses(pool, ids, progress)
             total += losses.detach().sum()
-            loss = losses.mean() + extra
+            loss = parallel.mean(losses, len(ids)) + extra
             if has_virtual and step == 0 and config.virtual_loss == "summed":
                 loss = loss + self._virtual_loss(pool, bought, key)
             loss.backward()
@@ -83,14 +84,15 @@ class Learner:
                 self.optimizer.zero_grad()
             self._virtual_loss(pool, bought, key).backward()
             self.optimizer.step()
-        return total / len(pool.labelled)
+        return parallel.total(total) / len(pool.labelled)
 
     def _labelled_losses(self, pool: Pool, ids: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Cross entropies (B,) of a labelled batch, and the sum of what the method adds to their mean."""
+        """Cross entropies of our part of a labelled batch, and the sum of what the method adds to the batch's mean."""
         images = pool.images[ids.to(pool.device)]
         if pool.random_crop:
             images = crop_and_flip(images)
-        view = View(self.net, 0, image=pool.normalised(images), target=pool.targets(ids))
+        mine = parallel.part(len(ids))
+        view = View(self.net, 0, image=pool.normalised(images[mine]), target=pool.targets(ids[mine]))
         losses = cross_entropies(view)
         terms = [self.f_acq.loss(view, losses, progress)]
         if self.unlabelled is not None:
@@ -99,16 +101,20 @@ class Learner:
 
     def _virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
         assert self.f_aug is not None
-        virtual = virtual_view(self.net, pool, self.f_aug, bought, key)
+        units, arity = len(bought.ids) // self.f_aug.arity, self.f_aug.arity
+        mine = parallel.part(units)
+        virtual = virtual_view(self.net, pool, self.f_aug, bought.part(mine, arity), key)
         loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
-        return loss if extra is None else loss + extra
+        return parallel.share(mine.stop - mine.start, units) * (loss if extra is None else loss + extra)
 
     def _set_adam(self, factor: float, beta_1: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = factor * self.config.lr, (beta_1, group["betas"][1])
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
+        optimizer = torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
+        parallel.together(optimizer)
+        return optimizer
 
     def to(self, device: torch.device) -> None:
         """Moves the weights, before any training."""
@@ -148,5 +154,6 @@ def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
 def accuracy(net: SplitModel, images: Tensor, labels: Tensor, batch: int) -> float:
     """Fraction of normalised images that are classified right."""
     with frozen(net):
-        right = [net(x).argmax(1) == y for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
-    return int(torch.cat(right).sum()) / len(labels)
+        batches = parallel.every_nth(list(zip(images.split(batch), labels.split(batch), strict=True)))
+        right = sum(((net(x).argmax(1) == y).sum() for x, y in batches), labels.new_zeros(()))
+    return int(parallel.total(right)) / len(labels)

@@ -7,6 +7,8 @@ by the name of its file. Besides:
 - `USES_HIDDEN = True`: it acts on the features at a layer k drawn from the configuration, not on images (k = 0);
 - `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;
 - `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone;
+- `WHOLE_BATCHES = True`: its draws depend on which instances are made together, so several processes cannot share a
+  batch;
 - `MIXES_BY_BETA = True`: it mixes two by lam ~ Beta(tau, tau), so the best of all pairs can be searched for.
 """
 
@@ -94,6 +96,7 @@ class AugmentationKind:
     learnable: bool
     look_ahead: bool
     mixes_by_beta: bool
+    whole_batches: bool
     make: Callable[[Config, Task, SplitModel], Augmentation]
 
 
@@ -112,5 +115,6 @@ def load(name: str) -> AugmentationKind:
         learnable=getattr(module, "LEARNABLE", True),
         look_ahead=getattr(module, "LOOK_AHEAD", True),
         mixes_by_beta=getattr(module, "MIXES_BY_BETA", False),
+        whole_batches=getattr(module, "WHOLE_BATCHES", False),
         make=module.make,
     )

@@ -10,22 +10,24 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 import lada_ext
-from lada_al import data, models, sizes
+from lada_al import data, models, parallel, sizes
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import HeldOut, active_learning, balanced_choice
 from lada_al.models import SplitModel, frozen
-from lada_al.pool import Pool, simulated_oracle
+from lada_al.pool import Oracle, Pool, simulated_oracle
 from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
 from lada_al.run.files import write_atomically
@@ -43,10 +45,71 @@ MAY_CHANGE = {"rounds", "data", "device"}
 def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Meter | None = None) -> Iterator[Event]:
     """Carries out `config` in the folder `out`, yielding each event once it is on disk.
 
+    Where several processes train together, this is for the first of them, and `follow` for the others.
+
     Raises:
         UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
     """
     dataset = check(config, out, resume=resume)
+    lesson = _prepare(config, dataset)
+    learner, pool = lesson.learner, lesson.pool
+
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(out / CONFIG, config.model_dump_json(indent=2))
+    _write_text(out / ABOUT, json.dumps(_about(config, dataset, pool.device, learner), indent=2))
+    (out / ACQUIRED).mkdir(exist_ok=True)
+    with Journal(out / JOURNAL) as journal:
+        past = parallel.of_first(_recover(journal, out))
+        trained = {event.round for event in journal.events if isinstance(event, Trained)}
+        yield from list(journal.events)
+        for event in _go_on(lesson, past, meter):
+            if isinstance(event, Bought):
+                _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
+            else:
+                checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
+            if isinstance(event, Trained) and event.round in trained:
+                continue  # trained again, because its checkpoint was lost
+            journal.append(event)
+            yield event
+        if not (out / latent.LATENT).exists() or past.start <= config.rounds:
+            purchases = [event for event in journal.events if isinstance(event, Bought)]
+            latent.save(out / latent.LATENT, learner, pool, purchases, config)
+
+
+def follow(config: Config) -> None:
+    """What the other processes do: the same loop, from where the first begins, and not a word."""
+    parallel.check(config, find_device(config.device))
+    lesson = _prepare(config, load_data(config))
+    past: Past = parallel.of_first(Past())
+    for _ in _go_on(lesson, past, None):
+        pass
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the loop works on, before its first round."""
+
+    config: Config
+    keys: Keys
+    learner: Learner
+    pool: Pool
+    oracle: Oracle
+    test: HeldOut
+    first_ids: Tensor
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a folder holds of a run that was begun."""
+
+    bought: list[Bought] = field(default_factory=list)
+    learner: dict[str, Any] | None = None
+    """Its state, if there is a checkpoint."""
+    start: int = 0
+    """The round to go on with."""
+
+
+def _prepare(config: Config, dataset: Dataset) -> Lesson:
     device = find_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -57,32 +120,32 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
     test = HeldOut(pool.normalised(dataset.test_images.to(device)), dataset.test_labels.to(device))
     generator = keys.generator("initial set", 0)
     first_ids = balanced_choice(dataset.train_labels, len(dataset.classes), config.initial, generator)
+    return Lesson(config, keys, learner, pool, simulated_oracle(dataset), test, first_ids)
 
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / CONFIG, config.model_dump_json(indent=2))
-    _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
-    (out / ACQUIRED).mkdir(exist_ok=True)
-    with Journal(out / JOURNAL) as journal:
-        start = _restore(journal, learner, pool, out, device)
-        known = {event.round: event for event in journal.events if isinstance(event, Bought)}
-        trained = {event.round for event in journal.events if isinstance(event, Trained)}
-        yield from list(journal.events)
-        loop = active_learning(
-            learner, pool, simulated_oracle(dataset), test, config, keys, first_ids,
-            start=start, known=known, meter=meter,
-        )  # fmt: skip
-        for event in loop:
-            if isinstance(event, Bought):
-                _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
-            else:
-                checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
-            if isinstance(event, Trained) and event.round in trained:
-                continue  # trained again, because its checkpoint was lost
-            journal.append(event)
-            yield event
-        if not (out / latent.LATENT).exists() or start <= config.rounds:
-            purchases = [event for event in journal.events if isinstance(event, Bought)]
-            latent.save(out / latent.LATENT, learner, pool, purchases, config)
+
+def _recover(journal: Journal, out: Path) -> Past:
+    """Brings the journal to where the checkpoint is."""
+    bought = [event for event in journal.events if isinstance(event, Bought)]
+    saved = checkpoint.load(out / CHECKPOINT, torch.device("cpu"))
+    if saved is None:
+        return Past(bought)
+    done = saved.trained.round
+    if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
+        journal.append(saved.trained)
+    return Past(bought, saved.learner, done + 1)
+
+
+def _go_on(lesson: Lesson, past: Past, meter: Meter | None) -> Iterator[Event]:
+    """The loop from the round that is not done."""
+    if past.learner is not None:
+        lesson.learner.load_state_dict(past.learner)
+    for event in past.bought:
+        if event.round < past.start:
+            lesson.pool.add(event.ids, event.labels)
+    return active_learning(
+        lesson.learner, lesson.pool, lesson.oracle, lesson.test, lesson.config, lesson.keys, lesson.first_ids,
+        start=past.start, known={event.round: event for event in past.bought}, meter=meter,
+    )  # fmt: skip
 
 
 def check(config: Config, out: Path, *, resume: bool, download: bool = False) -> Dataset:
@@ -92,7 +155,7 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
         UsageError: naming the argument, what was expected and what came.
     """
     _check_folder(config, out, resume)
-    find_device(config.device)
+    parallel.check(config, find_device(config.device))
     dataset = load_data(config, download)
     net = make_net(config, dataset)
     with frozen(net):
@@ -172,21 +235,6 @@ def make_net(config: Config, dataset: Dataset) -> SplitModel:
     channels, height, width = dataset.shape
     dropout = config.dropout if config.chosen.acquisition.dropout else 0.0
     return models.MODELS[config.model](channels, (height, width), len(dataset.classes), dropout)
-
-
-def _restore(journal: Journal, learner: Learner, pool: Pool, out: Path, device: torch.device) -> int:
-    """Brings learner, pool and journal to where the checkpoint is; returns the round to go on with."""
-    saved = checkpoint.load(out / CHECKPOINT, device)
-    if saved is None:
-        return 0
-    learner.load_state_dict(saved.learner)
-    done = saved.trained.round
-    if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
-        journal.append(saved.trained)
-    for event in journal.events:
-        if isinstance(event, Bought) and event.round <= done:
-            pool.add(event.ids, event.labels)
-    return done + 1
 
 
 def _write_text(path: Path, text: str) -> None:
