@@ -129,12 +129,14 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long it would take, and stop.")] = False,
 ) -> None:
     """Run methods x seeds and report them side by side."""
+    from lada_al import parallel
     from lada_al.methods import expand
     from lada_al.report import page
     from lada_al.run import compare as comparison
     from lada_al.run import estimate, protocols
     from lada_al.run.progress import CompareProgress
 
+    parallel.refuse("lada compare")
     study = protocols.protocol(protocol) if protocol else protocols.Protocol("", methods or "", seeds=3)
     given = study.settings | _given(
         settings,

@@ -50,10 +50,11 @@ _ours = Processes()
 def processes() -> Iterator[Processes]:
     """What torchrun says in the environment, or one process. On a machine with GPUs each process takes one.
 
-    It has to be entered to train together: a process group of the caller's own changes nothing here.
+    It has to be entered to train together: a process group of the caller's own changes nothing here. Entered again
+    inside, it is the same.
     """
     global _ours  # noqa: PLW0603 - like torch's process group, there is one for a process
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _by_torchrun() or _ours.count > 1:
         yield _ours
         return
     backend = "gloo"
@@ -67,6 +68,10 @@ def processes() -> Iterator[Processes]:
     finally:
         _ours = Processes()
         dist.destroy_process_group()
+
+
+def _by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _local(name: str) -> int:
@@ -112,6 +117,12 @@ def check(config: Config, device: torch.device) -> None:
     if whole_batches or config.adamixup_mean_label:
         what = f"method {config.method}" if whole_batches else "adamixup_mean_label"
         raise UsageError(f"{what} draws or averages over whole batches, so it trains in one process, not in {count}")
+
+
+def refuse(command: str) -> None:
+    """For a command that has processes of its own."""
+    if _by_torchrun():
+        raise UsageError(f"{command} starts processes of its own; torchrun is for lada run and lada score")
 
 
 def on_first(f: Callable[[], T]) -> T:
@@ -203,13 +214,13 @@ class _Sum(torch.autograd.Function):
     """The sum over processes. Each of them makes a loss of it, so its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
         return value
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient
@@ -227,7 +238,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         mean, variance, count = _statistics(x)
         self._remember(mean.detach(), (variance * count / (count - 1)).detach())
         scale = self.weight * (variance + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -1,0 +1,140 @@
+"""Two processes of torchrun train as one does: the same purchases, the same weights up to rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import together
+import torch
+from lada_al import Config, parallel, run_experiment
+from lada_al.errors import UsageError
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*start, together.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def alone(folder: Path, data: Path, **changes: Any) -> list[dict[str, Any]]:
+    for _ in run_experiment(Config(**{**together.SETTINGS, "data": str(data), **changes}), folder):
+        pass
+    return journal(folder)
+
+
+def assert_same_run(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
+    assert [event["event"] for event in two] == ["bought", "trained"] * 3
+    for event, other in zip(one, two, strict=True):
+        for name in ("ids", "labels", "k", "labelled"):
+            assert other.get(name) == event.get(name)
+        for name in ("accuracy", "loss", "scores", "entropy"):
+            if event.get(name) is not None:
+                assert other[name] == pytest.approx(event[name], rel=2e-3, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """What two processes wrote; and what they said, in the file `output`."""
+    folder = tmp_path_factory.mktemp("together")
+    done = torchrun(folder, tiny_folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "output").write_text(done.stdout)
+    return folder
+
+
+@pytest.mark.parametrize("name", together.METHODS)
+def test_two_processes_buy_what_one_buys(name: str, made: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    assert_same_run(alone(tmp_path, tiny_folder, method=name), journal(made / name))
+
+
+def test_resumed_by_two_processes(made: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    assert_same_run(alone(tmp_path, tiny_folder), journal(made / "resumed"))
+
+
+def test_the_first_alone_speaks_and_writes(made: Path) -> None:
+    runs = len(together.METHODS) + 1
+    output = (made / "output").read_text()
+    assert output.count("round   2: 14 labels") == runs
+    assert output.count("report:") == runs + 1
+    in_folder = {"about.json", "acquired", "checkpoint.pt", "config.json", "latent.npz", "report.html", "rounds.jsonl"}
+    assert {path.name for path in (made / "lada-ent-mix").iterdir()} >= in_folder
+    assert not list(made.rglob("*.tmp"))
+
+
+def test_weights_without_batch_norm_are_those_of_one_process(made: Path, tiny_folder: Path) -> None:
+    expected = together.trained_without_batch_norm(str(tiny_folder))
+    first, second = (torch.load(made / f"weights-{rank}.pt") for rank in range(2))
+    for name, value in expected.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("parts", [[5, 2], [0, 3]])
+def test_batch_norm_over_uneven_parts_is_that_of_the_whole_batch(made: Path, parts: list[int]) -> None:
+    expected = together.normalised([sum(parts)])
+    ranks = [torch.load(made / f"normalised-{parts[0]}-{rank}.pt") for rank in range(2)]
+    for each in range(2):  # outputs and gradients of the images, part by part
+        torch.testing.assert_close(torch.cat([rank[each] for rank in ranks]), expected[each], rtol=1e-10, atol=1e-10)
+    for each in range(2, len(expected)):
+        for rank in ranks:
+            torch.testing.assert_close(rank[each], expected[each], rtol=1e-10, atol=1e-10)
+
+
+def test_a_process_that_dies_ends_all_and_the_run_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    done = torchrun(tmp_path, tiny_folder, "die")
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr
+    killed = journal(tmp_path / "killed")
+    assert [event["event"] for event in killed] == ["bought", "trained", "bought"]
+    config = Config(**{**together.SETTINGS, "data": str(tiny_folder)})
+    for _ in run_experiment(config, tmp_path / "killed", resume=True):
+        pass
+    assert_same_run(alone(tmp_path / "one", tiny_folder), journal(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 3}, "^batch must be at least the number of processes of torchrun, 4, got 3$"),
+        ({"policy_batch": 2}, "^policy_batch must be .* 4, got 2$"),
+        ({"query": 6}, "^query, in pairs, must be .* 4, got 3$"),
+        ({"query": 8, "rounds": 2, "schedule": [8, 2]}, "^query, in pairs, must be .* 4, got 1$"),
+        ({"method": "pi+entropy", "pi_batch": 1}, "^pi_batch must be .* 4, got 1$"),
+        ({"method": "bald"}, "^method bald draws .* trains in one process, not in 4$"),
+        ({"method": "ent+bgadl"}, "^method ent.bgadl draws .* trains in one process"),
+        ({"method": "ent+adamixup", "adamixup_mean_label": True}, "^adamixup_mean_label draws or averages"),
+    ],
+)
+def test_what_processes_cannot_share(settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_ours", parallel.Processes(0, 4))
+    with pytest.raises(UsageError, match=message):
+        parallel.check(Config(**settings), torch.device("cpu"))
+    parallel.check(Config(), torch.device("cpu"))
+
+
+def test_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_ours", parallel.Processes(0, 4))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="^device cuda: a machine with 2 GPUs runs 2 processes at most, got 4$"):
+        parallel.check(Config(device="cuda"), torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(UsageError, match="^device must be auto, cuda or cpu: .* got cuda:1$"):
+        parallel.check(Config(device="cuda:1"), torch.device("cuda:1"))
+
+
+def test_compare_is_not_for_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="^lada compare starts processes of its own"):
+        parallel.refuse("lada compare")

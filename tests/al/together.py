@@ -1,0 +1,105 @@
+"""What torchrun starts in test_parallel.py: `together.py OUT DATA`, or `together.py OUT DATA die`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lada_al import Config, cli, data, parallel, train
+from lada_al.events import Bought
+from lada_al.keys import Keys
+from lada_al.models import SplitModel
+from lada_al.pool import Pool
+from lada_al.run.experiment import make_learner
+from lada_al.timing import NoMeter
+from tiny import TINY_SETTINGS
+from torch import Tensor, nn
+
+# Each has another term in the loss, another policy, or other networks that are trained along.
+METHODS = ["lada-ent-mix", "lada-ent-stn", "ent+adamixup", "lada-ll4al-mix", "lada-vaal-mix-fixed", "pi+entropy"]
+# 6, 10 and 14 labels in batches of 5: the last batches of some epochs are 1 image, which leaves a process without any.
+SETTINGS = {**TINY_SETTINGS, "batch": 5, "policy_batch": 11, "policy_epochs": 1}
+
+
+def run(out: Path, folder: str, *, rounds: int, resume: bool = False, **changes: Any) -> None:
+    """`lada run`, by its command line."""
+    settings = {**SETTINGS, "data": folder, **changes, "rounds": rounds}
+    options = [f"--set={name}={value}" for name, value in settings.items()]
+    sys.argv = ["lada", "run", "--out", str(out), *options, *(["--resume"] if resume else [])]
+    try:
+        cli.main()
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def trained_without_batch_norm(folder: str) -> dict[str, Tensor]:
+    """Weights and loss after two rounds of training of a net that has no BatchNorm."""
+    dataset = data.load("fashion", Path(folder))
+    config = Config(**{**SETTINGS, "data": folder, "method": "ent+manifold-mixup", "epochs": 2})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        net = SplitModel(
+            [
+                nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.AvgPool2d(4)),
+                nn.Flatten(),
+                nn.Linear(100, 3),
+            ]
+        )
+    learner = make_learner(config, dataset, Keys(3), torch.device("cpu"), net)
+    pool = Pool(dataset, torch.device("cpu"))
+    for round, ids in enumerate([[3, 1, 4, 5, 9], [2, 6, 8, 7, 10, 11]]):
+        bought = Bought(round, ids, dataset.train_labels[ids].tolist(), k=1)
+        pool.add(bought.ids, bought.labels)
+        loss = learner.fit(pool, bought, Keys(3), NoMeter())
+    return {"loss": torch.tensor(loss), **net.state_dict()}
+
+
+def normalised(parts: list[int], rank: int = 0) -> list[Tensor]:
+    """Output, running statistics and gradients of a BatchNorm in float64; parts[r] images belong to process r."""
+    generator = torch.Generator().manual_seed(1)
+    images, slope = 30 + torch.randn(2, sum(parts), 3, 4, 5, generator=generator, dtype=torch.float64)
+    mine = slice(sum(parts[:rank]), sum(parts[: rank + 1]))
+    norm = parallel.BatchNorm2d(3).double()
+    x = images[mine].requires_grad_()
+    out = norm(x)
+    (out * slope[mine]).sum().backward()
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    gradients = [parallel.total(norm.weight.grad), parallel.total(norm.bias.grad)]
+    assert x.grad is not None
+    return [out.detach(), x.grad, norm.running_mean, norm.running_var, norm.num_batches_tracked, *gradients]
+
+
+def main(out: Path, folder: str) -> None:
+    with parallel.processes() as ours:
+        run(out / "resumed", folder, rounds=1)
+        run(out / "resumed", folder, rounds=2, resume=True)
+        for name in METHODS:
+            run(out / name, folder, rounds=2, method=name)
+        torch.save(trained_without_batch_norm(folder), out / f"weights-{ours.rank}.pt")
+        for parts in [[5, 2], [0, 3]]:
+            torch.save(normalised(parts, ours.rank), out / f"normalised-{parts[0]}-{ours.rank}.pt")
+
+
+def die(out: Path, folder: str) -> None:
+    """The second process is killed while it evaluates round 1."""
+    accuracy, calls = train.accuracy, []
+
+    def deadly(*args: Any) -> float:
+        calls.append(args)
+        if len(calls) == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return accuracy(*args)
+
+    train.accuracy = deadly
+    run(out / "killed", folder, rounds=2)
+
+
+if __name__ == "__main__":
+    (die if len(sys.argv) > 3 else main)(Path(sys.argv[1]), sys.argv[2])
