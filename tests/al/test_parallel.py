@@ -69,7 +69,7 @@ def test_the_first_alone_speaks_and_writes(made: Path) -> None:
     assert not list(made.rglob("*.tmp"))
 
 
-def test_weights_without_batch_norm_are_those_of_one_process(made: Path, tiny_folder: Path) -> None:
+def test_weights_and_gradients_without_batch_norm_are_those_of_one_process(made: Path, tiny_folder: Path) -> None:
     expected = together.trained_without_batch_norm(str(tiny_folder))
     first, second = (torch.load(made / f"weights-{rank}.pt") for rank in range(2))
     for name, value in expected.items():

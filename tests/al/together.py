@@ -38,9 +38,9 @@ def run_command(out: Path, folder: str, *, rounds: int, resume: bool = False) ->
 
 
 def trained_without_batch_norm(folder: str) -> dict[str, Tensor]:
-    """Weights and loss after two rounds of training of a net that has no BatchNorm."""
+    """Weights, last gradients and loss after two rounds of training of a net that has no BatchNorm."""
     dataset = data.load("fashion", Path(folder))
-    config = Config(**{**SETTINGS, "data": folder, "method": "ent+manifold-mixup", "epochs": 2})
+    config = Config(**{**SETTINGS, "data": folder, "method": "pi+ent+manifold-mixup", "epochs": 2, "pi_batch": 7})
     with torch.random.fork_rng():
         torch.manual_seed(5)
         net = SplitModel(
@@ -57,7 +57,8 @@ def trained_without_batch_norm(folder: str) -> dict[str, Tensor]:
         bought = Bought(round, ids, dataset.train_labels[ids].tolist(), k=1)
         pool.add(bought.ids, bought.labels)
         loss = learner.fit(pool, bought, Keys(3), NoMeter())
-    return {"loss": torch.tensor(loss), **net.state_dict()}
+    gradients = {f"gradient of {name}": value.grad for name, value in net.named_parameters() if value.grad is not None}
+    return {"loss": torch.tensor(loss), **net.state_dict(), **gradients}
 
 
 def normalised(parts: list[int], rank: int = 0) -> list[Tensor]:
