@@ -126,7 +126,10 @@ def refuse(command: str) -> None:
 
 
 def on_first(f: Callable[[], T]) -> T:
-    """f() of the first process, sent to all. If it raises there, the others end without a word."""
+    """f() of the first process, sent to all. If it raises there, the others end without a word.
+
+    They end as if all were well, because torchrun kills all when one fails, and the first has something to say.
+    """
     if _ours.count == 1:
         return f()
     sent: list[Any] = [None]
@@ -136,7 +139,7 @@ def on_first(f: Callable[[], T]) -> T:
     finally:
         dist.broadcast_object_list(sent, src=0)
     if sent[0] is None:
-        raise SystemExit(2)
+        raise SystemExit(0)
     value: T = sent[0][0]
     return value
 
