@@ -38,6 +38,8 @@ Query = Annotated[int | None, typer.Option(help="Labels bought a round; default 
 Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default 20, for cifar100 1000.")]
 Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
 Pairs = Annotated[str | None, typer.Option(help="Look ahead to a random matching (default) or to all pairs.")]
+Batch = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default) or diverse batches.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts in computing the same; for finding errors.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out.")]
@@ -57,6 +59,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; default 1.")] = None,
     preset: Preset = None,
     pairs: Pairs = None,
+    batch: Batch = None,
+    plain: Plain = False,
     device: Device = None,
     settings: Settings = None,
     resume: Resume = False,
@@ -80,6 +84,8 @@ def run(
         initial=initial,
         preset=preset,
         pairs=pairs,
+        selection=batch,
+        plain=plain or None,
         device=device,
     )
     config = Config(**{**experiment.settings_begun(out, resume), **given})
@@ -111,6 +117,8 @@ def compare(
     initial: Initial = None,
     preset: Preset = None,
     pairs: Pairs = None,
+    batch: Batch = None,
+    plain: Plain = False,
     device: Device = None,
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
@@ -121,11 +129,11 @@ def compare(
     from lada_al.methods import expand
     from lada_al.report import page
     from lada_al.run import compare as comparison
-    from lada_al.run import estimate, protocols
+    from lada_al.run import estimate, protocols, study
     from lada_al.run.progress import CompareProgress
 
-    study = protocols.protocol(protocol) if protocol else protocols.Protocol("", methods or "", seeds=3)
-    given = study.settings | _given(
+    planned = protocols.protocol(protocol) if protocol else None
+    given = (planned.settings if planned else {}) | _given(
         settings,
         dataset=dataset,
         data=data,
@@ -135,17 +143,30 @@ def compare(
         initial=initial,
         preset=preset,
         pairs=pairs,
+        selection=batch,
+        plain=plain or None,
         device=device,
     )
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
-    names, numbers = expand(methods or study.methods), _seeds(seeds or str(study.seeds))
-    every = comparison.make_jobs(names, numbers, given, out, workers=workers, resume=resume)
+    wanted = methods or (planned.methods if planned else None)
+    names = expand(wanted) if wanted else None
+    counted = seeds or (str(planned.seeds) if planned else None)
+    numbers = _seeds(counted) if counted else None
+    before = study.begun(out, resume)
+    if before:
+        whole = study.go_on(before, names, numbers, given, out)
+    else:
+        whole = study.Study(methods=names or expand(""), seeds=numbers or _seeds("3"), settings=given)
+    every = comparison.make_jobs(
+        names or whole.methods, numbers or whole.seeds, whole.settings, out, workers=workers, resume=resume
+    )
     comparison.check(every, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
     time_left = estimate.in_words(estimate.seconds_left(todo) / min(workers, max(1, len(todo))))
     console.print(f"{len(todo)} of {len(every)} runs to do, {workers} at a time: about {time_left}")
     if dry_run:
         return
+    whole.write(out)
     reported, rounds_reported = 0.0, 0
     with CompareProgress(console, todo) as progress:
         for ended in comparison.carry_out(todo, workers):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
+from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
@@ -140,7 +141,7 @@ def look_ahead(view: View, now: Round) -> Choice:
     with now.clock("score"):
         tau = policy(*views) if tau is None else tau
         scores, virtual_entropy = unit_scores(views, tau, now)
-        best = top(scores, now.query // f_aug.arity).cpu()
+        best = _best(scores, views, now.query // f_aug.arity, now.config).cpu()
     return Choice(
         positions=members[:, best].t().flatten(),
         scores=scores[best].repeat_interleave(f_aug.arity),
@@ -150,11 +151,19 @@ def look_ahead(view: View, now: Round) -> Choice:
     )
 
 
+def _best(scores: Tensor, views: list[View], n: int, config: Config) -> Tensor:
+    """Positions of the n units to buy: the highest scores (line 6), or of high ones those unlike each other."""
+    if config.selection == "diverse":
+        return diverse.pick(scores, views, n, config.scoring_batch)
+    return top(scores, n)
+
+
 def match(view: View, now: Round) -> Tensor:
     """The candidates' positions in units, (arity, units), one unit a column.
 
     The candidates come in random order, so a random matching, the paper's, takes them as they come. The best of all
-    pairs are sought under the fixed policy: as many as are bought, or where a policy is to be learned a whole matching.
+    pairs are sought under the fixed policy: as many as are chosen from, or where a policy is to be learned a whole
+    matching.
     """
     config, f_aug = now.config, now.f_aug
     assert f_aug is not None
@@ -163,7 +172,8 @@ def match(view: View, now: Round) -> Tensor:
         return torch.arange(f_aug.arity * units).view(f_aug.arity, units)
     score = config.chosen.acquisition.fused
     assert score is not None
-    count = len(view) // 2 if config.chosen.learn else now.query // 2
+    whole, wanted = len(view) // 2, now.query // 2 * (diverse.SHORTLIST if config.selection == "diverse" else 1)
+    count = whole if config.chosen.learn else min(whole, wanted)
     best = lada_ext.top_pairs(
         view.logits, count, config.fixed_tau, gamma=config.look_ahead_weight, score=score, disjoint=True
     )
@@ -224,7 +234,8 @@ def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[
     """`unit_scores` by the fewest ops: from the logits of the ends, from those of the mixtures, or composed."""
     config, f_aug = now.config, now.f_aug
     assert f_aug is not None
-    fused, gamma, samples = config.chosen.acquisition.fused, config.look_ahead_weight, config.samples
+    fused = None if config.plain else config.chosen.acquisition.fused
+    gamma, samples = config.look_ahead_weight, config.samples
     if fused and f_aug.arity == 2:
         a, b = real
         score = f_aug.pair_scores(a, b, tau, key, samples, gamma, fused)

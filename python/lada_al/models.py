@@ -33,12 +33,14 @@ class SplitModel(nn.Module):
     """A classifier as a chain of stages; cutting at k runs the first k stages or the rest.
 
     `version` counts the weight updates of `train.fit`, so that features computed before one are not used after it.
+    Without `shortcuts` no part of it counts as affine: instances are mixed where they are asked to be.
     """
 
     def __init__(self, stages: Sequence[nn.Module]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.version = 0
+        self.shortcuts = True
         chains = [_chain(stage) for stage in stages]
         self._steps = [step for chain in chains for step in chain]
         self._cuts = [sum(len(chain) for chain in chains[:k]) for k in range(len(chains) + 1)]
@@ -79,7 +81,7 @@ class SplitModel(nn.Module):
 
         Mixing before an affine map and mixing after it are the same, since lam + (1 - lam) = 1.
         """
-        while start < stop and _is_affine(self._steps[start]):
+        while self.shortcuts and start < stop and _is_affine(self._steps[start]):
             start += 1
         return start
 

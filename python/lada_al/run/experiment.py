@@ -162,6 +162,7 @@ def make_learner(
         net = net or make_net(config, dataset)
         f_acq = chosen.acquisition.make(config, dataset.task, net)
         f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
+    net.shortcuts = not config.plain
     learner = Learner(net, f_acq, f_aug, config, PiModel(config) if chosen.semi_supervised else None)
     learner.to(device)
     return learner
