@@ -188,10 +188,9 @@ LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
   return taps;
 }
 
-template <bool kSlopes, Padding kPadding, class A, int kTaps>
-LADA_CLONES void sample_padded_row(const A* theta, A grid_y, Frame<A> frame, int32_t pitch, int32_t lanes,
-                                   const RowSamplings<A, kTaps>& row) {
-  frame.across.padding = frame.down.padding = kPadding;  // known here, so that the loop has no conditions
+template <bool kSlopes, class A, int kTaps>
+LADA_HD void sample_columns(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, int32_t lanes,
+                            const RowSamplings<A, kTaps>& row) {
   const int64_t width = row.width;
   const A* __restrict grid_x = row.grid_x.get();
   int32_t* __restrict offset = row.offset.get();
@@ -215,9 +214,17 @@ LADA_CLONES void sample_padded_row(const A* theta, A grid_y, Frame<A> frame, int
   }
 }
 
-template <bool kSlopes, class A, int kTaps>
-void sample_row(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, int32_t lanes,
-                const RowSamplings<A, kTaps>& row) {
+// Padding is known at compile time, so that the loop has no conditions.
+template <bool kSlopes, Padding kPadding, int kTaps>
+LADA_CLONES void sample_padded_row(const float* theta, float grid_y, Frame<float> frame, int32_t pitch, int32_t lanes,
+                                   const RowSamplings<float, kTaps>& row) {
+  frame.across.padding = frame.down.padding = kPadding;
+  sample_columns<kSlopes>(theta, grid_y, frame, pitch, lanes, row);
+}
+
+template <bool kSlopes, int kTaps>
+void sample_row(const float* theta, float grid_y, const Frame<float>& frame, int32_t pitch, int32_t lanes,
+                const RowSamplings<float, kTaps>& row) {
   switch (frame.across.padding) {
     case Padding::kZeros:
       return sample_padded_row<kSlopes, Padding::kZeros>(theta, grid_y, frame, pitch, lanes, row);
@@ -226,6 +233,13 @@ void sample_row(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, 
     case Padding::kReflection:
       return sample_padded_row<kSlopes, Padding::kReflection>(theta, grid_y, frame, pitch, lanes, row);
   }
+}
+
+// float64 is for checks, and has one loop.
+template <bool kSlopes, int kTaps>
+void sample_row(const double* theta, double grid_y, const Frame<double>& frame, int32_t pitch, int32_t lanes,
+                const RowSamplings<double, kTaps>& row) {
+  sample_columns<kSlopes>(theta, grid_y, frame, pitch, lanes, row);
 }
 
 template <int kLanes, class A, int kTaps>
