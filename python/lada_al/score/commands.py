@@ -25,8 +25,10 @@ def score(
     pool: Annotated[Path | None, typer.Option(help="Folder of images, Parquet, tar shards, .npy or .npz.")] = None,
     model: Annotated[str | None, typer.Option(help="pkg.module:factory, timm:NAME or torchvision:NAME.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict of torch.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Cached logits, .npy or .npz, in the place of both.")] = None,
-    method: Annotated[str, typer.Option(help="entropy or var-ratio.")] = "entropy",
+    embeddings: Annotated[Path | None, typer.Option(help="Cached logits, or features: .npy, .npz or Parquet.")] = None,
+    method: Annotated[
+        str, typer.Option(help="entropy, var-ratio, margin, lada-{ent,var}-mix-fixed; of features: coreset, badge.")
+    ] = "entropy",
     top: Annotated[int, typer.Option(help="Items in top.csv.", min=1)] = 1000,
     batch: Annotated[int, typer.Option(help="Images at a time; results do not depend on it.", min=1)] = 128,
     workers: Annotated[int, typer.Option(help="Processes that decode; results do not depend on it.", min=0)] = 2,
@@ -37,9 +39,11 @@ def score(
     """Score a pool of any size and list the items to label first. Under torchrun, each process scores its share."""
     from lada_al.score import methods, run
     from lada_al.score.cached import CachedLogits
-    from lada_al.score.images import STEP
+    from lada_al.score.methods import STEP
     from lada_al.score.ranks import ranks
 
+    if embeddings is not None and not (pool or model) and _selected(embeddings, method, top, out, device):
+        return
     methods.check(method)
     if (embeddings is None) == (pool is None or model is None) or (embeddings is not None and (pool or model)):
         raise UsageError("give --pool and --model, or --embeddings alone")
@@ -54,7 +58,7 @@ def score(
             assert model is not None
             scorer = _images(pool, model, checkpoint, method, out, device, batch, workers)
         if our.rank == 0:
-            run.begin(out, {"method": method, "shard": size, **scorer.about()}, resume)
+            run.begin(out, {**methods.about(method), "shard": size, **scorer.about()}, resume)
             our.wait()
         share = len(scorer) // our.count
         columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
@@ -67,6 +71,19 @@ def score(
             console.print(f"{summary.unreadable:,} cannot be read; {out / run.UNREADABLE} lists them")
         if summary.without_score:
             console.print(f"{summary.without_score:,} have no score: their logits are NaN")
+
+
+def _selected(embeddings: Path, method: str, top: int, out: Path, device: str) -> bool:
+    """Carries out a selection; False if the method is none."""
+    from lada_al.run.experiment import find_device
+    from lada_al.score import run
+    from lada_al.score.selection import SELECTIONS, select
+
+    if method not in SELECTIONS:
+        return False
+    picked = select(embeddings, method, top, out, find_device(device))
+    console.print(f"{out / run.TOP}: {picked:,} items, in the order of the picks")
+    return True
 
 
 def _images(

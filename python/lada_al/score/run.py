@@ -25,11 +25,12 @@ from lada_al.run.files import write_atomically
 from lada_al.score.ranks import Ranks
 from lada_al.score.top import Top
 
+COLUMNS = ["id", "score", "entropy", "partner", "tau"]
 ABOUT, SCORES, TOP, UNREADABLE, LISTING = "score.json", "scores", "top.csv", "unreadable.csv", "listing.arrow"
 
 
 class Scorer(Protocol):
-    """What scores a pool: tables of id, score, entropy, error for ranges of positions, in their order."""
+    """What scores a pool: tables as of `methods.table` for ranges of positions, in their order."""
 
     def __len__(self) -> int: ...
 
@@ -107,20 +108,20 @@ def score(
     if ranks.rank > 0:
         return None
     best = sorted((row for rows, _, _ in gathered for row in rows), key=lambda row: (-row[2], row[0]))[:k]
-    _write_csv(out / TOP, ["id", "score", "entropy"], [list(row[1:]) for row in best])
+    write_csv(out / TOP, COLUMNS, [list(row[1:]) for row in best])
     unreadable = sorted(error for _, _, some in gathered for error in some)
     if unreadable:
-        _write_csv(out / UNREADABLE, ["id", "reason"], [[id_, reason] for _, id_, reason in unreadable])
+        write_csv(out / UNREADABLE, ["id", "reason"], [[id_, reason] for _, id_, reason in unreadable])
     return Summary(*(int(value) for value in sum(part for _, part, _ in gathered)))
 
 
-def _rows(top: Top, paths: dict[tuple[int, int], Path], shard: int) -> list[tuple[int, Any, float, float]]:
-    """Position, id, score and entropy of the best, looked up in the shards that hold them."""
+def _rows(top: Top, paths: dict[tuple[int, int], Path], shard: int) -> list[tuple[Any, ...]]:
+    """Positions and COLUMNS of the best, looked up in the shards that hold them."""
     rows = []
     by_start = {start: path for (start, _), path in paths.items()}
     for start in np.unique(top.positions // shard * shard).tolist():
         positions = top.positions[top.positions // shard * shard == start]
-        found = pq.read_table(by_start[start], columns=["id", "score", "entropy"]).take(positions - start)
+        found = pq.read_table(by_start[start], columns=COLUMNS).take(positions - start)
         rows += [(p, *row.values()) for p, row in zip(positions.tolist(), found.to_pylist(), strict=True)]
     return rows
 
@@ -129,9 +130,9 @@ def _write(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", use_dictionary=["error"]))
 
 
-def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([safe(str(cell)) for cell in row] for row in rows)
+    writer.writerows(["" if cell is None else safe(str(cell)) for cell in row] for row in rows)
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
