@@ -65,8 +65,9 @@ def run(
     settings: Settings = None,
     resume: Resume = False,
 ) -> None:
-    """Run one active-learning experiment, from its initial labels to a report."""
+    """Run one active-learning experiment, from its initial labels to a report. Under torchrun, processes share it."""
     from lada_al.events import Trained
+    from lada_al.ranks import ranks
     from lada_al.report import page
     from lada_al.run import experiment
     from lada_al.run.config import Config
@@ -89,15 +90,20 @@ def run(
         device=device,
     )
     config = Config(**{**experiment.settings_begun(out, resume), **given})
-    experiment.check(config, out, resume=resume, download=download)
-    reported = 0.0
-    with RunProgress(console, config.rounds) as progress:
-        for event in experiment.run_experiment(config, out, resume=resume, meter=progress):
-            progress.show(event)
-            if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                page.write(out)
-                reported = time.monotonic()
-    console.print(f"report: {page.write(out)}", soft_wrap=True)
+    with ranks() as our:
+        experiment.check(config, out, resume=resume, download=download)
+        if not our.is_first:
+            for _ in experiment.run_experiment(config, out, resume=resume):
+                pass
+            return
+        reported = 0.0
+        with RunProgress(console, config.rounds) as progress:
+            for event in experiment.run_experiment(config, out, resume=resume, meter=progress):
+                progress.show(event)
+                if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                    page.write(out)
+                    reported = time.monotonic()
+        console.print(f"report: {page.write(out)}", soft_wrap=True)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Oracle, Pool
+from lada_al.ranks import ours
 from lada_al.run.config import Config
 from lada_al.timing import Clock, Meter
 from lada_al.view import View
@@ -202,11 +203,12 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
         key = now.keys.key("policy samples", now.number, epoch, device)
         losses, taus = [], []
         for batch in order.split(config.policy_batch):
-            part = [view[batch] for view in views]
+            part = [view[batch[ours().part(len(batch))]] for view in views]
             tau = policy(*part)
-            loss = -f_integ(part, tau, key, now).mean()
+            loss = -ours().mean(f_integ(part, tau, key, now), len(batch))
             optimizer.zero_grad()
             loss.backward()
+            ours().sum_gradients(policy.parameters())
             optimizer.step()
             losses.append(loss.detach() * len(batch))
             taus.append(tau.detach())

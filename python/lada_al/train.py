@@ -16,6 +16,7 @@ from lada_al.keys import Keys
 from lada_al.lookahead import virtual_view
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool
+from lada_al.ranks import ours
 from lada_al.run.config import Config
 from lada_al.timing import Meter
 from lada_al.train_pi import PiModel
@@ -73,24 +74,26 @@ class Learner:
             self.optimizer.zero_grad()
             losses, extra = self._labelled_losses(pool, ids, progress)
             total += losses.detach().sum()
-            loss = losses.mean() + extra
+            loss = ours().mean(losses, len(ids)) + extra
             if has_virtual and step == 0 and config.virtual_loss == "summed":
                 loss = loss + self._virtual_loss(pool, bought, key)
             loss.backward()
+            ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
         if has_virtual and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
             self._virtual_loss(pool, bought, key).backward()
+            ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
-        return total / len(pool.labelled)
+        return ours().sum(total) / len(pool.labelled)
 
     def _labelled_losses(self, pool: Pool, ids: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Cross entropies (B,) of a labelled batch, and the sum of what the method adds to their mean."""
-        images = pool.images[ids.to(pool.device)]
+        """Cross entropies of our part of a labelled batch (B,), and the sum of what the method adds to their mean."""
+        images, part = pool.images[ids.to(pool.device)], ours().part(len(ids))
         if pool.random_crop:
             images = crop_and_flip(images)
-        view = View(self.net, 0, image=pool.normalised(images), target=pool.targets(ids))
+        view = View(self.net, 0, image=pool.normalised(images[part]), target=pool.targets(ids[part]))
         losses = cross_entropies(view)
         terms = [self.f_acq.loss(view, losses, progress)]
         if self.unlabelled is not None:
@@ -99,8 +102,10 @@ class Learner:
 
     def _virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
         assert self.f_aug is not None
-        virtual = virtual_view(self.net, pool, self.f_aug, bought, key)
-        loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
+        units = len(bought.ids) // self.f_aug.arity
+        mine = bought.units(ours().part(units), self.f_aug.arity)
+        virtual = virtual_view(self.net, pool, self.f_aug, mine, key)
+        loss, extra = ours().mean(cross_entropies(virtual), units), self.f_aug.loss(virtual)
         return loss if extra is None else loss + extra
 
     def _set_adam(self, factor: float, beta_1: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lada_al.keys import Keys
 from lada_al.loop import HeldOut, active_learning, balanced_choice
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, simulated_oracle
+from lada_al.ranks import ours, synchronise
 from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
 from lada_al.run.files import write_atomically
@@ -58,29 +60,37 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
     generator = keys.generator("initial set", 0)
     first_ids = balanced_choice(dataset.train_labels, len(dataset.classes), config.initial, generator)
 
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / CONFIG, config.model_dump_json(indent=2))
-    _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
-    (out / ACQUIRED).mkdir(exist_ok=True)
-    with Journal(out / JOURNAL) as journal:
-        start = _restore(journal, learner, pool, out, device)
-        known = {event.round: event for event in journal.events if isinstance(event, Bought)}
-        trained = {event.round for event in journal.events if isinstance(event, Trained)}
-        yield from list(journal.events)
+    first = ours().is_first
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_text(out / CONFIG, config.model_dump_json(indent=2))
+        _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
+        (out / ACQUIRED).mkdir(exist_ok=True)
+    with Journal(out / JOURNAL) if first else nullcontext() as journal:
+        start, events = ours().of_first(_restore(journal, learner, out, device) if journal is not None else None)
+        if ours().count > 1:
+            learner.load_state_dict(ours().of_first(learner.state_dict()))
+        known = {event.round: event for event in events if isinstance(event, Bought)}
+        trained = {event.round for event in events if isinstance(event, Trained)}
+        for purchase in known.values():
+            if purchase.round < start:
+                pool.add(purchase.ids, purchase.labels)
+        yield from events
         loop = active_learning(
             learner, pool, simulated_oracle(dataset), test, config, keys, first_ids,
             start=start, known=known, meter=meter,
         )  # fmt: skip
         for event in loop:
-            if isinstance(event, Bought):
-                _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
-            else:
+            if isinstance(event, Trained) and journal is not None:
                 checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
             if isinstance(event, Trained) and event.round in trained:
                 continue  # trained again, because its checkpoint was lost
-            journal.append(event)
+            if journal is not None:
+                if isinstance(event, Bought):
+                    _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
+                journal.append(event)
             yield event
-        if not (out / latent.LATENT).exists() or start <= config.rounds:
+        if journal is not None and (not (out / latent.LATENT).exists() or start <= config.rounds):
             purchases = [event for event in journal.events if isinstance(event, Bought)]
             latent.save(out / latent.LATENT, learner, pool, purchases, config)
 
@@ -91,7 +101,10 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     Raises:
         UsageError: naming the argument, what was expected and what came.
     """
-    _check_folder(config, out, resume)
+    _check_ranks(config)
+    if ours().is_first:
+        _check_folder(config, out, resume)
+    ours().wait()
     find_device(config.device)
     dataset = load_data(config, download)
     net = make_net(config, dataset)
@@ -99,6 +112,24 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
         mixing_logits = [k for k in range(net.depth) if net.mixes_logits(k)]
     config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), mixing_logits)
     return dataset
+
+
+def _check_ranks(config: Config) -> None:
+    """Refuses what several processes cannot train together: whatever has losses of its own over a whole batch."""
+    if ours().count == 1:
+        return
+    acquisition, augmentation = config.chosen.acquisition, config.chosen.augmentation
+    apart = acquisition.name not in ("random", "entropy", "var-ratio", "coreset", "badge") or (
+        augmentation is not None and augmentation.name not in ("mix", "stn")
+    )
+    if apart or config.chosen.semi_supervised:
+        raise UsageError(f"{config.method} trains in one process; several train entropy, var-ratio, mix and stn")
+    if config.preset == "official" or config.stale_gradient or config.tau_star == "best epoch":
+        raise UsageError("preset official trains in one process, as the authors' code does")
+    arity = augmentation.arity if augmentation is not None else 1
+    smallest = min(config.batch, config.policy_batch, *(config.labels_of(r + 1) // arity for r in range(config.rounds)))
+    if smallest < ours().count:
+        raise UsageError(f"batches of {smallest} cannot be shared by {ours().count} processes")
 
 
 def _check_folder(config: Config, out: Path, resume: bool) -> None:
@@ -163,6 +194,7 @@ def make_learner(
         f_acq = chosen.acquisition.make(config, dataset.task, net)
         f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
     net.shortcuts = not config.plain
+    synchronise(net)
     learner = Learner(net, f_acq, f_aug, config, PiModel(config) if chosen.semi_supervised else None)
     learner.to(device)
     return learner
@@ -175,19 +207,16 @@ def make_net(config: Config, dataset: Dataset) -> SplitModel:
     return models.MODELS[config.model](channels, (height, width), len(dataset.classes), dropout)
 
 
-def _restore(journal: Journal, learner: Learner, pool: Pool, out: Path, device: torch.device) -> int:
-    """Brings learner, pool and journal to where the checkpoint is; returns the round to go on with."""
+def _restore(journal: Journal, learner: Learner, out: Path, device: torch.device) -> tuple[int, list[Event]]:
+    """Brings learner and journal to where the checkpoint is; returns the round to go on with, and what happened."""
     saved = checkpoint.load(out / CHECKPOINT, device)
     if saved is None:
-        return 0
+        return 0, list(journal.events)
     learner.load_state_dict(saved.learner)
     done = saved.trained.round
     if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
         journal.append(saved.trained)
-    for event in journal.events:
-        if isinstance(event, Bought) and event.round <= done:
-            pool.add(event.ids, event.labels)
-    return done + 1
+    return done + 1, list(journal.events)
 
 
 def _write_text(path: Path, text: str) -> None:

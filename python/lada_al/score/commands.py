@@ -40,9 +40,9 @@ def score(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the scoring in --out.")] = False,
 ) -> None:
     """Score a pool of any size and list the items to label first. Under torchrun, each process scores its share."""
+    from lada_al.ranks import ranks
     from lada_al.score import methods, ray_engine, run
     from lada_al.score.methods import STEP
-    from lada_al.score.ranks import ranks
 
     if embeddings is not None and not (pool or model) and _selected(embeddings, method, top, out, device):
         return

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.label.query import safe
+from lada_al.ranks import Ranks
 from lada_al.run.files import write_atomically
-from lada_al.score.ranks import Ranks
 from lada_al.score.top import Top
 
 COLUMNS = ["id", "score", "entropy", "partner", "tau"]
