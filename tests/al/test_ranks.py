@@ -24,12 +24,16 @@ def events(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["lada-ent-mix", "lada-ent-stn"])
-def test_two_processes_buy_what_one_does_and_go_on(method: str, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "steps"), [("lada-ent-mix", [(1, []), (2, ["--resume"])]), ("lada-ent-stn", [(2, [])])]
+)
+def test_two_processes_buy_what_one_does_and_go_on(
+    method: str, steps: list[tuple[int, list[str]]], tiny_folder: Path, tmp_path: Path
+) -> None:
     base = ["run", "--method", method, "--dataset", "fashion", "--data", tiny_folder, "--device", "cpu", *SETTINGS]
     assert lada(*base, "--rounds", 2, "--out", tmp_path / "one")[0] == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "lada_al"]
-    for rounds, resume in ((1, []), (2, ["--resume"])):
+    for rounds, resume in steps:
         command = [sys.executable, *launcher, *base, "--rounds", rounds, "--out", tmp_path / "two", *resume]
         done = subprocess.run(
             [str(part) for part in command],
