@@ -133,11 +133,13 @@ def compare(
 ) -> None:
     """Run methods x seeds and report them side by side."""
     from lada_al.methods import expand
+    from lada_al.ranks import refuse_torchrun
     from lada_al.report import page
     from lada_al.run import compare as comparison
     from lada_al.run import estimate, protocols, study
     from lada_al.run.progress import CompareProgress
 
+    refuse_torchrun("lada compare")
     planned = protocols.protocol(protocol) if protocol else None
     given = (planned.settings if planned else {}) | _given(
         settings,

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
+from lada_al.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -86,7 +88,7 @@ def ours() -> Ranks:
 @contextmanager
 def ranks() -> Iterator[Ranks]:
     """What torchrun says in the environment, or one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _by_torchrun():
         yield Ranks()
         return
     if torch.cuda.is_available():
@@ -96,6 +98,16 @@ def ranks() -> Iterator[Ranks]:
         yield ours()
     finally:
         dist.destroy_process_group()
+
+
+def refuse_torchrun(command: str) -> None:
+    """For a command that starts processes of its own."""
+    if _by_torchrun():
+        raise UsageError(f"{command} starts processes of its own; torchrun is for lada run and lada score")
+
+
+def _by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def synchronise(net: nn.Module) -> nn.Module:

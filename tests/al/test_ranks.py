@@ -79,6 +79,13 @@ def test_what_cannot_be_shared_is_refused(
         experiment.check(Config(**settings), tmp_path / "out", resume=False)
 
 
+def test_a_comparison_is_not_for_torchrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = lada("compare", "--methods", "random", "--out", tmp_path / "out")
+    assert code == 2
+    assert "lada compare starts processes of its own; torchrun is for lada run and lada score" in err
+
+
 def test_batch_normalisation_alone_is_torchs() -> None:
     """One process: the module is torch's own. Its formula for several: as torch's, in forward and backward."""
     net = torch.nn.BatchNorm2d(3)
