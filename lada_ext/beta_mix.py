@@ -2,7 +2,7 @@
 
 lam of pair p, sample n is a pure function of (key, index[p], n, tau[p]); it does not depend on the batch around it, the
 number of threads or the device. The gradient to tau is the implicit (optimal mass transport) one of the paper's
-Section 3.3.1, accurate to float precision for every tau > 0. Its autograd is csrc/beta_mix/beta_mix_autograd.cpp.
+Section 3.3.1, accurate to float precision for every tau > 0. Its autograd is csrc/autograd.cpp.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ namespace lada::cpu {
 namespace {
 
 constexpr int kFewLanes = 4;
-template <class A>
-constexpr int kManyLanes = 64 / sizeof(A);
+template <class A>  // float64 is for checks: one size does
+constexpr int kManyLanes = sizeof(A) == 4 ? 16 : kFewLanes;
 
 // Copies of one image's cost against sampled pixels.
 bool is_copy_repaid(const AffineGeometry& g, int64_t transforms) {
@@ -35,24 +35,44 @@ int64_t lanes_of_block(const AffineInputs& in) {
 
 int64_t blocks_of(const AffineInputs& in) { return (in.channels + lanes_of_block(in) - 1) / lanes_of_block(in); }
 
-// Calls f(Tag<type of the image>, Tag<type of the result>).
-template <class F>
-void dispatch_types(const AffineInputs& in, F&& f) {
-  if (in.of_bytes) return f(Tag<uint8_t>{}, Tag<float>{});
-  dispatch(in.dtype, [&](auto tag) { f(tag, tag); });
+// Calls f(Tag<type of the result>), among the types whose arithmetic type is A.
+template <class A, class F>
+void dispatch_result(const AffineInputs& in, F&& f) {
+  if constexpr (std::is_same_v<A, double>) return f(Tag<double>{});
+  dispatch(in.dtype, [&](auto tag) {
+    if constexpr (std::is_same_v<arithmetic_t<typename decltype(tag)::type>, A>) f(tag);
+  });
 }
 
-// Calls f(number of taps along an axis, as a type).
-template <class F>
-void dispatch_taps(Interpolation interpolation, F&& f) {
-  switch (interpolation) {
-    case Interpolation::kNearest:
-      return f(std::integral_constant<int, 1>{});
-    case Interpolation::kBilinear:
-      return f(std::integral_constant<int, 2>{});
-    case Interpolation::kBicubic:
-      return f(std::integral_constant<int, 4>{});
-  }
+// The same with the type of the image.
+template <class A, class F>
+void dispatch_image(const AffineInputs& in, F&& f) {
+  if constexpr (std::is_same_v<A, float>)
+    if (in.of_bytes) return f(Tag<uint8_t>{});
+  dispatch_result<A>(in, f);
+}
+
+// One value of the image, of a result, and into a result: for loops that touch few.
+template <class A>
+A image_value(const AffineInputs& in, int64_t at) {
+  A value = 0;
+  dispatch_image<A>(in, [&](auto tag) { value = static_cast<const typename decltype(tag)::type*>(in.image)[at]; });
+  return value;
+}
+
+template <class A>
+A result_value(const AffineInputs& in, const void* data, int64_t at) {
+  A value = 0;
+  dispatch_result<A>(in, [&](auto tag) { value = static_cast<const typename decltype(tag)::type*>(data)[at]; });
+  return value;
+}
+
+template <class A>
+void set_result_value(const AffineInputs& in, void* data, int64_t at, A value) {
+  dispatch_result<A>(in, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    static_cast<T*>(data)[at] = static_cast<T>(value);
+  });
 }
 
 template <class A>
@@ -168,10 +188,9 @@ LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
   return taps;
 }
 
-template <bool kSlopes, Padding kPadding, class A, int kTaps>
-LADA_CLONES void sample_padded_row(const A* theta, A grid_y, Frame<A> frame, int32_t pitch, int32_t lanes,
-                                   const RowSamplings<A, kTaps>& row) {
-  frame.across.padding = frame.down.padding = kPadding;  // known here, so that the loop has no conditions
+template <bool kSlopes, class A, int kTaps>
+LADA_HD void sample_columns(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, int32_t lanes,
+                            const RowSamplings<A, kTaps>& row) {
   const int64_t width = row.width;
   const A* __restrict grid_x = row.grid_x.get();
   int32_t* __restrict offset = row.offset.get();
@@ -195,9 +214,17 @@ LADA_CLONES void sample_padded_row(const A* theta, A grid_y, Frame<A> frame, int
   }
 }
 
-template <bool kSlopes, class A, int kTaps>
-void sample_row(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, int32_t lanes,
-                const RowSamplings<A, kTaps>& row) {
+// Padding is known at compile time, so that the loop has no conditions.
+template <bool kSlopes, Padding kPadding, int kTaps>
+LADA_CLONES void sample_padded_row(const float* theta, float grid_y, Frame<float> frame, int32_t pitch, int32_t lanes,
+                                   const RowSamplings<float, kTaps>& row) {
+  frame.across.padding = frame.down.padding = kPadding;
+  sample_columns<kSlopes>(theta, grid_y, frame, pitch, lanes, row);
+}
+
+template <bool kSlopes, int kTaps>
+void sample_row(const float* theta, float grid_y, const Frame<float>& frame, int32_t pitch, int32_t lanes,
+                const RowSamplings<float, kTaps>& row) {
   switch (frame.across.padding) {
     case Padding::kZeros:
       return sample_padded_row<kSlopes, Padding::kZeros>(theta, grid_y, frame, pitch, lanes, row);
@@ -206,6 +233,13 @@ void sample_row(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, 
     case Padding::kReflection:
       return sample_padded_row<kSlopes, Padding::kReflection>(theta, grid_y, frame, pitch, lanes, row);
   }
+}
+
+// float64 is for checks, and has one loop.
+template <bool kSlopes, int kTaps>
+void sample_row(const double* theta, double grid_y, const Frame<double>& frame, int32_t pitch, int32_t lanes,
+                const RowSamplings<double, kTaps>& row) {
+  sample_columns<kSlopes>(theta, grid_y, frame, pitch, lanes, row);
 }
 
 template <int kLanes, class A, int kTaps>
@@ -297,9 +331,8 @@ T* at(void* data, const Strides& strides, int64_t image, const Unit<kLanes>& uni
   return static_cast<T*>(data) + image * strides.image + unit.first_channel * strides.channel;
 }
 
-template <class In, class Out, int kLanes, int kTaps>
+template <class A, int kLanes, int kTaps>
 void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<Out>;
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const Frame<A> frame = frame_of<A>(g);
@@ -313,24 +346,28 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
       const Tone<A> tone = tone_of<A>(in.normalization, unit.first_channel + c);
       source.set_tone(c, tone.scale, tone.shift);
     }
-    cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
+    dispatch_image<A>(in, [&](auto tag) {
+      using In = typename decltype(tag)::type;
+      cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
+    });
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
-      Out* out = at<Out>(k.out, k.out_strides, t, unit);
       const A* theta = static_cast<const A*>(in.theta) + t * 6;
       for (int64_t first = 0; first < g.out_height; first += band.rows_from(first)) {
         for (int64_t y = 0; y < band.rows_from(first); ++y) {
           sample_row<false>(theta, frame.y[first + y], frame, cells.pitch(), kLanes, samplings);
           gather_row<kLanes>(cells.data(), samplings, band.row(y));
         }
-        band.write(result, out, k.out_strides, first);
+        dispatch_result<A>(in, [&](auto tag) {
+          using Out = typename decltype(tag)::type;
+          band.write(result, at<Out>(k.out, k.out_strides, t, unit), k.out_strides, first);
+        });
       }
     }
   }
 }
 
-template <class In, class Out, int kLanes, int kTaps>
+template <class A, int kLanes, int kTaps>
 void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<Out>;
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const bool image = k.grad_image != nullptr, theta = k.grad_theta != nullptr && kTaps > 1;
@@ -348,14 +385,20 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
       source.set_tone(c, tone.scale, tone.shift);
       outgoing.set_tone(c, tone.scale, 0);
     }
-    if (theta) cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
+    if (theta)
+      dispatch_image<A>(in, [&](auto tag) {
+        using In = typename decltype(tag)::type;
+        cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
+      });
     if (image) grad_cells.clear();
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
-      const Out* grad = at<Out>(k.grad, k.grad_strides, t, unit);
       A sums[6] = {};
       const A* map = static_cast<const A*>(in.theta) + t * 6;
       for (int64_t first = 0; first < g.out_height; first += band.rows_from(first)) {
-        band.read(incoming, grad, k.grad_strides, first);
+        dispatch_result<A>(in, [&](auto tag) {
+          using Out = typename decltype(tag)::type;
+          band.read(incoming, at<Out>(k.grad, k.grad_strides, t, unit), k.grad_strides, first);
+        });
         for (int64_t y = 0; y < band.rows_from(first); ++y) {
           const A grid_y = frame.y[first + y], *go = band.row(y);
           RowSums<A> row{};
@@ -374,67 +417,66 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
       }
       if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + unit.block) * 6);
     }
-    if constexpr (!std::is_same_v<In, uint8_t>)
-      if (image)
+    if (image)
+      dispatch_result<A>(in, [&](auto tag) {
+        using In = typename decltype(tag)::type;
         grad_cells.write(outgoing, at<In>(k.grad_image, k.grad_image_strides, unit.image, unit), k.grad_image_strides);
+      });
   }
 }
 
 // Rows [begin, end) of all sampled images.
-template <class In, class Out, int kTaps>
+template <class A, int kTaps>
 void sample_rows_directly(const AffineSample& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<Out>;
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const Frame<A> frame = frame_of<A>(g);
   for (int64_t row = begin; row < end; ++row) {
     const int64_t t = row / g.out_height, y = row % g.out_height;
-    const In* image = static_cast<const In*>(in.image) + t / in.transforms * in.image_strides.image;
-    Out* out = static_cast<Out*>(k.out) + t * k.out_strides.image + y * k.out_strides.row;
+    const int64_t image = t / in.transforms * in.image_strides.image;
+    const int64_t out = t * k.out_strides.image + y * k.out_strides.row;
     for (int64_t x = 0; x < g.out_width; ++x) {
       const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, frame.x[x], frame.y[y], frame);
       for (int64_t c = 0; c < in.channels; ++c) {
         const Tone<A> tone = tone_of<A>(in.normalization, c);
         A value = nothing<kTaps>(place, frame);
         for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
-          const In pixel = image[c * in.image_strides.channel + row.pixel * in.image_strides.row +
-                                 column.pixel * in.image_strides.column];
-          value += row.weight * column.weight * (tone.scale * widen(pixel) + tone.shift);
+          const A pixel = image_value<A>(in, image + c * in.image_strides.channel + row.pixel * in.image_strides.row +
+                                                 column.pixel * in.image_strides.column);
+          value += row.weight * column.weight * (tone.scale * pixel + tone.shift);
         });
-        out[c * k.out_strides.channel + x * k.out_strides.column] = static_cast<Out>(value);
+        set_result_value(in, k.out, out + c * k.out_strides.channel + x * k.out_strides.column, value);
       }
     }
   }
 }
 
 // Planes [begin, end), one channel of one image each.
-template <class In, class Out, int kTaps>
+template <class A, int kTaps>
 void sample_planes_backward_directly(const AffineSampleBackward& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<Out>;
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const Frame<A> frame = frame_of<A>(g);
   const Buffer<A> plane = buffer<A>(k.grad_image ? g.height * g.width : 0);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t image = unit / in.channels, channel = unit % in.channels;
-    const In* pixels =
-        static_cast<const In*>(in.image) + image * in.image_strides.image + channel * in.image_strides.channel;
+    const int64_t pixels = image * in.image_strides.image + channel * in.image_strides.channel;
     const Tone<A> tone = tone_of<A>(in.normalization, channel);
     if (k.grad_image) std::fill_n(plane.get(), g.height * g.width, A(0));
     for (int64_t t = image * in.transforms; t < (image + 1) * in.transforms; ++t) {
       A sums[6] = {};
       for (int64_t y = 0; y < g.out_height; ++y) {
-        const Out* grad = static_cast<const Out*>(k.grad) + t * k.grad_strides.image +
-                          channel * k.grad_strides.channel + y * k.grad_strides.row;
+        const int64_t grad = t * k.grad_strides.image + channel * k.grad_strides.channel + y * k.grad_strides.row;
         const A grid_y = frame.y[y];
         RowSums<A> row{};
         for (int64_t x = 0; x < g.out_width; ++x) {
-          const A go = widen(grad[x * k.grad_strides.column]), grid_x = frame.x[x];
+          const A go = result_value<A>(in, k.grad, grad + x * k.grad_strides.column), grid_x = frame.x[x];
           const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, grid_x, grid_y, frame);
           A along_x = nothing<kTaps>(place, frame), along_y = along_x;
           for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
-            const In pixel = pixels[row.pixel * in.image_strides.row + column.pixel * in.image_strides.column];
-            const A value = tone.scale * widen(pixel) + tone.shift;
+            const A pixel =
+                image_value<A>(in, pixels + row.pixel * in.image_strides.row + column.pixel * in.image_strides.column);
+            const A value = tone.scale * pixel + tone.shift;
             along_x += row.weight * column.slope * value;
             along_y += row.slope * column.weight * value;
             if (k.grad_image) plane[row.pixel * g.width + column.pixel] += row.weight * column.weight * go;
@@ -450,14 +492,14 @@ void sample_planes_backward_directly(const AffineSampleBackward& k, int64_t begi
       }
       if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + channel) * 6);
     }
-    if constexpr (!std::is_same_v<In, uint8_t>) {
-      if (!k.grad_image) continue;
-      In* to =
-          static_cast<In*>(k.grad_image) + image * k.grad_image_strides.image + channel * k.grad_image_strides.channel;
-      for (int64_t y = 0; y < g.height; ++y)
-        convert(plane.get() + y * g.width, 1, to + y * k.grad_image_strides.row, k.grad_image_strides.column, g.width,
-                tone.scale, A(0));
-    }
+    if (k.grad_image)
+      dispatch_result<A>(in, [&](auto tag) {
+        using In = typename decltype(tag)::type;
+        const Strides& to = k.grad_image_strides;
+        In* first = static_cast<In*>(k.grad_image) + image * to.image + channel * to.channel;
+        for (int64_t y = 0; y < g.height; ++y)
+          convert(plane.get() + y * g.width, 1, first + y * to.row, to.column, g.width, tone.scale, A(0));
+      });
   }
 }
 
@@ -471,6 +513,21 @@ void sum_parts(const AffineSampleBackward& k) {
       for (int64_t part = 0; part < k.plan.parts; ++part) total += partial[(t * k.plan.parts + part) * 6 + i];
       grad_theta[t * 6 + i] = total;
     }
+}
+
+// Calls f(Tag<arithmetic type>, taps along an axis), the number as a type.
+template <class F>
+void dispatch_arithmetic_and_taps(const AffineInputs& in, F&& f) {
+  dispatch_arithmetic(in.dtype, [&](auto tag) {
+    switch (in.geometry.interpolation) {
+      case Interpolation::kNearest:
+        return f(tag, std::integral_constant<int, 1>{});
+      case Interpolation::kBilinear:
+        return f(tag, std::integral_constant<int, 2>{});
+      case Interpolation::kBicubic:
+        return f(tag, std::integral_constant<int, 4>{});
+    }
+  });
 }
 
 // Calls f(lanes of a block, as a type).
@@ -491,19 +548,17 @@ void affine_sample(const AffineSample& k, int threads) {
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   if (in.channels == 0) return;
-  dispatch_types(in, [&](auto in_tag, auto out_tag) {
-    using In = typename decltype(in_tag)::type;
-    using Out = typename decltype(out_tag)::type;
-    dispatch_taps(g.interpolation, [&](auto taps) {
-      const int64_t rows = in.images * in.transforms * g.out_height, units = in.images * blocks_of(in);
-      if (!is_copy_repaid(g, in.transforms) || (units < threads / 4 && rows > units))
-        return parallel_for(rows, g.out_width * (in.channels + 8), threads,
-                            [&](int64_t begin, int64_t end) { sample_rows_directly<In, Out, taps()>(k, begin, end); });
-      dispatch_lanes<arithmetic_t<Out>>(in, [&](auto lanes) {
-        const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-        parallel_for(units, cost, threads,
-                     [&](int64_t begin, int64_t end) { sample_units<In, Out, lanes(), taps()>(k, begin, end); });
-      });
+  const int64_t rows = in.images * in.transforms * g.out_height, units = in.images * blocks_of(in);
+  const bool direct = !is_copy_repaid(g, in.transforms) || (units < threads / 4 && rows > units);
+  dispatch_arithmetic_and_taps(in, [&](auto tag, auto taps) {
+    using A = typename decltype(tag)::type;
+    if (direct)
+      return parallel_for(rows, g.out_width * (in.channels + 8), threads,
+                          [&](int64_t begin, int64_t end) { sample_rows_directly<A, taps()>(k, begin, end); });
+    dispatch_lanes<A>(in, [&](auto lanes) {
+      const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
+      parallel_for(units, cost, threads,
+                   [&](int64_t begin, int64_t end) { sample_units<A, lanes(), taps()>(k, begin, end); });
     });
   });
 }
@@ -511,22 +566,17 @@ void affine_sample(const AffineSample& k, int threads) {
 void affine_sample_backward(const AffineSampleBackward& k, int threads) {
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
-  dispatch_types(in, [&](auto in_tag, auto out_tag) {
-    using In = typename decltype(in_tag)::type;
-    using Out = typename decltype(out_tag)::type;
-    using A = arithmetic_t<Out>;
-    dispatch_taps(g.interpolation, [&](auto taps) {
-      if (!is_copy_repaid(g, in.transforms))
-        return parallel_for(in.images * in.channels, g.height * g.width, threads, [&](int64_t begin, int64_t end) {
-          sample_planes_backward_directly<In, Out, taps()>(k, begin, end);
-        });
+  dispatch_arithmetic_and_taps(in, [&](auto tag, auto taps) {
+    using A = typename decltype(tag)::type;
+    if (!is_copy_repaid(g, in.transforms))
+      parallel_for(in.images * in.channels, g.height * g.width, threads,
+                   [&](int64_t begin, int64_t end) { sample_planes_backward_directly<A, taps()>(k, begin, end); });
+    else
       dispatch_lanes<A>(in, [&](auto lanes) {
         const int64_t cost = 2 * (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-        parallel_for(in.images * blocks_of(in), cost, threads, [&](int64_t begin, int64_t end) {
-          sample_units_backward<In, Out, lanes(), taps()>(k, begin, end);
-        });
+        parallel_for(in.images * blocks_of(in), cost, threads,
+                     [&](int64_t begin, int64_t end) { sample_units_backward<A, lanes(), taps()>(k, begin, end); });
       });
-    });
     if (k.grad_theta && k.plan.parts != 1) sum_parts<A>(k);
   });
 }

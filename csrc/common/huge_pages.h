@@ -12,7 +12,8 @@
 namespace lada {
 
 // Advises the kernel to back fresh memory above 32 MiB with huge pages. A hint: refusal changes speed and nothing else.
-// Smaller memory is mostly used again, and where it is not, gathering huge pages for it can take longer than the faults.
+// Smaller memory is mostly used again, and where it is not, gathering huge pages for it can take longer than the
+// faults.
 inline void advise_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr size_t kMapped = size_t{32} << 20;

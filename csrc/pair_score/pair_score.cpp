@@ -1,4 +1,4 @@
-// Eq. 13 for tensors: checks, allocation, registration. top_pairs is top_pairs.cpp.
+// Eq. 13 for tensors: checks, allocation, registration. top_pairs is top_pairs.h.
 #include "pair_score.h"
 
 #include <ATen/ops/arange.h>
@@ -9,6 +9,7 @@
 #include "../common/tensor.h"
 #include "../scores/score_name.h"
 #include "pairs.h"
+#include "top_pairs.h"
 
 namespace lada {
 namespace {
@@ -282,6 +283,7 @@ void implement(torch::Library& m) {
   m.impl("indexed_pair_score_backward", &indexed_pair_score_backward);
   m.impl("mixed_pair_score", &mixed_pair_score);
   m.impl("mixed_pair_score_backward", &mixed_pair_score_backward);
+  m.impl("top_pairs", &top_pairs);
 }
 
 }  // namespace

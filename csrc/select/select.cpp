@@ -1,10 +1,11 @@
-// k_center_greedy and badge_select for tensors: checks, allocation, registration.
+// k_center_greedy, badge_select and consistency_variance for tensors: checks, allocation, registration.
 #include "select.h"
 
 #include <cmath>
 #include <limits>
 
 #include "../common/tensor.h"
+#include "consistency.h"
 
 namespace lada {
 namespace {
@@ -94,9 +95,40 @@ at::Tensor badge_select(const at::Tensor& features, const at::Tensor& logits, in
   return select_rows(rows, {}, residuals, lengths, seed, k);
 }
 
+void check_views(const at::Tensor& logits, const char* op) {
+  check_floating(logits, op, "logits");
+  TORCH_CHECK_VALUE(logits.dim() == 3 && logits.size(0) >= 1 && logits.size(2) >= 1, op,
+                    ": logits must have shape (V, M, C) with at least one view and one class, got ", logits.sizes());
+}
+
+at::Tensor consistency_variance(const at::Tensor& logits) {
+  check_views(logits, "consistency_variance");
+  const at::Tensor views = logits.contiguous();
+  at::Tensor out = at::empty({views.size(1)}, views.options().dtype(arithmetic_type(views)));
+  run(views, LADA_BACKENDS(consistency),
+      Consistency{views.const_data_ptr(), out.mutable_data_ptr(), views.size(0), views.size(1), views.size(2),
+                  dtype_of(views)});
+  return out;
+}
+
+at::Tensor consistency_variance_backward(const at::Tensor& grad, const at::Tensor& logits) {
+  constexpr const char* op = "consistency_variance_backward";
+  check_views(logits, op);
+  check_shape(grad, op, "grad", {logits.size(1)});
+  const at::Tensor views = logits.contiguous(), row_grads = arithmetic(grad, arithmetic_type(views));
+  at::Tensor out = at::empty(views.sizes(), views.options());
+  at::Tensor means = at::empty({views.size(1), views.size(2)}, row_grads.options());
+  run(views, LADA_BACKENDS(consistency_backward),
+      ConsistencyBackward{row_grads.const_data_ptr(), views.const_data_ptr(), means.mutable_data_ptr(),
+                          out.mutable_data_ptr(), views.size(0), views.size(1), views.size(2), dtype_of(views)});
+  return out;
+}
+
 void implement(torch::Library& m) {
   m.impl("k_center_greedy", &k_center_greedy);
   m.impl("badge_select", &badge_select);
+  m.impl("consistency_variance", &consistency_variance);
+  m.impl("consistency_variance_backward", &consistency_variance_backward);
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// mix_labels and soft_cross_entropy for tensors: checks, allocation, registration. Autograd is
-// soft_labels_autograd.cpp.
+// mix_labels and soft_cross_entropy for tensors: checks, allocation, registration.
 #include "soft_labels.h"
 
 #include "../common/tensor.h"

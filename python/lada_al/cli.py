@@ -38,6 +38,8 @@ Query = Annotated[int | None, typer.Option(help="Labels bought a round; default 
 Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default 20, for cifar100 1000.")]
 Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
 Pairs = Annotated[str | None, typer.Option(help="Look ahead to a random matching (default) or to all pairs.")]
+Batch = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default) or diverse batches.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts in computing the same; for finding errors.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out.")]
@@ -57,14 +59,15 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; default 1.")] = None,
     preset: Preset = None,
     pairs: Pairs = None,
+    batch: Batch = None,
+    plain: Plain = False,
     device: Device = None,
     settings: Settings = None,
     resume: Resume = False,
 ) -> None:
-    """Run one active-learning experiment, from its initial labels to a report. Under torchrun, its processes train
-    together."""
-    from lada_al import parallel
+    """Run one active-learning experiment, from its initial labels to a report. Under torchrun, processes share it."""
     from lada_al.events import Trained
+    from lada_al.ranks import ranks
     from lada_al.report import page
     from lada_al.run import experiment
     from lada_al.run.config import Config
@@ -82,6 +85,8 @@ def run(
         initial=initial,
         preset=preset,
         pairs=pairs,
+        selection=batch,
+        plain=plain or None,
         device=device,
     )
 
@@ -90,10 +95,11 @@ def run(
         experiment.check(config, out, resume=resume, download=download)
         return config
 
-    with parallel.processes() as ours:
-        config = parallel.on_first(begin)
-        if ours.rank > 0:
-            experiment.follow(config)
+    with ranks() as our:
+        config = our.on_first(begin)
+        if not our.is_first:
+            for _ in experiment.run_experiment(config, out, resume=resume):
+                pass
             return
         reported = 0.0
         with RunProgress(console, config.rounds) as progress:
@@ -102,7 +108,7 @@ def run(
                 if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                     page.write(out)
                     reported = time.monotonic()
-    console.print(f"report: {page.write(out)}", soft_wrap=True)
+        console.print(f"report: {page.write(out)}", soft_wrap=True)
 
 
 @app.command()
@@ -122,6 +128,8 @@ def compare(
     initial: Initial = None,
     preset: Preset = None,
     pairs: Pairs = None,
+    batch: Batch = None,
+    plain: Plain = False,
     device: Device = None,
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
@@ -129,16 +137,16 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long it would take, and stop.")] = False,
 ) -> None:
     """Run methods x seeds and report them side by side."""
-    from lada_al import parallel
     from lada_al.methods import expand
+    from lada_al.ranks import refuse_torchrun
     from lada_al.report import page
     from lada_al.run import compare as comparison
-    from lada_al.run import estimate, protocols
+    from lada_al.run import estimate, protocols, study
     from lada_al.run.progress import CompareProgress
 
-    parallel.refuse("lada compare")
-    study = protocols.protocol(protocol) if protocol else protocols.Protocol("", methods or "", seeds=3)
-    given = study.settings | _given(
+    refuse_torchrun("lada compare")
+    planned = protocols.protocol(protocol) if protocol else None
+    given = (planned.settings if planned else {}) | _given(
         settings,
         dataset=dataset,
         data=data,
@@ -148,17 +156,30 @@ def compare(
         initial=initial,
         preset=preset,
         pairs=pairs,
+        selection=batch,
+        plain=plain or None,
         device=device,
     )
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
-    names, numbers = expand(methods or study.methods), _seeds(seeds or str(study.seeds))
-    every = comparison.make_jobs(names, numbers, given, out, workers=workers, resume=resume)
+    wanted = methods or (planned.methods if planned else None)
+    names = expand(wanted) if wanted else None
+    counted = seeds or (str(planned.seeds) if planned else None)
+    numbers = _seeds(counted) if counted else None
+    before = study.begun(out, resume)
+    if before:
+        whole = study.go_on(before, names, numbers, given, out)
+    else:
+        whole = study.Study(methods=names or expand(""), seeds=numbers or _seeds("3"), settings=given)
+    every = comparison.make_jobs(
+        names or whole.methods, numbers or whole.seeds, whole.settings, out, workers=workers, resume=resume
+    )
     comparison.check(every, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
     time_left = estimate.in_words(estimate.seconds_left(todo) / min(workers, max(1, len(todo))))
     console.print(f"{len(todo)} of {len(every)} runs to do, {workers} at a time: about {time_left}")
     if dry_run:
         return
+    whole.write(out)
     reported, rounds_reported = 0.0, 0
     with CompareProgress(console, todo) as progress:
         for ended in comparison.carry_out(todo, workers):

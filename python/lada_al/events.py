@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -29,11 +29,11 @@ class Bought:
     """Statistics over all candidates of the round."""
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def part(self, units: slice, arity: int) -> Bought:
-        """What training needs of some of the units, pairs or single instances."""
-        ids = slice(units.start * arity, units.stop * arity)
-        tau = None if self.tau is None else self.tau[units]
-        return Bought(self.round, self.ids[ids], self.labels[ids], k=self.k, tau=tau)
+    def units(self, part: slice, arity: int) -> Bought:
+        """What training needs of some of the units, pairs or images."""
+        instances = slice(part.start * arity, part.stop * arity)
+        tau = None if self.tau is None else self.tau[part]
+        return replace(self, ids=self.ids[instances], labels=self.labels[instances], tau=tau)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
-from lada_al import parallel
+from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Oracle, Pool
+from lada_al.ranks import ours
 from lada_al.run.config import Config
 from lada_al.timing import Clock, Meter
 from lada_al.view import View
@@ -141,7 +142,7 @@ def look_ahead(view: View, now: Round) -> Choice:
     with now.clock("score"):
         tau = policy(*views) if tau is None else tau
         scores, virtual_entropy = unit_scores(views, tau, now)
-        best = top(scores, now.query // f_aug.arity).cpu()
+        best = _best(scores, views, now.query // f_aug.arity, now.config).cpu()
     return Choice(
         positions=members[:, best].t().flatten(),
         scores=scores[best].repeat_interleave(f_aug.arity),
@@ -151,11 +152,19 @@ def look_ahead(view: View, now: Round) -> Choice:
     )
 
 
+def _best(scores: Tensor, views: list[View], n: int, config: Config) -> Tensor:
+    """Positions of the n units to buy: the highest scores (line 6), or of high ones those unlike each other."""
+    if config.selection == "diverse":
+        return diverse.pick(scores, views, n, config.scoring_batch)
+    return top(scores, n)
+
+
 def match(view: View, now: Round) -> Tensor:
     """The candidates' positions in units, (arity, units), one unit a column.
 
     The candidates come in random order, so a random matching, the paper's, takes them as they come. The best of all
-    pairs are sought under the fixed policy: as many as are bought, or where a policy is to be learned a whole matching.
+    pairs are sought under the fixed policy: as many as are chosen from, or where a policy is to be learned a whole
+    matching.
     """
     config, f_aug = now.config, now.f_aug
     assert f_aug is not None
@@ -164,7 +173,8 @@ def match(view: View, now: Round) -> Tensor:
         return torch.arange(f_aug.arity * units).view(f_aug.arity, units)
     score = config.chosen.acquisition.fused
     assert score is not None
-    count = len(view) // 2 if config.chosen.learn else now.query // 2
+    whole, wanted = len(view) // 2, now.query // 2 * (diverse.SHORTLIST if config.selection == "diverse" else 1)
+    count = whole if config.chosen.learn else min(whole, wanted)
     best = lada_ext.top_pairs(
         view.logits, count, config.fixed_tau, gamma=config.look_ahead_weight, score=score, disjoint=True
     )
@@ -187,22 +197,22 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
     """
     config, device = now.config, views[0].hidden.device
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr, fused=True)
-    parallel.together(optimizer)
     least_loss, recorded = float("inf"), None
     for epoch in now.meter.track("policy", range(config.policy_epochs)):
         order = torch.randperm(len(views[0]), generator=now.keys.generator("policy batches", now.number, epoch))
         key = now.keys.key("policy samples", now.number, epoch, device)
         losses, taus = [], []
         for batch in order.split(config.policy_batch):
-            part = [view[batch[parallel.part(len(batch))]] for view in views]
+            part = [view[batch[ours().part(len(batch))]] for view in views]
             tau = policy(*part)
-            loss = -parallel.mean(f_integ(part, tau, key, now), len(batch))
+            loss = -ours().mean(f_integ(part, tau, key, now), len(batch))
             optimizer.zero_grad()
             loss.backward()
+            ours().sum_gradients(policy.parameters())
             optimizer.step()
             losses.append(loss.detach() * len(batch))
-            taus.append(parallel.whole(tau.detach(), len(batch)))
-        mean_loss = float(parallel.average(torch.stack(losses).sum())) / len(order)
+            taus.append(ours().whole(tau.detach()))
+        mean_loss = float(ours().sum(torch.stack(losses).sum())) / len(order)
         if config.tau_star == "best epoch" and mean_loss < least_loss:
             least_loss, recorded = mean_loss, torch.cat(taus)[order.argsort().to(device)]
     return recorded
@@ -226,7 +236,8 @@ def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[
     """`unit_scores` by the fewest ops: from the logits of the ends, from those of the mixtures, or composed."""
     config, f_aug = now.config, now.f_aug
     assert f_aug is not None
-    fused, gamma, samples = config.chosen.acquisition.fused, config.look_ahead_weight, config.samples
+    fused = None if config.plain else config.chosen.acquisition.fused
+    gamma, samples = config.look_ahead_weight, config.samples
     if fused and f_aug.arity == 2:
         a, b = real
         score = f_aug.pair_scores(a, b, tau, key, samples, gamma, fused)

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lada_al.parallel import BatchNorm2d
-
 if TYPE_CHECKING:
     from lada_al.wrap import WrappedModel
 
@@ -35,12 +33,14 @@ class SplitModel(nn.Module):
     """A classifier as a chain of stages; cutting at k runs the first k stages or the rest.
 
     `version` counts the weight updates of `train.fit`, so that features computed before one are not used after it.
+    Without `shortcuts` no part of it counts as affine: instances are mixed where they are asked to be.
     """
 
     def __init__(self, stages: Sequence[nn.Module]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.version = 0
+        self.shortcuts = True
         chains = [_chain(stage) for stage in stages]
         self._steps = [step for chain in chains for step in chain]
         self._cuts = [sum(len(chain) for chain in chains[:k]) for k in range(len(chains) + 1)]
@@ -81,7 +81,7 @@ class SplitModel(nn.Module):
 
         Mixing before an affine map and mixing after it are the same, since lam + (1 - lam) = 1.
         """
-        while start < stop and _is_affine(self._steps[start]):
+        while self.shortcuts and start < stop and _is_affine(self._steps[start]):
             start += 1
         return start
 
@@ -166,8 +166,8 @@ def small(channels: int, size: tuple[int, int], classes: int, dropout: float = 0
     height, width = size[0] // 4, size[1] // 4
     return SplitModel(
         [
-            nn.Sequential(_conv3x3(channels, 8), BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2)),
-            nn.Sequential(_conv3x3(8, 32), BatchNorm2d(32), nn.ReLU()),
+            nn.Sequential(_conv3x3(channels, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2)),
+            nn.Sequential(_conv3x3(8, 32), nn.BatchNorm2d(32), nn.ReLU()),
             nn.Sequential(nn.AvgPool2d(2), nn.Flatten()),
             Classifier(32 * height * width, classes, dropout),
         ]
@@ -179,7 +179,7 @@ def resnet18(channels: int, size: tuple[int, int], classes: int, dropout: float 
     del size
     return SplitModel(
         [
-            nn.Sequential(_conv3x3(channels, 64), BatchNorm2d(64), nn.ReLU()),
+            nn.Sequential(_conv3x3(channels, 64), nn.BatchNorm2d(64), nn.ReLU()),
             nn.Sequential(_Residual(64, 64), _Residual(64, 64)),
             nn.Sequential(_Residual(64, 128, stride=2), _Residual(128, 128)),
             nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256)),
@@ -203,14 +203,14 @@ class _Residual(nn.Module):
         super().__init__()
         self.main = nn.Sequential(
             _conv3x3(inputs, outputs, stride),
-            BatchNorm2d(outputs),
+            nn.BatchNorm2d(outputs),
             nn.ReLU(),
             _conv3x3(outputs, outputs),
-            BatchNorm2d(outputs),
+            nn.BatchNorm2d(outputs),
         )
         self.side: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs))
+            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.main(x) + self.side(x)).relu()

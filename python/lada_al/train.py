@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lada_al import parallel
 from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
@@ -17,6 +16,7 @@ from lada_al.keys import Keys
 from lada_al.lookahead import virtual_view
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool
+from lada_al.ranks import ours
 from lada_al.run.config import Config
 from lada_al.timing import Meter
 from lada_al.train_pi import PiModel
@@ -74,25 +74,26 @@ class Learner:
             self.optimizer.zero_grad()
             losses, extra = self._labelled_losses(pool, ids, progress)
             total += losses.detach().sum()
-            loss = parallel.mean(losses, len(ids)) + extra
+            loss = ours().mean(losses, len(ids)) + extra
             if has_virtual and step == 0 and config.virtual_loss == "summed":
                 loss = loss + self._virtual_loss(pool, bought, key)
             loss.backward()
+            ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
         if has_virtual and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
             self._virtual_loss(pool, bought, key).backward()
+            ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
-        return parallel.total(total) / len(pool.labelled)
+        return ours().sum(total) / len(pool.labelled)
 
     def _labelled_losses(self, pool: Pool, ids: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Cross entropies of our part of a labelled batch, and the sum of what the method adds to the batch's mean."""
-        images = pool.images[ids.to(pool.device)]
+        """Cross entropies of our part of a labelled batch (B,), and the sum of what the method adds to their mean."""
+        images, part = pool.images[ids.to(pool.device)], ours().part(len(ids))
         if pool.random_crop:
             images = crop_and_flip(images)
-        mine = parallel.part(len(ids))
-        view = View(self.net, 0, image=pool.normalised(images[mine]), target=pool.targets(ids[mine]))
+        view = View(self.net, 0, image=pool.normalised(images[part]), target=pool.targets(ids[part]))
         losses = cross_entropies(view)
         terms = [self.f_acq.loss(view, losses, progress)]
         if self.unlabelled is not None:
@@ -101,20 +102,18 @@ class Learner:
 
     def _virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
         assert self.f_aug is not None
-        units, arity = len(bought.ids) // self.f_aug.arity, self.f_aug.arity
-        mine = parallel.part(units)
-        virtual = virtual_view(self.net, pool, self.f_aug, bought.part(mine, arity), key)
+        units = len(bought.ids) // self.f_aug.arity
+        mine = bought.units(ours().part(units), self.f_aug.arity)
+        virtual = virtual_view(self.net, pool, self.f_aug, mine, key)
         loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
-        return parallel.share(mine.stop - mine.start, units) * (loss if extra is None else loss + extra)
+        return len(mine.ids) / len(bought.ids) * (loss if extra is None else loss + extra)
 
     def _set_adam(self, factor: float, beta_1: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = factor * self.config.lr, (beta_1, group["betas"][1])
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        optimizer = torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
-        parallel.together(optimizer)
-        return optimizer
+        return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
 
     def to(self, device: torch.device) -> None:
         """Moves the weights, before any training."""
@@ -154,6 +153,6 @@ def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
 def accuracy(net: SplitModel, images: Tensor, labels: Tensor, batch: int) -> float:
     """Fraction of normalised images that are classified right."""
     with frozen(net):
-        batches = parallel.every_nth(list(zip(images.split(batch), labels.split(batch), strict=True)))
+        batches = ours().every_nth(list(zip(images.split(batch), labels.split(batch), strict=True)))
         right = sum(((net(x).argmax(1) == y).sum() for x, y in batches), labels.new_zeros(()))
-    return int(parallel.total(right)) / len(labels)
+    return int(ours().sum(right)) / len(labels)

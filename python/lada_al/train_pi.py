@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from lada_al import parallel
 from lada_al.models import SplitModel
 from lada_al.pool import Pool
+from lada_al.ranks import ours
 
 if TYPE_CHECKING:
     from lada_al.run.config import Config
@@ -39,9 +39,9 @@ class PiModel:
         if pool.random_crop:  # both looks are mirrored, or neither
             mirrored = (torch.rand(len(images), device=images.device) < 0.5)[:, None, None, None]
             images = torch.where(mirrored, images.flip(-1), images)
-        mine = parallel.part(len(ids))
+        mine = ours().part(len(ids))
         first, second = (net(noisy(images)[mine]).softmax(1) for _ in range(2))
-        return self.weight * ramp_up(progress) * parallel.mean((first - second).square(), len(ids))
+        return self.weight * ramp_up(progress) * ours().mean((first - second).square(), len(ids))
 
     def adam(self, progress: float) -> tuple[float, float]:
         """Factor of the learning rate, and beta_1."""

@@ -92,6 +92,26 @@ def test_compare(tiny_folder: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_comparison_keeps_the_settings_it_began_with(lada: Lada, tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    named = ["--out", out, "--data", tiny_folder, "--methods", "random", "--seeds", "1", "--jobs", 1]
+    assert lada("compare", *named, *OPTIONS, "--set", "epochs=2").returncode == 0
+    more = lada("compare", "--out", out, "--resume", "--jobs", 1, "--methods", "entropy")
+    assert more.returncode == 0, more.stderr
+    assert "1 of 1 runs to do" in more.stdout
+    runs = [json.loads(path.read_text()) for path in out.glob("*/seed-1/config.json")]
+    assert sorted(run.pop("method") for run in runs) == ["entropy", "random"]
+    assert runs[0] == runs[1]
+    assert runs[0]["epochs"] == 2
+    both = lada("compare", "--out", out, "--resume", "--jobs", 1)
+    assert "0 of 2 runs to do" in both.stdout
+    other = lada("compare", "--out", out, "--resume", "--set", "epochs=3", "--methods", "var-ratio")
+    assert other.returncode == 2
+    assert "begun with other settings: epochs was 2 and is 3" in other.stderr
+    assert not (out / "var-ratio").exists()
+    assert "holds a comparison; add --resume" in lada("compare", *named, *OPTIONS).stderr
+
+
 def test_a_comparison_killed_as_a_whole_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
     longer = ["--rounds=4", "--set=epochs=30"]
 

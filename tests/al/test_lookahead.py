@@ -8,13 +8,14 @@ import math
 
 import pytest
 import torch
-from lada_al import Config, View, acquire, all_methods, augment, lookahead, models
+from lada_al import Config, View, acquire, all_methods, augment, diverse, lookahead, models
 from lada_al.acquire import Occasion
 from lada_al.data import Dataset, Task
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, simulated_oracle
+from lada_al.run.experiment import make_learner
 from lada_al.timing import Clock, NoMeter
 from torch import nn
 
@@ -249,6 +250,70 @@ def test_the_best_of_all_pairs_are_bought(
     pairs = [sorted(bought.ids[i : i + 2]) for i in (0, 2)]
     assert all(pair in [sorted(ids[p].tolist()) for p in members.t()] for pair in pairs)
     assert len(set(bought.ids)) == 4
+
+
+@pytest.mark.parametrize(("f_acq", "f_aug"), LOOKING_AHEAD)
+def test_diverse_batches_begin_with_the_best_unit(
+    f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny: Dataset, tiny_config: Config
+) -> None:
+    bought = {}
+    for selection in ("greedy", "diverse"):
+        config = tiny_config.model_copy(update={"selection": selection, "query": 6})
+        now = round_of(net, pool, config, f_acq, f_aug)
+        bought[selection] = lookahead.acquire(net, pool, simulated_oracle(tiny), now)
+    arity = now.f_aug.arity
+    assert bought["diverse"].ids[:arity] == bought["greedy"].ids[:arity]
+    assert bought["diverse"].scores[:1] == bought["greedy"].scores[:1]
+    assert len(set(bought["diverse"].ids)) == 6
+    assert min(bought["diverse"].scores) <= min(bought["greedy"].scores)
+
+
+@pytest.mark.parametrize(("f_acq", "f_aug"), [("entropy", "mix"), ("var-ratio", "mix"), ("entropy", "stn")])
+def test_the_plain_way_buys_the_same(
+    f_acq: str,
+    f_aug: str,
+    net: SplitModel,
+    pool: Pool,
+    tiny: Dataset,
+    tiny_config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bought = {}
+    for plain in (False, True):
+        config = tiny_config.model_copy(update={"plain": plain, "layers": (2,), "samples": 3})
+        now = round_of(net, pool, config, f_acq, f_aug, learn=True)
+        learner = make_learner(now.config, tiny, now.keys, torch.device("cpu"), net)
+        assert learner.net.mixes_logits(2) != plain
+        if plain:
+            monkeypatch.setattr(lada_ext, "mixed_pair_score", None)
+            monkeypatch.setattr(lada_ext, "pair_score", None)
+        bought[plain] = lookahead.acquire(net, pool, simulated_oracle(tiny), now)
+    assert bought[True].ids == bought[False].ids
+    torch.testing.assert_close(bought[True].scores, bought[False].scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bought[True].tau, bought[False].tau, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arity", [1, 2])
+def test_diverse_batches_hold_no_duplicates_while_there_is_something_else(net: SplitModel, arity: int) -> None:
+    """Eight copies of one unit have the highest scores, then come other units."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(arity, 20, 1, 20, 20, generator=generator)
+    images[:, :8] = images[:, :1]
+    with frozen(net), torch.no_grad():
+        views = [View(net, 0, image=images[i]) for i in range(arity)]
+        picks = diverse.pick(torch.linspace(1, 0, 20), views, 4, batch=7)
+        features = diverse.unit_features(views, 7)
+    assert picks[0] == 0
+    assert (picks[1:] >= 8).all()
+    farthest = torch.cdist(features[8:], features[:1]).argmax() + 8
+    assert picks[1] == farthest
+
+
+def test_diverse_pairs_do_not_depend_on_which_end_comes_first(net: SplitModel) -> None:
+    images = torch.randn(2, 5, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    with frozen(net), torch.no_grad():
+        a, b = (View(net, 0, image=part) for part in images)
+        torch.testing.assert_close(diverse.unit_features([a, b], 5), diverse.unit_features([b, a], 5))
 
 
 def test_best_epoch_records_what_the_policy_said(net: SplitModel, pool: Pool, tiny_config: Config) -> None:

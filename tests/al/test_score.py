@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from labelling import lada, read_csv
+from lada_al.keys import Keys
 from lada_al.models import small
 from lada_al.score.top import Top
 from pooling import POOLS, folder, name, npz, pixels
@@ -86,6 +89,23 @@ class TestImages:
         assert first == second == third
         assert len(list((here / "b" / "scores").iterdir())) == 3
         assert len({(here / run / "top.csv").read_bytes() for run in "abc"}) == 1
+
+    def test_no_setting_changes_a_bit_of_look_ahead(self, here: Path) -> None:
+        """Pairs stay within 32 positions; one image cannot be read, so one is left to be its own partner."""
+        pool = folder(here, COUNT)
+        (pool / name(40)).write_bytes(b"")
+        method = ["--method", "lada-ent-mix-fixed"]
+        score(here / "a", "--workers", 0, "--batch", 32, *method, pool=pool)
+        score(here / "b", "--workers", 2, "--batch", 70, "--shard", 64, *method, pool=pool)
+        rows = pq.read_table(here / "a" / "scores")
+        assert rows.equals(pq.read_table(here / "b" / "scores"))
+        assert (here / "a" / "top.csv").read_bytes() == (here / "b" / "top.csv").read_bytes()
+        partner = {row["id"]: row["partner"] for row in rows.to_pylist()}
+        assert partner.pop(name(40)) is None
+        assert all(partner[partner[id_]] == id_ for id_ in partner)
+        assert sum(partner[id_] == id_ for id_ in partner) == 1
+        step = {id_: position // 32 for position, id_ in enumerate(rows["id"].to_pylist())}
+        assert all(step[id_] == step[partner[id_]] for id_ in partner)
 
     def test_what_cannot_be_read_is_skipped_counted_and_listed(self, here: Path) -> None:
         pool = folder(here, 40)
@@ -163,6 +183,62 @@ class TestCachedLogits:
         best = expected.nan_to_num(-1).argsort(descending=True, stable=True)[:9].tolist()
         assert [row["id"] for row in read_csv(tmp_path / "out" / "top.csv")] == [f"n{i}" for i in best]
 
+    @pytest.mark.parametrize(
+        ("method", "score"), [("lada-ent-mix-fixed", "entropy"), ("lada-var-mix-fixed", "variation_ratio")]
+    )
+    def test_look_ahead_is_eq_13_of_disjoint_pairs(self, method: str, score: str, tmp_path: Path) -> None:
+        logits = np.random.default_rng(0).normal(size=(1001, 7)).astype(np.float32)
+        logits[77] = np.nan
+        np.save(tmp_path / "l.npy", logits)
+        arguments = ["--embeddings", tmp_path / "l.npy", "--method", method, "--out", tmp_path / "out", "--shard", 96]
+        assert lada("score", *arguments)[0] == 0
+        rows = pq.read_table(tmp_path / "out" / "scores").to_pylist()
+        assert rows[77]["partner"] is None
+        assert math.isnan(rows[77]["score"])
+        assert all(row["tau"] == 2.0 for row in rows if row["id"] != 77)
+        pairs = [(row["id"], row["partner"]) for row in rows if row["id"] != 77]
+        assert {(b, a) for a, b in pairs} == set(pairs)
+        a, b = torch.from_numpy(logits[np.array(pairs).T]).double()
+        nodes, weights = lada_ext.beta_nodes(2.0, 16)
+        op = getattr(lada_ext.reference, score)
+        mean = sum(w * op(lam * a + (1 - lam) * b) for lam, w in zip(nodes, weights, strict=True))
+        expected = op(a) + op(b) + mean
+        got = torch.tensor([row["score"] for row in rows if row["id"] != 77])
+        assert ((got - expected).abs().mean() / expected.std()) < 0.1  # five draws of lam against their mean
+        assert len({row["score"] for row in rows}) > 400
+
+    def test_parquet_holds_what_arrays_do(self, tmp_path: Path) -> None:
+        logits = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+        ids = [f"n{i}" for i in range(200)]
+        np.savez(tmp_path / "l.npz", logits=logits, ids=np.array(ids))
+        pq.write_table(pa.table({"id": ids, "logits": list(logits)}), tmp_path / "l.parquet")
+        for kind in ("npz", "parquet"):
+            assert lada("score", "--embeddings", tmp_path / f"l.{kind}", "--out", tmp_path / kind)[0] == 0
+        assert pq.read_table(tmp_path / "npz" / "scores").equals(pq.read_table(tmp_path / "parquet" / "scores"))
+
+
+class TestSelections:
+    def test_coreset_and_badge_of_cached_features(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        features, labelled = random.normal(size=(300, 8)).astype(np.float32), random.normal(size=(5, 8))
+        logits = random.normal(size=(300, 4)).astype(np.float32)
+        np.savez(tmp_path / "f.npz", features=features, labelled=labelled, logits=logits)
+        rows, centers = torch.from_numpy(features), torch.from_numpy(labelled).float()
+        key = Keys(1).key("pick", 0)
+        expected = {
+            "coreset": lada_ext.k_center_greedy(rows, centers, 20),
+            "badge": lada_ext.badge_select(rows, torch.from_numpy(logits), 20, key),
+        }
+        for method, picks in expected.items():
+            out = tmp_path / method
+            arguments = ["--embeddings", tmp_path / "f.npz", "--method", method, "--top", 20, "--out", out]
+            assert lada("score", *arguments, "--device", "cpu")[0] == 0
+            top = read_csv(out / "top.csv")
+            assert [int(row["id"]) for row in top] == picks.tolist()
+            entropy = lada_ext.entropy(torch.from_numpy(logits))[picks]
+            torch.testing.assert_close(torch.tensor([float(row["entropy"]) for row in top]), entropy)
+        assert "add --resume" in lada("score", *arguments)[2]
+
 
 class TestWrongArguments:
     @pytest.mark.parametrize(
@@ -171,9 +247,19 @@ class TestWrongArguments:
             ([], "give --pool and --model, or --embeddings alone"),
             (["--pool", "p"], "give --pool and --model"),
             (["--embeddings", "logits.npy", "--pool", "p"], "or --embeddings alone"),
-            (["--embeddings", "absent.npy"], "takes a .npy or .npz file that exists"),
+            (["--embeddings", "absent.npy"], "takes a .npy, .npz or .parquet file that exists"),
             (["--embeddings", "flat.npy"], "expected floating logits of shape (M, C)"),
-            (["--embeddings", "logits.npy", "--method", "badge"], "must be one of entropy, var-ratio, got 'badge'"),
+            (
+                ["--embeddings", "logits.npy", "--method", "vaal"],
+                "must be one of entropy, var-ratio, margin, lada-ent-",
+            ),
+            (["--embeddings", "logits.npy", "--method", "badge"], "expected floating features of shape (M, D), got"),
+            (["--embeddings", "uneven.npz", "--method", "badge"], "3 rows of features, but 2 of logits"),
+            (
+                ["--embeddings", "narrow.npz", "--method", "coreset"],
+                "labelled must have 2 columns as features, got (1, 3)",
+            ),
+            (["--embeddings", "ragged.parquet"], "column logits of ragged.parquet must hold lists of equal length"),
             (["--embeddings", "logits.npy", "--out", "full"], "full is not empty and holds no score.json"),
         ],
     )
@@ -183,6 +269,9 @@ class TestWrongArguments:
         monkeypatch.chdir(tmp_path)
         np.save("logits.npy", np.zeros((3, 2), np.float32))
         np.save("flat.npy", np.zeros(3, np.float32))
+        np.savez("uneven.npz", features=np.zeros((3, 2)), logits=np.zeros((2, 2)))
+        np.savez("narrow.npz", features=np.zeros((3, 2)), labelled=np.zeros((1, 3)))
+        pq.write_table(pa.table({"logits": [[0.0], [1.0, 2.0, 3.0]]}), "ragged.parquet")
         Path("full").mkdir()
         Path("full/file").touch()
         code, _, err = lada("score", "--out", "out", *arguments)

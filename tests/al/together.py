@@ -1,4 +1,4 @@
-"""What torchrun starts in test_parallel.py: `together.py OUT DATA`. At its end one process is killed."""
+"""What torchrun starts in test_ranks.py: `together.py OUT DATA`. At its end one process is killed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lada_al import Config, cli, data, parallel, run_experiment, train
+from lada_al import Config, cli, data, ranks, run_experiment, train
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel
 from lada_al.pool import Pool
-from lada_al.run.experiment import follow, make_learner
+from lada_al.run.experiment import make_learner
 from lada_al.timing import NoMeter
 from tiny import TINY_SETTINGS
 from torch import Tensor, nn
 
-# Each has another term in the loss, another policy, or other networks that are trained along.
-METHODS = ["lada-ent-stn", "ent+adamixup", "lada-ll4al-mix", "pi+entropy"]
+# Each has another term in the loss, another policy, or other networks that are trained along; official has steps of two gradients.
+METHODS: dict[str, dict[str, Any]] = {
+    "lada-ent-stn": {},
+    "ent+adamixup": {},
+    "lada-ll4al-mix": {},
+    "pi+entropy": {},
+    "lada-var-mix": {"preset": "official", "stale_gradient": False},
+}
 # 6, 10 and 14 labels in batches of 5: the last batches of some epochs are 1 image, which leaves a process without any.
 SETTINGS = {**TINY_SETTINGS, "batch": 5, "policy_batch": 11, "policy_epochs": 1}
 
@@ -66,28 +72,25 @@ def normalised(parts: list[int], rank: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     images, slope = 30 + torch.randn(2, sum(parts), 3, 4, 5, generator=generator, dtype=torch.float64)
     mine = slice(sum(parts[:rank]), sum(parts[: rank + 1]))
-    norm = parallel.BatchNorm2d(3).double()
+    norm = ranks.synchronise(nn.BatchNorm2d(3).double())
     x = images[mine].requires_grad_()
     out = norm(x)
     (out * slope[mine]).sum().backward()
     assert norm.weight.grad is not None
     assert norm.bias.grad is not None
-    gradients = [parallel.total(norm.weight.grad), parallel.total(norm.bias.grad)]
+    gradients = [ranks.ours().sum(gradient) for gradient in (norm.weight.grad, norm.bias.grad)]
     assert x.grad is not None
     return [out.detach(), x.grad, norm.running_mean, norm.running_var, norm.num_batches_tracked, *gradients]
 
 
 def main(out: Path, folder: str) -> None:
-    with parallel.processes() as ours:
+    with ranks.ranks() as ours:
         run_command(out / "resumed", folder, rounds=1)
         run_command(out / "resumed", folder, rounds=2, resume=True)
-        for name in METHODS:
-            config = Config(**{**SETTINGS, "data": folder, "method": name})
-            if ours.rank == 0:
-                for _ in run_experiment(config, out / name):
-                    pass
-            else:
-                follow(config)
+        for name, changes in METHODS.items():
+            config = Config(**{**SETTINGS, "data": folder, "method": name, **changes})
+            for _ in run_experiment(config, out / name):
+                pass
         torch.save(trained_without_batch_norm(folder), out / f"weights-{ours.rank}.pt")
         for parts in [[5, 2], [0, 3]]:
             torch.save(normalised(parts, ours.rank), out / f"normalised-{parts[0]}-{ours.rank}.pt")

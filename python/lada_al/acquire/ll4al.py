@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lada_al import parallel
 from lada_al.acquire import Acquisition
 from lada_al.models import Network, SplitModel
+from lada_al.ranks import ours
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ class LL4AL(Acquisition):
         features = [view.stage(j) for j in self.layers]
         if progress >= self.cut:  # from here on the module no longer moves the classifier
             features = [h.detach() for h in features]
-        length = int(parallel.total(torch.tensor(len(losses))))
-        of_batch = (parallel.whole(values, length) for values in (self.trained(features), losses.detach()))
-        ranking = ranking_loss(*of_batch)
+        ranking = ranking_loss(ours().whole(self.trained(features)), ours().whole(losses.detach()))
         return None if ranking is None else self.weight * ranking
 
     def score(self, view: View) -> Tensor:

@@ -7,8 +7,7 @@ by the name of its file. Besides:
 - `USES_HIDDEN = True`: it acts on the features at a layer k drawn from the configuration, not on images (k = 0);
 - `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;
 - `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone;
-- `WHOLE_BATCHES = True`: its draws depend on which instances are made together, so several processes cannot share a
-  batch;
+- `WHOLE_BATCHES = True`: its draws depend on which instances are made together, so processes cannot share a batch;
 - `MIXES_BY_BETA = True`: it mixes two by lam ~ Beta(tau, tau), so the best of all pairs can be searched for.
 """
 

@@ -52,6 +52,7 @@ class Config(BaseModel):
     preset: Literal["clean", "paper", "official"] = "clean"
     seed: CountOrNone = 1
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    plain: bool = Field(False, description="no shortcuts: mix where Eq. 10 says, compose Eq. 13; for finding errors")
     threads: CountOrNone = Field(0, description="CPU threads, 0: torch's choice; results differ in their last bits")
 
     rounds: CountOrNone = 10
@@ -63,6 +64,9 @@ class Config(BaseModel):
     layers: tuple[CountOrNone, ...] = Field((1, 2), description="the layers k of which a round draws one", min_length=1)
     pairs: Literal["random", "all"] = Field(
         "random", description="look-ahead scores a random matching of the candidates, or seeks the best of all pairs"
+    )
+    selection: Literal["greedy", "diverse"] = Field(
+        "greedy", description="look-ahead buys the highest scores, or of high scores units unlike each other (ours)"
     )
     samples: Count = Field(5, description="draws of lam for each pair, N")
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(

@@ -10,24 +10,24 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 import lada_ext
-from lada_al import data, models, parallel, sizes
+from lada_al import data, models, sizes
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import HeldOut, active_learning, balanced_choice
 from lada_al.models import SplitModel, frozen
-from lada_al.pool import Oracle, Pool, simulated_oracle
+from lada_al.pool import Pool, simulated_oracle
+from lada_al.ranks import gpu_each, ours, synchronise
 from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
 from lada_al.run.files import write_atomically
@@ -45,71 +45,12 @@ MAY_CHANGE = {"rounds", "data", "device"}
 def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Meter | None = None) -> Iterator[Event]:
     """Carries out `config` in the folder `out`, yielding each event once it is on disk.
 
-    Where several processes train together, this is for the first of them, and `follow` for the others.
+    Where several processes train together, each iterates; `out` is the first's alone.
 
     Raises:
         UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
     """
     dataset = check(config, out, resume=resume)
-    lesson = _prepare(config, dataset)
-    learner, pool = lesson.learner, lesson.pool
-
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / CONFIG, config.model_dump_json(indent=2))
-    _write_text(out / ABOUT, json.dumps(_about(config, dataset, pool.device, learner), indent=2))
-    (out / ACQUIRED).mkdir(exist_ok=True)
-    with Journal(out / JOURNAL) as journal:
-        past = parallel.of_first(_recover(journal, out))
-        trained = {event.round for event in journal.events if isinstance(event, Trained)}
-        yield from list(journal.events)
-        for event in _go_on(lesson, past, meter):
-            if isinstance(event, Bought):
-                _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
-            else:
-                checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
-            if isinstance(event, Trained) and event.round in trained:
-                continue  # trained again, because its checkpoint was lost
-            journal.append(event)
-            yield event
-        if not (out / latent.LATENT).exists() or past.start <= config.rounds:
-            purchases = [event for event in journal.events if isinstance(event, Bought)]
-            latent.save(out / latent.LATENT, learner, pool, purchases, config)
-
-
-def follow(config: Config) -> None:
-    """What the other processes do: the same loop, from where the first begins, and not a word."""
-    parallel.check(config, find_device(config.device))
-    lesson = _prepare(config, load_data(config))
-    past: Past = parallel.of_first(Past())
-    for _ in _go_on(lesson, past, None):
-        pass
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What the loop works on, before its first round."""
-
-    config: Config
-    keys: Keys
-    learner: Learner
-    pool: Pool
-    oracle: Oracle
-    test: HeldOut
-    first_ids: Tensor
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a folder holds of a run that was begun."""
-
-    bought: list[Bought] = field(default_factory=list)
-    learner: dict[str, Any] | None = None
-    """Its state, if there is a checkpoint."""
-    start: int = 0
-    """The round to go on with."""
-
-
-def _prepare(config: Config, dataset: Dataset) -> Lesson:
     device = find_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -120,32 +61,40 @@ def _prepare(config: Config, dataset: Dataset) -> Lesson:
     test = HeldOut(pool.normalised(dataset.test_images.to(device)), dataset.test_labels.to(device))
     generator = keys.generator("initial set", 0)
     first_ids = balanced_choice(dataset.train_labels, len(dataset.classes), config.initial, generator)
-    return Lesson(config, keys, learner, pool, simulated_oracle(dataset), test, first_ids)
 
-
-def _recover(journal: Journal, out: Path) -> Past:
-    """Brings the journal to where the checkpoint is."""
-    bought = [event for event in journal.events if isinstance(event, Bought)]
-    saved = checkpoint.load(out / CHECKPOINT, torch.device("cpu"))
-    if saved is None:
-        return Past(bought)
-    done = saved.trained.round
-    if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
-        journal.append(saved.trained)
-    return Past(bought, saved.learner, done + 1)
-
-
-def _go_on(lesson: Lesson, past: Past, meter: Meter | None) -> Iterator[Event]:
-    """The loop from the round that is not done."""
-    if past.learner is not None:
-        lesson.learner.load_state_dict(past.learner)
-    for event in past.bought:
-        if event.round < past.start:
-            lesson.pool.add(event.ids, event.labels)
-    return active_learning(
-        lesson.learner, lesson.pool, lesson.oracle, lesson.test, lesson.config, lesson.keys, lesson.first_ids,
-        start=past.start, known={event.round: event for event in past.bought}, meter=meter,
-    )  # fmt: skip
+    first = ours().is_first
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_text(out / CONFIG, config.model_dump_json(indent=2))
+        _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
+        (out / ACQUIRED).mkdir(exist_ok=True)
+    with Journal(out / JOURNAL) if first else nullcontext() as journal:
+        start, events, state = ours().of_first((0, [], None) if journal is None else _restore(journal, out))
+        if state is not None:
+            learner.load_state_dict(state)
+        known = {event.round: event for event in events if isinstance(event, Bought)}
+        trained = {event.round for event in events if isinstance(event, Trained)}
+        for purchase in known.values():
+            if purchase.round < start:
+                pool.add(purchase.ids, purchase.labels)
+        yield from events
+        loop = active_learning(
+            learner, pool, simulated_oracle(dataset), test, config, keys, first_ids,
+            start=start, known=known, meter=meter,
+        )  # fmt: skip
+        for event in loop:
+            if isinstance(event, Trained) and journal is not None:
+                checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
+            if isinstance(event, Trained) and event.round in trained:
+                continue  # trained again, because its checkpoint was lost
+            if journal is not None:
+                if isinstance(event, Bought):
+                    _save_images(out / ACQUIRED / f"{event.round:04d}.png", dataset, event)
+                journal.append(event)
+            yield event
+        if journal is not None and (not (out / latent.LATENT).exists() or start <= config.rounds):
+            purchases = [event for event in journal.events if isinstance(event, Bought)]
+            latent.save(out / latent.LATENT, learner, pool, purchases, config)
 
 
 def check(config: Config, out: Path, *, resume: bool, download: bool = False) -> Dataset:
@@ -154,14 +103,45 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     Raises:
         UsageError: naming the argument, what was expected and what came.
     """
-    _check_folder(config, out, resume)
-    parallel.check(config, find_device(config.device))
+    if ours().is_first:
+        _check_folder(config, out, resume)
+    _check_ranks(config, find_device(config.device))
     dataset = load_data(config, download)
     net = make_net(config, dataset)
     with frozen(net):
         mixing_logits = [k for k in range(net.depth) if net.mixes_logits(k)]
     config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), mixing_logits)
     return dataset
+
+
+def _check_ranks(config: Config, device: torch.device) -> None:
+    """Refuses what several processes cannot train as one does."""
+    count, chosen, augmentation = ours().count, config.chosen, config.chosen.augmentation
+    if count == 1:
+        return
+    if device.type == "cuda" and (device.index is not None or not gpu_each()):
+        raise UsageError(
+            f"under torchrun each process takes a GPU of its own: device must be auto, cuda or cpu, and processes at "
+            f"most the {torch.cuda.device_count()} GPUs of a machine; got device {config.device}, {count} processes"
+        )
+    sizes = {"batch": config.batch}
+    if chosen.learn:
+        sizes["policy_batch"] = config.policy_batch
+    if chosen.semi_supervised:
+        sizes["pi_batch"] = config.pi_batch
+    if augmentation is not None and config.rounds:
+        bought = min(config.labels_of(r + 1) for r in range(config.rounds))
+        sizes["query in pairs" if augmentation.arity == 2 else "query"] = bought // augmentation.arity
+    for name, size in sizes.items():
+        if size < count:
+            raise UsageError(f"{name} must be at least the number of processes, {count}, got {size}")
+    whole_batches = chosen.acquisition.dropout or (augmentation is not None and augmentation.whole_batches)
+    mean_label = config.adamixup_mean_label and augmentation is not None and augmentation.name == "adamixup"
+    if whole_batches or mean_label:
+        what = "adamixup_mean_label" if mean_label else f"method {config.method}"
+        raise UsageError(f"{what} draws or averages over whole batches, so it trains in one process, got {count}")
+    if config.stale_gradient:
+        raise UsageError(f"stale_gradient, of preset official, is for one process, got {count}")
 
 
 def _check_folder(config: Config, out: Path, resume: bool) -> None:
@@ -225,6 +205,8 @@ def make_learner(
         net = net or make_net(config, dataset)
         f_acq = chosen.acquisition.make(config, dataset.task, net)
         f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
+    net.shortcuts = not config.plain
+    synchronise(net)
     learner = Learner(net, f_acq, f_aug, config, PiModel(config) if chosen.semi_supervised else None)
     learner.to(device)
     return learner
@@ -235,6 +217,18 @@ def make_net(config: Config, dataset: Dataset) -> SplitModel:
     channels, height, width = dataset.shape
     dropout = config.dropout if config.chosen.acquisition.dropout else 0.0
     return models.MODELS[config.model](channels, (height, width), len(dataset.classes), dropout)
+
+
+def _restore(journal: Journal, out: Path) -> tuple[int, list[Event], dict[str, Any] | None]:
+    """Brings the journal to where the checkpoint is; returns the round to go on with, what happened, and the state of
+    the learner, on the CPU, if there is one."""
+    saved = checkpoint.load(out / CHECKPOINT, torch.device("cpu"))
+    if saved is None:
+        return 0, list(journal.events), None
+    done = saved.trained.round
+    if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
+        journal.append(saved.trained)
+    return done + 1, list(journal.events), saved.learner
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Scores from cached logits: .npy of (M, C), which is mapped, or .npz of `logits` and perhaps `ids`."""
+"""Scores from cached logits: .npy of (M, C), which is mapped, or .npz or Parquet of `logits` and perhaps `ids`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from lada_al.errors import UsageError
@@ -19,17 +20,10 @@ class CachedLogits:
     """Rows of an array; without ids, an id is the row."""
 
     def __init__(self, path: Path, method: str) -> None:
-        if path.suffix not in (".npy", ".npz") or not path.exists():
-            raise UsageError(f"--embeddings takes a .npy or .npz file that exists, got {path}")
         self.path, self.method = path, method
-        arrays = load_arrays(path)
-        logits = arrays.get("logits", arrays.get("images"))  # a .npy file's array has no name of its own
-        if logits is None or logits.ndim != 2 or logits.dtype.kind != "f" or not logits.size:
-            found = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
-            raise UsageError(f"--embeddings: expected floating logits of shape (M, C), got {found} in {path}")
-        self.logits, self.ids = logits, arrays.get("ids")
-        if self.ids is not None and (self.ids.shape != self.logits.shape[:1] or self.ids.dtype.kind not in "iuU"):
-            raise UsageError(f"--embeddings: expected {len(self.logits)} ids of text or whole numbers in {path}")
+        arrays = load(path)
+        self.logits = matrix(arrays, "logits", path)
+        self.ids = ids_of(arrays, len(self.logits), path)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -43,5 +37,63 @@ class CachedLogits:
         for start, stop in ranges:
             ids = np.arange(start, stop) if self.ids is None else self.ids[start:stop]
             logits = torch.from_numpy(np.array(self.logits[start:stop]))
-            error = pa.nulls(stop - start, pa.string())
-            yield pa.table({"id": pa.array(ids), **methods.columns(self.method, logits), "error": error})
+            yield methods.table(self.method, start, pa.array(ids), logits)
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; the one of a .npy file is logits.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+    """
+    if path.suffix not in (".npy", ".npz", ".parquet") or not path.exists():
+        raise UsageError(f"--embeddings takes a .npy, .npz or .parquet file that exists, got {path}")
+    if path.suffix == ".npy":
+        return {"logits": load_arrays(path)["images"]}
+    return _columns(path) if path.suffix == ".parquet" else load_arrays(path)
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a Parquet file, lists of equal length as (M, D); a column `id` is called ids as elsewhere."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path} is not a readable Parquet file: {error}") from error
+    arrays = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+            values = column.flatten().to_numpy(zero_copy_only=False)
+            if len(column) == 0 or column.null_count or len(values) % len(column) or _is_ragged(column):
+                raise UsageError(f"--embeddings: column {name} of {path} must hold lists of equal length")
+            arrays[name] = values.reshape(len(column), -1)
+        else:
+            values = column.to_numpy(zero_copy_only=False)
+            arrays["ids" if name == "id" else name] = values.astype(str) if values.dtype.kind == "O" else values
+    return arrays
+
+
+def _is_ragged(column: pa.Array) -> bool:
+    return pa.types.is_list(column.type) and len(np.unique(np.diff(column.offsets.to_numpy()))) > 1
+
+
+def matrix(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    """The floating array of this name, (M, D).
+
+    Raises:
+        UsageError: it is not there, or is something else.
+    """
+    array = arrays.get(name)
+    if array is None or array.ndim != 2 or array.dtype.kind != "f" or not array.size:
+        found = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+        shape = "(M, C)" if name == "logits" else "(M, D)"
+        raise UsageError(f"--embeddings: expected floating {name} of shape {shape}, got {found} in {path}")
+    return array
+
+
+def ids_of(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
+    """The ids, if there are any: text or whole numbers."""
+    ids = arrays.get("ids")
+    if ids is not None and (ids.shape != (count,) or ids.dtype.kind not in "iuU"):
+        raise UsageError(f"--embeddings: expected {count} ids of text or whole numbers in {path}")
+    return ids

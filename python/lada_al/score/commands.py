@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from rich.text import Text
 from lada_al.errors import UsageError
 
 if TYPE_CHECKING:
-    from lada_al.score.images import ImageScores
+    from lada_al.score.run import Scorer
 
 app = typer.Typer()
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -25,42 +26,56 @@ def score(
     pool: Annotated[Path | None, typer.Option(help="Folder of images, Parquet, tar shards, .npy or .npz.")] = None,
     model: Annotated[str | None, typer.Option(help="pkg.module:factory, timm:NAME or torchvision:NAME.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict of torch.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Cached logits, .npy or .npz, in the place of both.")] = None,
-    method: Annotated[str, typer.Option(help="entropy or var-ratio.")] = "entropy",
+    embeddings: Annotated[Path | None, typer.Option(help="Cached logits, or features: .npy, .npz or Parquet.")] = None,
+    method: Annotated[
+        str, typer.Option(help="entropy, var-ratio, margin, lada-{ent,var}-mix-fixed; of features: coreset, badge.")
+    ] = "entropy",
     top: Annotated[int, typer.Option(help="Items in top.csv.", min=1)] = 1000,
     batch: Annotated[int, typer.Option(help="Images at a time; results do not depend on it.", min=1)] = 128,
     workers: Annotated[int, typer.Option(help="Processes that decode; results do not depend on it.", min=0)] = 2,
     shard: Annotated[int, typer.Option(help="Items in a file of scores, in whole steps of 32.", min=1)] = 65536,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="local, or ray: a Ray cluster (lada-ext[ray]).")] = "local",
+    actors: Annotated[int, typer.Option(help="Processes of the cluster that hold the network.", min=1)] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the scoring in --out.")] = False,
 ) -> None:
     """Score a pool of any size and list the items to label first. Under torchrun, each process scores its share."""
-    from lada_al.score import methods, run
-    from lada_al.score.cached import CachedLogits
-    from lada_al.score.images import STEP
-    from lada_al.score.ranks import ranks
+    from lada_al.ranks import ranks
+    from lada_al.score import methods, ray_engine, run
+    from lada_al.score.methods import STEP
 
+    if embeddings is not None and not (pool or model) and _selected(embeddings, method, top, out, device):
+        return
     methods.check(method)
     if (embeddings is None) == (pool is None or model is None) or (embeddings is not None and (pool or model)):
         raise UsageError("give --pool and --model, or --embeddings alone")
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine must be local or ray, got '{engine}'")
+    if engine == "ray":
+        ray_engine.check()
     size = -(-shard // STEP) * STEP
+    make = functools.partial(
+        _scorer, pool, model, checkpoint, embeddings, method, out.resolve(), device, batch, workers
+    )
     with ranks() as our:
+        if engine == "ray" and our.count > 1:
+            raise UsageError("--engine ray starts its processes itself; run it without torchrun")
         if our.rank > 0:
             our.wait()  # for the listing of the pool, and for score.json
-        if embeddings is not None:
-            scorer: run.Scorer = CachedLogits(embeddings, method)
-        else:
-            assert pool is not None
-            assert model is not None
-            scorer = _images(pool, model, checkpoint, method, out, device, batch, workers)
+        scorer = make()
         if our.rank == 0:
-            run.begin(out, {"method": method, "shard": size, **scorer.about()}, resume)
+            run.begin(out, {**methods.about(method), "shard": size, **scorer.about()}, resume)
             our.wait()
         share = len(scorer) // our.count
         columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=our.rank > 0) as progress:
             task = progress.add_task("scored", total=share)
-            summary = run.score(scorer, out, size, top, our, lambda items: progress.update(task, advance=items))
+            show = functools.partial(progress.advance, task)
+            shards = run.Shards(out.resolve(), len(scorer), size)
+            if engine == "ray":
+                summary: run.Summary | None = ray_engine.score(make, shards, top, actors, show)
+            else:
+                summary = run.score(scorer, shards, top, our, show)
     if summary is not None:
         console.print(f"{out / run.TOP}: the top {top} of {summary.items:,} items, {summary.resumed:,} scored before")
         if summary.unreadable:
@@ -69,15 +84,41 @@ def score(
             console.print(f"{summary.without_score:,} have no score: their logits are NaN")
 
 
-def _images(
-    pool: Path, model: str, checkpoint: Path | None, method: str, out: Path, device: str, batch: int, workers: int
-) -> ImageScores:
+def _selected(embeddings: Path, method: str, top: int, out: Path, device: str) -> bool:
+    """Carries out a selection; False if the method is none."""
+    from lada_al.run.experiment import find_device
+    from lada_al.score import run
+    from lada_al.score.selection import SELECTIONS, select
+
+    if method not in SELECTIONS:
+        return False
+    picked = select(embeddings, method, top, out, find_device(device))
+    console.print(f"{out / run.TOP}: {picked:,} items, in the order of the picks")
+    return True
+
+
+def _scorer(
+    pool: Path | None,
+    model: str | None,
+    checkpoint: Path | None,
+    embeddings: Path | None,
+    method: str,
+    out: Path,
+    device: str,
+    batch: int,
+    workers: int,
+) -> Scorer:
     from lada_al.load_model import load_model
     from lada_al.pools import open_pool
     from lada_al.run.experiment import find_device
     from lada_al.score import run
+    from lada_al.score.cached import CachedLogits
     from lada_al.score.images import ImageScores
 
+    if embeddings is not None:
+        return CachedLogits(embeddings, method)
+    assert pool is not None
+    assert model is not None
     loaded = load_model(model, checkpoint)
     return ImageScores(open_pool(pool, out / run.LISTING), loaded, method, find_device(device), batch, workers)
 

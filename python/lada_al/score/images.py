@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -21,22 +20,23 @@ from lada_al.load_model import Loaded
 from lada_al.pools import Id, ImageSpec, Source, UnreadableError
 from lada_al.pools.decode import decode
 from lada_al.score import methods
+from lada_al.score.methods import STEP
 from lada_al.wrap import logits_of
-
-STEP = 32
 
 
 @dataclass(frozen=True)
 class Batch:
     """Images next to each other in the pool; those that cannot be decoded are blank and have a reason."""
 
+    first: int
+    """Position in the pool of the first."""
     ids: list[Id]
     pixels: Tensor
     """(B, height, width, channels) uint8."""
     errors: list[str | None]
 
     def pin_memory(self) -> Batch:
-        return Batch(self.ids, self.pixels.pin_memory(), self.errors)
+        return Batch(self.first, self.ids, self.pixels.pin_memory(), self.errors)
 
 
 class Batches(Dataset[Batch]):
@@ -61,7 +61,7 @@ class Batches(Dataset[Batch]):
                 errors.append(None)
             except UnreadableError as error:
                 errors.append(str(error))
-        return Batch(ids, torch.from_numpy(pixels), errors)
+        return Batch(start, ids, torch.from_numpy(pixels), errors)
 
 
 class ImageScores:
@@ -98,11 +98,8 @@ class ImageScores:
             yield pa.concat_tables([self._scored(next(batches)) for _ in parts])
 
     def _scored(self, batch: Batch) -> pa.Table:
-        unread = pa.array([error is not None for error in batch.errors])
-        scores = methods.columns(self.method, self.logits(batch.pixels))
-        known = {name: pc.if_else(unread, None, column) for name, column in scores.items()}
         ids = pa.array(batch.ids, self.pool.id_type)
-        return pa.table({"id": ids, **known, "error": pa.array(batch.errors, pa.string())})
+        return methods.table(self.method, batch.first, ids, self.logits(batch.pixels), batch.errors)
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ scored again.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +22,16 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.label.query import safe
+from lada_al.ranks import Ranks
 from lada_al.run.files import write_atomically
-from lada_al.score.ranks import Ranks
 from lada_al.score.top import Top
 
+COLUMNS = ["id", "score", "entropy", "partner", "tau"]
 ABOUT, SCORES, TOP, UNREADABLE, LISTING = "score.json", "scores", "top.csv", "unreadable.csv", "listing.arrow"
 
 
 class Scorer(Protocol):
-    """What scores a pool: tables of id, score, entropy, error for ranges of positions, in their order."""
+    """What scores a pool: tables as of `methods.table` for ranges of positions, in their order."""
 
     def __len__(self) -> int: ...
 
@@ -48,6 +50,9 @@ class Summary:
     unreadable: int = 0
     without_score: int = 0
     """Read, but the network's logits make no score: NaN."""
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def begin(out: Path, about: dict[str, Any], resume: bool) -> None:
@@ -71,8 +76,59 @@ def begin(out: Path, about: dict[str, Any], resume: bool) -> None:
         raise UsageError(f"--resume: {out} was begun with another {', '.join(different)}")
 
 
+class Shards:
+    """A pool of `count` items in parts, and the file of each."""
+
+    def __init__(self, out: Path, count: int, size: int) -> None:
+        self.out, self.size = out, size
+        self.bounds = [(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def path(self, position: int) -> Path:
+        """The file of the shard in which a position is."""
+        return self.out / SCORES / f"part-{position // self.size:06d}.parquet"
+
+    def write(self, start: int, table: pa.Table) -> None:
+        def write(file: BinaryIO) -> None:
+            pq.write_table(table, file, compression="zstd", use_dictionary=["error"])
+
+        write_atomically(self.path(start), write)
+
+    def read(self, start: int) -> pa.Table:
+        return pq.read_table(self.path(start))
+
+
+class Tally:
+    """What is known of some shards: their best `k`, how many items there are of each kind, and what is unreadable."""
+
+    def __init__(self, k: int) -> None:
+        self.top, self.summary = Top(k), Summary()
+        self.errors: list[tuple[int, Any, str]] = []
+
+    def add(self, start: int, table: pa.Table, resumed: bool) -> None:
+        scores = table["score"].to_numpy(zero_copy_only=False)
+        self.top.add(scores, np.arange(start, start + len(scores)))
+        unread = table.filter(pc.is_valid(table["error"])).select(["id", "error"]).to_pylist()
+        self.errors += [(start, row["id"], row["error"]) for row in unread]
+        without_score = int(np.isnan(scores).sum()) - len(unread)
+        self.summary += Summary(len(table), len(table) if resumed else 0, len(unread), without_score)
+
+    def join(self, other: Tally) -> Tally:
+        self.top.add(other.top.scores, other.top.positions)
+        self.summary += other.summary
+        self.errors += other.errors
+        return self
+
+    def publish(self, shards: Shards) -> Summary:
+        """Writes top.csv and unreadable.csv."""
+        write_csv(shards.out / TOP, COLUMNS, _rows(self.top, shards))
+        if self.errors:
+            rows = [[id_, reason] for _, id_, reason in sorted(self.errors)]
+            write_csv(shards.out / UNREADABLE, ["id", "reason"], rows)
+        return self.summary
+
+
 def score(
-    scorer: Scorer, out: Path, shard: int, k: int, ranks: Ranks, show: Callable[[int], None] | None = None
+    scorer: Scorer, shards: Shards, k: int, ranks: Ranks, show: Callable[[int], None] | None = None
 ) -> Summary | None:
     """Scores the shards that are not done, and on rank 0 writes the top `k` of all of them and what is unreadable.
 
@@ -81,57 +137,36 @@ def score(
     Returns:
         The sum over all ranks, on rank 0; elsewhere None.
     """
-    cut = [(start, min(start + shard, len(scorer))) for start in range(0, len(scorer), shard)]
-    paths = {bounds: out / SCORES / f"part-{number:06d}.parquet" for number, bounds in enumerate(cut)}
-    mine = cut[ranks.rank :: ranks.count]
-    todo = [bounds for bounds in mine if not paths[bounds].exists()]
-    top, sums = Top(k), np.zeros(4, np.int64)
-    errors: list[tuple[int, Any, str]] = []
-
-    def enter(bounds: tuple[int, int], table: pa.Table, resumed: int) -> None:
-        scores = table["score"].to_numpy(zero_copy_only=False)
-        top.add(scores, np.arange(*bounds))
-        unread = table.filter(pc.is_valid(table["error"])).select(["id", "error"]).to_pylist()
-        errors.extend((bounds[0], row["id"], row["error"]) for row in unread)
-        sums[:] += [len(table), resumed, len(unread), int(np.isnan(scores).sum()) - len(unread)]
+    tally = Tally(k)
+    mine = shards.bounds[ranks.rank :: ranks.count]
+    todo = [bounds for bounds in mine if not shards.path(bounds[0]).exists()]
+    for start, stop in sorted(set(mine) - set(todo)):
+        tally.add(start, shards.read(start), resumed=True)
         if show is not None:
-            show(len(table))
-
-    for bounds in set(mine) - set(todo):
-        table = pq.read_table(paths[bounds])
-        enter(bounds, table, len(table))
-    for bounds, table in zip(todo, scorer.shards(todo), strict=True):
-        _write(paths[bounds], table)
-        enter(bounds, table, 0)
-    gathered = ranks.gather((_rows(top, paths, shard), sums, errors))
-    if ranks.rank > 0:
-        return None
-    best = sorted((row for rows, _, _ in gathered for row in rows), key=lambda row: (-row[2], row[0]))[:k]
-    _write_csv(out / TOP, ["id", "score", "entropy"], [list(row[1:]) for row in best])
-    unreadable = sorted(error for _, _, some in gathered for error in some)
-    if unreadable:
-        _write_csv(out / UNREADABLE, ["id", "reason"], [[id_, reason] for _, id_, reason in unreadable])
-    return Summary(*(int(value) for value in sum(part for _, part, _ in gathered)))
+            show(stop - start)
+    for (start, stop), table in zip(todo, scorer.shards(todo), strict=True):
+        shards.write(start, table)
+        tally.add(start, table, resumed=False)
+        if show is not None:
+            show(stop - start)
+    gathered = ranks.gather(tally)
+    return functools.reduce(Tally.join, gathered).publish(shards) if gathered else None
 
 
-def _rows(top: Top, paths: dict[tuple[int, int], Path], shard: int) -> list[tuple[int, Any, float, float]]:
-    """Position, id, score and entropy of the best, looked up in the shards that hold them."""
-    rows = []
-    by_start = {start: path for (start, _), path in paths.items()}
-    for start in np.unique(top.positions // shard * shard).tolist():
-        positions = top.positions[top.positions // shard * shard == start]
-        found = pq.read_table(by_start[start], columns=["id", "score", "entropy"]).take(positions - start)
-        rows += [(p, *row.values()) for p, row in zip(positions.tolist(), found.to_pylist(), strict=True)]
-    return rows
+def _rows(top: Top, shards: Shards) -> list[list[Any]]:
+    """COLUMNS of the best, in their order, looked up in the shards that hold them."""
+    rows: dict[int, list[Any]] = {}
+    starts = top.positions // shards.size * shards.size
+    for start in np.unique(starts).tolist():
+        positions = top.positions[starts == start]
+        found = pq.read_table(shards.path(start), columns=COLUMNS).take(positions - start).to_pylist()
+        rows.update(zip(positions.tolist(), (list(row.values()) for row in found), strict=True))
+    return [rows[position] for position in top.positions.tolist()]
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", use_dictionary=["error"]))
-
-
-def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([safe(str(cell)) for cell in row] for row in rows)
+    writer.writerows(["" if cell is None else safe(str(cell)) for cell in row] for row in rows)
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))

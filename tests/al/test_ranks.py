@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import together
 import torch
-from lada_al import Config, parallel, run_experiment
+from labelling import lada
+from lada_al import Config, ranks, run_experiment
 from lada_al.errors import UsageError
+from lada_al.ranks import Ranks
+from lada_al.run import experiment
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
@@ -53,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", together.METHODS)
 def test_two_processes_buy_what_one_buys(name: str, made: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    assert_same_run(alone(tmp_path, tiny_folder, method=name), journal(made / name))
+    assert_same_run(alone(tmp_path, tiny_folder, method=name, **together.METHODS[name]), journal(made / name))
 
 
 def test_resumed_by_two_processes(made: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -98,38 +101,57 @@ def test_a_process_that_dies_ends_all_and_the_run_goes_on(made: Path, tiny_folde
     assert_same_run(alone(tmp_path, tiny_folder), journal(made / "killed"))
 
 
+def test_parts_make_up_the_batch() -> None:
+    for count in (1, 2, 3):
+        for items in (1, 2, 7, 10):
+            parts = [list(range(items))[Ranks(rank, count).part(items)] for rank in range(count)]
+            assert [i for part in parts for i in part] == list(range(items))
+    values = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = sum(our.mean(values[our.part(7)], 7) for our in (Ranks(rank, 3) for rank in range(3)))
+    torch.testing.assert_close(total, values.mean())
+    assert Ranks(0, 2).mean(values[:0], 1) == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch": 3}, "^batch must be at least the number of processes of torchrun, 4, got 3$"),
+        ({"batch": 3}, "^batch must be at least the number of processes, 4, got 3$"),
         ({"policy_batch": 2}, "^policy_batch must be .* 4, got 2$"),
-        ({"query": 6}, "^query, in pairs, must be .* 4, got 3$"),
-        ({"query": 8, "rounds": 2, "schedule": [8, 2]}, "^query, in pairs, must be .* 4, got 1$"),
+        ({"query": 6}, "^query in pairs must be .* 4, got 3$"),
+        ({"query": 8, "rounds": 2, "schedule": [8, 2]}, "^query in pairs must be .* 4, got 1$"),
         ({"method": "pi+entropy", "pi_batch": 1}, "^pi_batch must be .* 4, got 1$"),
-        ({"method": "bald"}, "^method bald draws .* trains in one process, not in 4$"),
+        ({"method": "bald"}, "^method bald draws .* trains in one process, got 4$"),
         ({"method": "ent+bgadl"}, "^method ent.bgadl draws .* trains in one process"),
         ({"method": "ent+adamixup", "adamixup_mean_label": True}, "^adamixup_mean_label draws or averages"),
+        ({"preset": "official"}, "^stale_gradient, of preset official, is for one process, got 4$"),
     ],
 )
-def test_what_processes_cannot_share(settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_ours", parallel.Processes(0, 4))
+def test_what_cannot_be_shared_is_refused(
+    settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ranks, "_ours", Ranks(0, 4))
     with pytest.raises(UsageError, match=message):
-        parallel.check(Config(**settings), torch.device("cpu"))
-    parallel.check(Config(), torch.device("cpu"))
+        experiment.check(Config(**{"query": 8, "device": "cpu", **settings}), tmp_path / "out", resume=False)
 
 
-def test_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_ours", parallel.Processes(0, 4))
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 2), ("cuda:1", 4)])
+def test_a_gpu_for_each_process(device: str, gpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ranks, "_ours", Ranks(0, 4))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UsageError, match="^device cuda: a machine with 2 GPUs runs 2 processes at most, got 4$"):
-        parallel.check(Config(device="cuda"), torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(UsageError, match="^device must be auto, cuda or cpu: .* got cuda:1$"):
-        parallel.check(Config(device="cuda:1"), torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(experiment, "find_device", torch.device)
+    with pytest.raises(UsageError, match=f"a GPU of its own: .* the {gpus} GPUs .* got device {device}, 4 processes"):
+        experiment.check(Config(device=device), tmp_path / "out", resume=False)
 
 
-def test_compare_is_not_for_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_is_not_for_torchrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="^lada compare starts processes of its own"):
-        parallel.refuse("lada compare")
+    code, _, err = lada("compare", "--methods", "random", "--out", tmp_path / "out")
+    assert code == 2
+    assert "lada compare starts processes of its own; torchrun is for lada run and lada score" in err
+
+
+def test_batch_normalisation_alone_is_torchs() -> None:
+    net = torch.nn.BatchNorm2d(3)
+    assert ranks.synchronise(net) is net
+    assert type(net) is torch.nn.BatchNorm2d

@@ -3,6 +3,9 @@
 // The best rows are scanned against each other first: their k-th best pair is a threshold. Then every row that can
 // still be part of a pair above it is scanned; with logits of a trained network these are few, and only they are copied
 // and sorted. A scan that finds more than it may store is repeated above the k-th best of what it stored.
+//
+// A part of pair_score.cpp, which alone includes it: torch's headers take longer to compile than both.
+#pragma once
 #include <ATen/ops/cummin.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
@@ -226,11 +229,5 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> top_pairs(const at::Tensor& logit
           at::full({}, evaluated, ends.options()).to(logits.device())};
 }
 
-void implement(torch::Library& m) { m.impl("top_pairs", &top_pairs); }
-
 }  // namespace
-
-TORCH_LIBRARY_IMPL(lada_ext, CPU, m) { implement(m); }
-TORCH_LIBRARY_IMPL(lada_ext, CUDA, m) { implement(m); }
-
 }  // namespace lada

@@ -1,11 +1,32 @@
-// Autograd and autocast of the Beta ops. Each backward pass is an op of its own, which computes what is needed only;
-// it has no derivative.
+// Autograd and autocast in C++ of the ops that every training step calls: a few microseconds a call, where Python's
+// autograd costs a hundred, which is most of the time of an op on small tensors. Each backward pass is an op of its
+// own, which computes what is needed only; it has no derivative. One file, because torch's autograd headers take as
+// long to compile as three families.
 #include <ATen/autocast_mode.h>
-
-#include "../common/autograd.h"
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/library.h>
 
 namespace lada {
 namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::compute_requires_grad;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+
+// An op of the library with this C++ signature, to be called through the dispatcher.
+template <class Signature>
+c10::TypedOperatorHandle<Signature> find_op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+OptionalTensor if_defined(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
+
+Tensor or_undefined(const OptionalTensor& tensor) { return tensor ? *tensor : Tensor(); }
 
 using Mixed = std::tuple<Tensor, Tensor>;
 using std::string_view;
@@ -127,8 +148,6 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
   }
 };
 
-using torch::autograd::compute_requires_grad;
-
 Tensor sample(const Tensor& tau, c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
               bool log_tau) {
   if (compute_requires_grad(tau)) return SampleFunction::apply(tau, std::move(n), key, index, grad, log_tau);
@@ -164,14 +183,84 @@ Mixed mix_under_autocast(const Tensor& a, const Tensor& b, const Tensor& tau, c1
   return mix_op().call(a.to(type), b.to(type), tau, std::move(n), key, index, grad, log_tau);
 }
 
+auto& labels_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::mix_labels");
+  return op;
+}
+
+auto& labels_backward_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>("lada_ext::mix_labels_backward");
+  return op;
+}
+
+auto& loss_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>("lada_ext::soft_cross_entropy");
+  return op;
+}
+
+auto& loss_backward_op() {
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                         std::array<bool, 2>)>("lada_ext::soft_cross_entropy_backward");
+  return op;
+}
+
+struct MixLabelsFunction : torch::autograd::Function<MixLabelsFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& y_a, const Tensor& y_b, const Tensor& lam,
+                        c10::SymInt num_classes) {
+    ctx->save_for_backward({y_a, y_b, lam});
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return labels_op().call(y_a, y_b, lam, std::move(num_classes));
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    return {Tensor(), Tensor(), labels_backward_op().call(grads[0], saved[0], saved[1], saved[2]), Tensor()};
+  }
+};
+
+struct LossFunction : torch::autograd::Function<LossFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& logits, const Tensor& y_a, const Tensor& y_b,
+                        const Tensor& lam) {
+    ctx->save_for_backward({logits, y_a, y_b, lam});
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return loss_op().call(logits, y_a, y_b, lam);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(3)};
+    auto [grad_logits, grad_lam] = loss_backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3], needed);
+    return {needed[0] ? grad_logits : Tensor(), Tensor(), Tensor(), needed[1] ? grad_lam : Tensor()};
+  }
+};
+
+Tensor mix_labels(const Tensor& y_a, const Tensor& y_b, const Tensor& lam, c10::SymInt num_classes) {
+  if (compute_requires_grad(lam)) return MixLabelsFunction::apply(y_a, y_b, lam, std::move(num_classes));
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return labels_op().call(y_a, y_b, lam, std::move(num_classes));
+}
+
+Tensor soft_cross_entropy(const Tensor& logits, const Tensor& y_a, const Tensor& y_b, const Tensor& lam) {
+  if (compute_requires_grad(logits, lam)) return LossFunction::apply(logits, y_a, y_b, lam);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return loss_op().call(logits, y_a, y_b, lam);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("beta_sample", &sample);
   m.impl("beta_mix", &mix);
   m.impl("beta_mix_pairs", &mix_pairs);
-  for (const char* op : {"beta_logit_grad", "beta_sample_backward", "beta_mix.out", "beta_mix_backward",
-                         "beta_mix_pairs.out", "beta_mix_pairs_backward"})
+  m.impl("mix_labels", &mix_labels);
+  m.impl("soft_cross_entropy", &soft_cross_entropy);
+  for (const char* op :
+       {"beta_logit_grad", "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out",
+        "beta_mix_pairs_backward", "mix_labels_backward", "soft_cross_entropy_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
 }
 

@@ -1,0 +1,55 @@
+"""Selections from cached features: Coreset and BADGE, which choose a set and score no item alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import lada_ext
+from lada_al.errors import UsageError
+from lada_al.keys import Keys
+from lada_al.run.config import Config
+from lada_al.score import cached, run
+
+SELECTIONS = ("coreset", "badge")
+
+
+@torch.no_grad()
+def select(path: Path, method: str, k: int, out: Path, device: torch.device) -> int:
+    """Writes the `k` picks, in their order, to top.csv of a new folder `out`; returns how many there are.
+
+    The file holds `features` (M, D), what the last layer sees; for badge also `logits` (M, C); for coreset perhaps
+    `labelled` (L, D), features of what has its label already. The selections are exact, in one process and in memory.
+
+    Raises:
+        UsageError: naming the array that is missing or is something else.
+    """
+    arrays = cached.load(path)
+    features = cached.matrix(arrays, "features", path)
+    ids = cached.ids_of(arrays, len(features), path)
+    logits = cached.matrix(arrays, "logits", path) if method == "badge" or "logits" in arrays else None
+    if logits is not None and len(logits) != len(features):
+        raise UsageError(f"--embeddings: {len(features)} rows of features, but {len(logits)} of logits in {path}")
+    labelled = cached.matrix(arrays, "labelled", path) if "labelled" in arrays else np.empty((0, features.shape[1]))
+    if labelled.shape[1] != features.shape[1]:
+        raise UsageError(
+            f"--embeddings: labelled must have {features.shape[1]} columns as features, got {labelled.shape}"
+        )
+    run.begin(out, {"method": method, "embeddings": str(path.resolve()), "top": k}, resume=False)
+    rows = torch.tensor(features, device=device)
+    seen = None if logits is None else torch.tensor(logits, device=device).to(rows)
+    k = min(k, len(rows))
+    if method == "coreset":
+        picks = lada_ext.k_center_greedy(rows, torch.tensor(labelled, device=device).to(rows), k)
+    else:
+        assert seen is not None
+        picks = lada_ext.badge_select(rows, seen, k, Keys(Config().seed).key("pick", 0, device=device))
+    entropy = [None] * k if seen is None else lada_ext.entropy(seen[picks]).tolist()
+    chosen = picks.tolist()
+    names = chosen if ids is None else ids[chosen].tolist()
+    run.write_csv(
+        out / run.TOP, run.COLUMNS, [[name, None, h, None, None] for name, h in zip(names, entropy, strict=True)]
+    )
+    return k
