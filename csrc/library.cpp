@@ -94,6 +94,11 @@ TORCH_LIBRARY(lada_ext, m) {
       "Tensor? mean, Tensor? std, bool[2] needed) -> (Tensor, Tensor)",
       atomic);
 
+  m.def(
+      "take_images(Tensor images, Tensor index, Tensor? key=None, SymInt padding=0, bool mirror=False, Tensor? "
+      "mean=None, Tensor? std=None) -> Tensor",
+      pure);
+
   m.def("k_center_greedy(Tensor features, Tensor centers, SymInt k) -> Tensor", pure);
   m.def("badge_select(Tensor features, Tensor logits, SymInt k, Tensor key) -> Tensor", pure);
   m.def("consistency_variance(Tensor logits) -> Tensor", pure);

@@ -13,6 +13,7 @@ from lada_ext.pair_score import TopPairs, beta_nodes, indexed_pair_score, mixed_
 from lada_ext.scores import bald, entropy, margin, top_k, topk_scores, variation_ratio
 from lada_ext.select import badge_select, consistency_variance, k_center_greedy
 from lada_ext.soft_labels import mix_labels, soft_cross_entropy
+from lada_ext.take_images import take_images
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "pair_score",
     "reference",
     "soft_cross_entropy",
+    "take_images",
     "top_k",
     "top_pairs",
     "topk_scores",

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lada_ext._library import forbid_double_backward, score_dtype
-
-Numbers = Tensor | Sequence[float]
+from lada_ext._images import Numbers, constants, empty_images
+from lada_ext._library import forbid_double_backward
 
 
 def affine_sample(
@@ -47,22 +46,8 @@ def affine_sample(
         ValueError: a shape or an option is wrong, or a std is not positive (on CUDA only with LADA_EXT_CHECK=1).
     """
     height_width = list(image.shape[-2:] if size is None else size)
-    mean, std = (None, None) if normalize is None else _constants(image, *normalize)
+    mean, std = (None, None) if normalize is None else constants("affine_sample", image, *normalize)
     return torch.ops.lada_ext.affine_sample(image, theta, height_width, mode, padding_mode, align_corners, mean, std)
-
-
-def _constants(image: Tensor, mean: Numbers, std: Numbers) -> list[Tensor]:
-    tensors = [torch.as_tensor(numbers, dtype=score_dtype(image), device=image.device) for numbers in (mean, std)]
-    for name, tensor in zip(("mean", "std"), tensors, strict=True):
-        if tensor.requires_grad:
-            raise ValueError(f"affine_sample: {name} of normalize is a constant and cannot require a gradient")
-    return tensors
-
-
-def _empty(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Like the op's own results: channels last if the image has them last."""
-    memory_format = torch._prims_common.suggest_memory_format(image)
-    return torch.empty(shape, dtype=dtype, device=image.device, memory_format=memory_format)
 
 
 @torch.library.register_fake("lada_ext::affine_sample")
@@ -79,7 +64,7 @@ def _(
     del mode, padding_mode, align_corners, mean, std
     channels, leading = image.shape[1], theta.shape[:-2]
     dtype = torch.float32 if image.dtype == torch.uint8 else image.dtype
-    out = _empty(image, (leading.numel(), channels, *size), dtype)
+    out = empty_images(image, (leading.numel(), channels, *size), dtype)
     return out.view(*leading, channels, *size) if len(leading) == 2 else out
 
 
@@ -96,7 +81,7 @@ def _(
     needed: list[bool],
 ) -> tuple[Tensor, Tensor]:
     del grad, mode, padding_mode, align_corners, mean, std
-    grad_image = _empty(image, image.shape, image.dtype) if needed[0] else image.new_empty((0,))
+    grad_image = empty_images(image, image.shape, image.dtype) if needed[0] else image.new_empty((0,))
     return grad_image, theta.new_empty(theta.shape if needed[1] else (0,))
 
 

@@ -264,6 +264,37 @@ def affine_sample(
     return out.reshape(shape)
 
 
+def take_images(
+    images: Tensor,
+    index: Tensor,
+    key: Tensor | None = None,
+    *,
+    padding: int = 0,
+    mirror: bool = False,
+    normalize: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Rows of a uint8 pool, normalised in float64; with a key, windows of the padded images, perhaps mirrored."""
+    height, width = images.shape[-2:]
+    taken = images[index]
+    if key is not None:
+        mask = 0xFFFFFFFF
+        counter = [torch.zeros_like(index), index & mask, (index >> 32) & mask, (key[1] & mask).expand_as(index)]
+        down, right, side, _ = philox(key, counter)
+        padded = F.pad(taken, [padding] * 4)
+        windows = []
+        for image, top, left, turn in zip(
+            padded, *((w * (2 * padding + 1) >> 32) for w in (down, right)), side, strict=True
+        ):
+            window = image[:, top : top + height, left : left + width]
+            windows.append(window.flip(-1) if mirror and turn >= 2**31 else window)
+        taken = torch.stack(windows) if windows else taken
+    values = taken.double() / 255
+    if normalize is None:
+        return values
+    mean, std = (torch.as_tensor(t, dtype=values.dtype, device=values.device)[:, None, None] for t in normalize)
+    return (values - mean) / std
+
+
 def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
     """k times the row farthest from all centers and earlier picks; without any, the row of greatest norm."""
     picks: list[int] = []

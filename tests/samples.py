@@ -458,6 +458,50 @@ SELECTIONS: dict[str, Make] = {
 }  # fmt: skip
 
 
+def stored(
+    m: int, channels: int, height: int, width: int, taken: int, padding: int | None = None,
+    view: Callable[[Tensor], Tensor] = lambda t: t, **options: Any,
+) -> Make:  # fmt: skip
+    """A pool of bytes, rows to take, and with `padding` the key of random windows."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        images = torch.randint(256, (m, channels, height, width), generator=g, dtype=torch.uint8)
+        index = torch.randint(len(view(images)), (taken,), generator=g) if m else torch.empty(0, dtype=torch.int64)
+        drawn = {} if padding is None else {"key": torch.tensor([20211107, 3]), "padding": padding, "mirror": True}
+        seen = view(images).shape[1]
+        tone = {"mean": torch.rand(seen, generator=g), "std": 0.1 + torch.rand(seen, generator=g)}
+        whole = {"images": view(images), "index": index, "key": None, "padding": 0, "mirror": False}
+        return {**whole, **drawn, **tone, **options}
+
+    return make
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+TAKEN: dict[str, Make] = {
+    "digits": stored(7, 1, 28, 28, 10),
+    "colours": stored(7, 3, 9, 11, 10, padding=4),
+    "channels_last": stored(7, 3, 9, 11, 10, padding=4, view=channels_last),
+    "channels_last_whole": stored(7, 3, 8, 8, 5, view=channels_last),
+    "no_normalization": stored(5, 3, 8, 8, 6, padding=1, mean=None, std=None),
+    "not_mirrored": stored(5, 2, 7, 5, 6, padding=2, mirror=False),
+    "only_mirrored": stored(5, 2, 7, 5, 9, padding=0),
+    "wide_border": stored(4, 2, 3, 5, 12, padding=9),
+    "one_pixel": stored(5, 1, 1, 1, 9, padding=1),
+    "one_image": stored(1, 3, 5, 7, 1, padding=2),
+    "many": stored(9, 3, 6, 5, 20 if EMULATED else 500, padding=2),
+    "transposed": stored(5, 3, 6, 8, 7, padding=2, view=lambda t: t.transpose(2, 3)),
+    "every_other": stored(5, 4, 6, 8, 7, padding=2, view=lambda t: t[:, ::2, :, ::2]),
+    "expanded": stored(1, 2, 6, 8, 1, padding=2, view=lambda t: t.expand(4, 2, 6, 8)),
+    "misaligned": stored(5, 3, 5, 5, 7, view=lambda t: t[1:]),
+    "nothing_taken": stored(5, 3, 6, 6, 0, padding=2),
+    "no_images": stored(0, 3, 6, 6, 0),
+    "no_channels": stored(5, 0, 6, 6, 3),
+}
+
+
 def views(v: int, m: int, c: int, scale: float = 2.0, view: Callable[[Tensor], Tensor] = lambda t: t) -> Make:
     return lambda g: {"logits": view(scale * torch.randn(v, m, c, generator=g, dtype=torch.float64))}
 

@@ -19,6 +19,7 @@ from samples import (
     PAIRS,
     PASSES,
     SELECTIONS,
+    TAKEN,
     VIEWS,
     Make,
     cast,
@@ -95,6 +96,8 @@ PICKS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "k_center_greedy": lambda features, centers, logits, k, key: (features, centers, k),
     "badge_select": lambda features, centers, logits, k, key: (features, logits, k, key),
 }
+# arguments of take_images, which has no gradient, from TAKEN
+TAKES = lambda images, index, key, padding, mirror, mean, std: (images, index, key, padding, mirror, mean, std)  # noqa: E731
 # opcheck takes NaN for a difference between eager and traced results
 NAN_RESULTS = {"all_minus_infinity", "nan", "plus_infinity", "invalid_rows"}
 CASES = [(op, name) for op, (samples, _, _) in OPS.items() for name in samples if name not in NAN_RESULTS]
@@ -142,6 +145,11 @@ def test_compile_traces_through_selections(op: str, device: str) -> None:
     gather = lambda features, *rest: features[function(features, *rest)]  # noqa: E731
     compiled = torch.compile(gather, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*arguments), gather(*arguments))
+
+
+@pytest.mark.parametrize("name", ["colours", "channels_last", "digits", "nothing_taken"])
+def test_opcheck_of_take_images(name: str, device: str) -> None:
+    torch.library.opcheck(ops.take_images, TAKES(**cast(TAKEN[name](generator(name)), torch.float32, device)))
 
 
 def test_opcheck_of_beta_logit_grad() -> None:
@@ -237,7 +245,7 @@ def test_checkpointing_draws_the_same_numbers() -> None:
 def test_public_functions_leave_no_op_untested() -> None:
     registered = {schema.name.removeprefix("lada_ext::") for schema in torch._C._jit_get_all_schemas()
                   if schema.name.startswith("lada_ext::")}  # fmt: skip
-    alone = {"beta_logit_grad", "top_k", "top_pairs"}
+    alone = {"beta_logit_grad", "take_images", "top_k", "top_pairs"}
     assert registered == {*OPS, *(f"{op}_backward" for op in OPS), *PICKS, *alone}
 
 

@@ -28,8 +28,8 @@ from bench.timing import launched_kernels
 from lada_ext import beta_nodes
 
 sys.path.insert(0, str(ROOT / "tests"))
-from samples import LOGITS, SELECTIONS, cast, generator
-from test_dispatch import OPS, PICKS
+from samples import LOGITS, SELECTIONS, TAKEN, cast, generator
+from test_dispatch import OPS, PICKS, TAKES
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 COLUMNS = ["kernel", "ops", "error", "sources", "date", "device", "host", "torch", "commit"]
@@ -46,6 +46,7 @@ DRIVEN: dict[str, tuple[dict[str, Any], Callable[..., tuple[Any, ...]]]] = {
     **{op: entry[:2] for op, entry in OPS.items()},
     **{op: (SELECTIONS, order) for op, order in PICKS.items()},
     "beta_logit_grad": (OPS["beta_mix"][0], lambda tau, **_: (tau.log(), tau)),
+    "take_images": (TAKEN, TAKES),
     "top_k": (LOGITS, lambda logits: (logits.flatten(), (logits.numel() + 1) // 2)),
     "top_pairs": (LOGITS, top_pairs_arguments),
 }

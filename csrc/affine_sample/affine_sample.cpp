@@ -1,11 +1,13 @@
-// affine_sample for tensors: checks, allocation, registration.
+// affine_sample and take_images for tensors: checks, allocation, registration.
 #include "affine_sample.h"
 
 #include <ATen/ops/le.h>
+#include <ATen/ops/ones.h>
 
 #include <limits>
 
 #include "../common/tensor.h"
+#include "take_images.h"
 
 namespace lada {
 namespace {
@@ -34,11 +36,21 @@ struct Call {
   const std::optional<at::Tensor>&mean, &deviation;
 };
 
-void check_normalization(const at::Tensor& tensor, const Call& call, const char* op, const char* name) {
+void check_constant(const at::Tensor& tensor, const at::Tensor& image, const char* op, const char* name) {
   check_floating(tensor, op, name);
-  check_shape(tensor, op, name, {call.image.size(1)});
-  TORCH_CHECK(tensor.device() == call.image.device(), op, ": ", name, " must be on the device of image (",
-              call.image.device(), "), got ", tensor.device());
+  check_shape(tensor, op, name, {image.size(1)});
+  TORCH_CHECK(tensor.device() == image.device(), op, ": ", name, " must be on the device of image (", image.device(),
+              "), got ", tensor.device());
+}
+
+void check_normalization(const std::optional<at::Tensor>& mean, const std::optional<at::Tensor>& deviation,
+                         const at::Tensor& image, const char* op) {
+  TORCH_CHECK_VALUE(mean.has_value() == deviation.has_value(), op, ": give both of mean and std, or neither");
+  if (!mean) return;
+  check_constant(*mean, image, op, "mean");
+  check_constant(*deviation, image, op, "std");
+  if (should_check_values(*deviation))
+    TORCH_CHECK_VALUE(!deviation->le(0).any().item<bool>(), op, ": std must be positive, got ", *deviation);
 }
 
 void check(const Call& call, const char* op) {
@@ -63,12 +75,7 @@ void check(const Call& call, const char* op) {
   TORCH_CHECK_VALUE(std::max({image.size(2), image.size(3), call.height, call.width}) < kLongest, op,
                     ": images must have fewer than 2^31 - 1 rows and columns, got ", image.sizes(), " sampled to ",
                     call.height, " x ", call.width);
-  TORCH_CHECK_VALUE(call.mean.has_value() == call.deviation.has_value(), op, ": give both of mean and std, or neither");
-  if (!call.mean) return;
-  check_normalization(*call.mean, call, op, "mean");
-  check_normalization(*call.deviation, call, op, "std");
-  if (should_check_values(*call.deviation))
-    TORCH_CHECK_VALUE(!call.deviation->le(0).any().item<bool>(), op, ": std must be positive, got ", *call.deviation);
+  check_normalization(call.mean, call.deviation, image, op);
 }
 
 int64_t transforms_of(const at::Tensor& theta) { return theta.dim() == 4 ? theta.size(1) : 1; }
@@ -178,9 +185,60 @@ std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad
   return {grad_image.to(image.scalar_type()), grad_theta.to(theta.scalar_type())};
 }
 
+void check_whole_numbers(const at::Tensor& tensor, const at::Tensor& images, const char* op, const char* name) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
+                   tensor.scalar_type());
+  TORCH_CHECK(tensor.device() == images.device(), op, ": ", name, " must be on the device of images (", images.device(),
+              "), got ", tensor.device());
+}
+
+void check_rows(const at::Tensor& index, int64_t stored, const char* op) {
+  if (!should_check_values(index)) return;
+  const at::Tensor values = index.to(at::kCPU);
+  const int64_t* value = values.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < values.numel(); ++i)
+    TORCH_CHECK_VALUE(value[i] >= 0 && value[i] < stored, op, ": index must lie in [0, ", stored, "), got index[", i,
+                      "] = ", value[i]);
+}
+
+at::Tensor take_images(const at::Tensor& images, const at::Tensor& index, const std::optional<at::Tensor>& key,
+                       int64_t padding, bool mirror, const std::optional<at::Tensor>& mean,
+                       const std::optional<at::Tensor>& deviation) {
+  constexpr const char* op = "take_images";
+  TORCH_CHECK_TYPE(images.scalar_type() == at::kByte, op, ": images must have dtype uint8, got ", images.scalar_type());
+  TORCH_CHECK_VALUE(images.dim() == 4, op, ": images must have shape (M, channels, H, W), got ", images.sizes());
+  TORCH_CHECK_VALUE(images.numel() / std::max<int64_t>(1, images.size(0)) < std::numeric_limits<int32_t>::max(), op,
+                    ": an image must have fewer than 2^31 - 1 values, got ", images.sizes());
+  check_whole_numbers(index, images, op, "index");
+  TORCH_CHECK_VALUE(index.dim() == 1, op, ": index must have shape (B,), got ", index.sizes());
+  constexpr int64_t kWidest = int64_t{1} << 30;
+  TORCH_CHECK_VALUE(padding >= 0 && padding < kWidest, op, ": padding must lie in [0, 2^30), got ", padding);
+  TORCH_CHECK_VALUE(key.has_value() || (padding == 0 && !mirror), op, ": padding and mirror are drawn from a key");
+  if (key) {
+    check_whole_numbers(*key, images, op, "key");
+    check_shape(*key, op, "key", {2});
+  }
+  check_normalization(mean, deviation, images, op);
+
+  const at::Tensor rows = index.contiguous(), seed = key ? key->contiguous() : at::Tensor();
+  const auto options = images.options().dtype(at::kFloat);
+  const at::Tensor center = mean ? arithmetic(*mean, at::kFloat) : at::zeros({images.size(1)}, options);
+  const at::Tensor scale = mean ? arithmetic(*deviation, at::kFloat) : at::ones({images.size(1)}, options);
+  at::Tensor out = fresh_images({rows.size(0), images.size(1), images.size(2), images.size(3)}, images, at::kFloat);
+  if (out.numel() == 0) return out;
+  check_rows(rows, images.size(0), op);
+  run(images, LADA_BACKENDS(take_images),
+      TakeImages{images.const_data_ptr<uint8_t>(), strides_of(images), images.size(0), images.size(1), images.size(2),
+                 images.size(3), rows.const_data_ptr<int64_t>(), rows.size(0),
+                 key ? seed.const_data_ptr<int64_t>() : nullptr, padding, mirror, center.const_data_ptr<float>(),
+                 scale.const_data_ptr<float>(), out.mutable_data_ptr<float>(), !out.is_contiguous()});
+  return out;
+}
+
 void implement(torch::Library& m) {
   m.impl("affine_sample", &affine_sample);
   m.impl("affine_sample_backward", &affine_sample_backward);
+  m.impl("take_images", &take_images);
 }
 
 }  // namespace

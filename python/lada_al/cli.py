@@ -133,6 +133,9 @@ def compare(
     device: Device = None,
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
+    stack_seeds: Annotated[
+        bool, typer.Option("--stack-seeds", help="Train the seeds of a method at once, in one process.")
+    ] = False,
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long it would take, and stop.")] = False,
 ) -> None:
@@ -175,14 +178,16 @@ def compare(
     )
     comparison.check(every, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
-    time_left = estimate.in_words(estimate.seconds_left(todo) / min(workers, max(1, len(todo))))
-    console.print(f"{len(todo)} of {len(every)} runs to do, {workers} at a time: about {time_left}")
+    groups = comparison.groups(todo, stack_seeds)
+    time_left = estimate.in_words(estimate.seconds_left(todo) / min(workers, max(1, len(groups))))
+    at_a_time = f"the seeds of {workers} methods" if stack_seeds else f"{workers}"
+    console.print(f"{len(todo)} of {len(every)} runs to do, {at_a_time} at a time: about {time_left}")
     if dry_run:
         return
     whole.write(out)
     reported, rounds_reported = 0.0, 0
     with CompareProgress(console, todo) as progress:
-        for ended in comparison.carry_out(todo, workers):
+        for ended in comparison.carry_out(groups, workers):
             rounds_done = progress.show(ended)
             if rounds_done > rounds_reported and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                 page.write(out)

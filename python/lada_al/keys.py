@@ -27,6 +27,7 @@ Purpose = Literal[
     "acquisition batches",
     "acquisition samples",
     "training batches",
+    "training crops",
     "virtual samples",
     "virtual pairs",
 ]

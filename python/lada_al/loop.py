@@ -5,7 +5,7 @@ Each yield is a commit point. Whoever iterates can write the purchase to disk be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,15 @@ class HeldOut:
     labels: Tensor
 
 
+# Trains a learner on its pool and last purchase, and returns its loss; the clock gets the phase "train".
+Fit = Callable[[train.Learner, Pool, Bought, Keys, Meter, Clock], float]
+
+
+def fit_alone(learner: train.Learner, pool: Pool, bought: Bought, keys: Keys, meter: Meter, clock: Clock) -> float:
+    with clock("train"):
+        return learner.fit(pool, bought, keys, meter)
+
+
 def active_learning(
     learner: train.Learner,
     pool: Pool,
@@ -40,6 +49,7 @@ def active_learning(
     start: int = 0,
     known: Mapping[int, Bought] | None = None,
     meter: Meter | None = None,
+    fit: Fit = fit_alone,
 ) -> Iterator[Event]:
     """Buys and trains from round `start` on; round 0 buys `first_ids`.
 
@@ -60,8 +70,7 @@ def active_learning(
             yield bought
         pool.add(bought.ids, bought.labels)  # line 7
         clock = Clock()
-        with clock("train"):
-            loss = learner.fit(pool, bought, keys, meter)  # lines 8 to 11
+        loss = fit(learner, pool, bought, keys, meter, clock)  # lines 8 to 11
         with clock("evaluate"):
             accuracy = train.accuracy(learner.net, test.images, test.labels, config.scoring_batch)
         yield Trained(r, len(pool.labelled), accuracy, loss, clock.seconds)

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+import lada_ext
 from lada_al.data import Dataset
+
+PADDING = 4  # black pixels around an image, of which a random crop may show some
 
 # Given ids (B,) int64 of instances that were bought, returns their labels (B,) int64.
 Oracle = Callable[[Tensor], Tensor]
@@ -28,21 +31,29 @@ class Pool:
         self.classes = len(dataset.classes)
         self.device = device
         self.images = dataset.train_images.to(device)
-        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
+        self.tone = tuple(torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
         self.random_crop = dataset.random_crop
         self.labelled = torch.empty(0, dtype=torch.int64)
         self.labels = torch.empty(0, dtype=torch.int64)
+        self._label_of = torch.full((len(self),), -1, device=device)  # by id; -1: not bought
 
     def __len__(self) -> int:
         return len(self.images)
 
     def pixels(self, ids: Tensor) -> Tensor:
         """Normalised float32 images, (B, channels, H, W)."""
-        return self.normalised(self.images[ids.to(self.device)])
+        return lada_ext.take_images(self.images, ids.to(self.device), normalize=self.tone)
+
+    def training_pixels(self, ids: Tensor, key: Tensor) -> Tensor:
+        """The same as training sees them: cropped and mirrored at random, by key and id, where the data set asks."""
+        if not self.random_crop:
+            return self.pixels(ids)
+        rows = ids.to(self.device)
+        return lada_ext.take_images(self.images, rows, key, padding=PADDING, mirror=True, normalize=self.tone)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images to float32 with the data set's channel means and deviations taken out."""
-        return (images.float() / 255 - self.mean) / self.std
+        return lada_ext.take_images(images, torch.arange(len(images), device=images.device), normalize=self.tone)
 
     def unlabelled(self) -> Tensor:
         """Ids not yet bought, ascending."""
@@ -66,10 +77,8 @@ class Pool:
         if len(new_ids) and not (int(new_ids.min()) >= 0 and int(new_ids.max()) < len(self)):
             raise ValueError(f"Pool.add: ids must lie in 0..{len(self) - 1}")
         self.labelled, self.labels = together, torch.cat([self.labels, new_labels])
+        self._label_of[new_ids.to(self.device)] = new_labels.to(self.device)
 
     def targets(self, ids: Tensor) -> Tensor:
         """One-hot labels of bought ids, (B, C) float32."""
-        place = torch.full((len(self),), -1)
-        place[self.labelled] = torch.arange(len(self.labelled))
-        labels = self.labels[place[ids.cpu()]]
-        return torch.nn.functional.one_hot(labels, self.classes).float().to(self.device)
+        return torch.nn.functional.one_hot(self._label_of[ids.to(self.device)], self.classes).float()

@@ -48,59 +48,70 @@ class Learner:
         Returns:
             The mean cross entropy of the labelled instances in the last epoch.
         """
-        if self.config.restart_weights:
-            self.restarting.load_state_dict(self._initial)
-        if not self.config.keep_optimizer:
-            self.optimizer = self._new_optimizer()
-        self.modules.train()
+        self.begin()
         with keys.scope("training batches", bought.round):
             for epoch in meter.track("train", range(self.config.epochs)):
                 loss = self._epoch(pool, bought, keys, epoch)
         self.net.version += 1
         return float(loss)
 
+    def begin(self) -> None:
+        """Weights and optimiser as a round's training finds them."""
+        if self.config.restart_weights:
+            self.restarting.load_state_dict(self._initial)
+        if not self.config.keep_optimizer:
+            self.optimizer = self._new_optimizer()
+        self.modules.train()
+
     def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
         config, total = self.config, torch.zeros((), device=pool.device)
-        progress = epoch / config.epochs
-        has_virtual = self.f_aug is not None and bought.round > 0
-        if self.f_aug is not None and has_virtual:
-            self.f_aug.adapt(self.net, pool, epoch, config.epochs)
-        if self.unlabelled is not None:
-            self._set_adam(*self.unlabelled.adam(progress))
-        key = keys.key("virtual samples", bought.round, epoch, pool.device)
-        batches = pool.labelled[torch.randperm(len(pool.labelled))].split(config.batch)
+        has_virtual = self.has_virtual(bought)
+        batches = self.batches(pool, bought, epoch)
+        crops, key = (keys.key(p, bought.round, epoch, pool.device) for p in ("training crops", "virtual samples"))
         for step, ids in enumerate(batches):
             self.optimizer.zero_grad()
-            losses, extra = self._labelled_losses(pool, ids, progress)
+            losses, extra = self._labelled_losses(pool, ids, crops, epoch / config.epochs)
             total += losses.detach().sum()
             loss = ours().mean(losses, len(ids)) + extra
             if has_virtual and step == 0 and config.virtual_loss == "summed":
-                loss = loss + self._virtual_loss(pool, bought, key)
+                loss = loss + self.virtual_loss(pool, bought, key)
             loss.backward()
             ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
         if has_virtual and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
-            self._virtual_loss(pool, bought, key).backward()
+            self.virtual_loss(pool, bought, key).backward()
             ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
         return ours().sum(total) / len(pool.labelled)
 
-    def _labelled_losses(self, pool: Pool, ids: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def has_virtual(self, bought: Bought) -> bool:
+        """Whether this purchase is trained on with virtual instances too: not the initial one."""
+        return self.f_aug is not None and bought.round > 0
+
+    def batches(self, pool: Pool, bought: Bought, epoch: int) -> tuple[Tensor, ...]:
+        """Begins an epoch: what is trained before it is, and the ids of its labelled batches are drawn."""
+        if self.f_aug is not None and self.has_virtual(bought):
+            self.f_aug.adapt(self.net, pool, epoch, self.config.epochs)
+        if self.unlabelled is not None:
+            self._set_adam(*self.unlabelled.adam(epoch / self.config.epochs))
+        order = torch.randperm(len(pool.labelled))
+        return pool.labelled[order].to(pool.device).split(self.config.batch)
+
+    def _labelled_losses(self, pool: Pool, ids: Tensor, crops: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """Cross entropies of our part of a labelled batch (B,), and the sum of what the method adds to their mean."""
-        images, part = pool.images[ids.to(pool.device)], ours().part(len(ids))
-        if pool.random_crop:
-            images = crop_and_flip(images)
-        view = View(self.net, 0, image=pool.normalised(images[part]), target=pool.targets(ids[part]))
+        mine = ids[ours().part(len(ids))]
+        view = View(self.net, 0, image=pool.training_pixels(mine, crops), target=pool.targets(mine))
         losses = cross_entropies(view)
         terms = [self.f_acq.loss(view, losses, progress)]
         if self.unlabelled is not None:
             terms.append(self.unlabelled.loss(self.net, pool, progress))
         return losses, sum((term for term in terms if term is not None), torch.zeros((), device=pool.device))
 
-    def _virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
+    def virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
+        """The second term of Eq. 14, and what the augmentation adds to it."""
         assert self.f_aug is not None
         units = len(bought.ids) // self.f_aug.arity
         mine = bought.units(ours().part(units), self.f_aug.arity)
@@ -133,20 +144,6 @@ def cross_entropies(view: View) -> Tensor:
     """Cross entropy of each instance's logits with its label distribution: both terms of Eq. 14 are means of these."""
     assert view.target is not None
     return F.cross_entropy(view.logits.flatten(0, -2), view.target.flatten(0, -2), reduction="none")
-
-
-def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
-    """Each image cropped at random from its zero-padded self, and mirrored with probability 1/2."""
-    batch, _, height, width = images.shape
-    device = images.device
-    padded = F.pad(images, [padding] * 4)
-    top, left = torch.randint(2 * padding + 1, (2, batch, 1), device=device)
-    rows = top + torch.arange(height, device=device)
-    columns = left + torch.arange(width, device=device)
-    mirrored = torch.rand(batch, 1, device=device) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    instance = torch.arange(batch, device=device)[:, None, None]
-    return padded[instance, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -114,17 +115,17 @@ def test_fit_raises_the_version(tiny: Dataset, tiny_config: Config) -> None:
     assert learner.net.version == 1
 
 
-def test_crop_and_flip_moves_by_at_most_the_padding() -> None:
-    image = torch.arange(1, 1 + 8 * 9, dtype=torch.uint8).view(1, 1, 8, 9)
-    images = image.expand(200, 1, 8, 9)
-    with Keys(1).scope("training batches", 0):
-        crops = train.crop_and_flip(images, padding=2)
-    padded = F.pad(image, [2] * 4)[0, 0]
-    windows = [padded[t : t + 8, l : l + 9] for t in range(5) for l in range(5)]  # noqa: E741
-    allowed = windows + [window.flip(1) for window in windows]
-    seen = {next(i for i, window in enumerate(allowed) if torch.equal(window, crop)) for crop in crops[:, 0]}
-    assert len(seen) > 30  # of 50
-    assert crops.shape == images.shape
+def test_crops_are_those_of_key_and_id(tiny: Dataset) -> None:
+    """Every look at an image is a window of it in a black border of 4 pixels, perhaps mirrored, or all of it."""
+    pool, ids = Pool(dataclasses.replace(tiny, random_crop=True), torch.device("cpu")), torch.tensor([5])
+    padded = F.pad(tiny.train_images[ids], [4] * 4)
+    windows = [padded[..., t : t + 20, l : l + 20] for t in range(9) for l in range(9)]  # noqa: E741
+    allowed = [pool.normalised(look) for window in windows for look in (window, window.flip(-1))]
+    looks = [pool.training_pixels(ids, Keys(1).key("training crops", 1, epoch)) for epoch in range(60)]
+    seen = {next(i for i, look in enumerate(allowed) if torch.equal(look, found)) for found in looks}
+    assert len(seen) > 30
+    whole = Pool(tiny, torch.device("cpu"))
+    assert torch.equal(whole.training_pixels(ids, Keys(1).key("training crops", 1)), whole.pixels(ids))
 
 
 def test_accuracy(tiny: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from typing import Any
 
 import torch
 
-from lada_al.events import Trained
+from lada_al.events import Event, Trained
+from lada_al.loop import Fit, fit_alone
 from lada_al.run import experiment, journal
 from lada_al.run.config import Config
+from lada_al.run.together import Together
+from lada_al.stack import can_stack
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,27 @@ def check(jobs: list[Job], *, resume: bool, download: bool) -> None:
         experiment.check(job.config, job.folder, resume=resume, download=download)
 
 
-def carry_out(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
-    """Runs the jobs, `workers` at a time, and yields the jobs that ended, about once a second; possibly none.
+def groups(jobs: list[Job], stack_seeds: bool) -> list[list[Job]]:
+    """Jobs that a process carries out together: the seeds of a method, if they are to be stacked and can be."""
+    by_method: dict[str, list[Job]] = {}
+    for job in jobs:
+        together = stack_seeds and can_stack(job.config)
+        by_method.setdefault(job.config.method if together else job.name, []).append(job)
+    return list(by_method.values())
+
+
+def carry_out(groups: list[list[Job]], workers: int) -> Iterator[list[Job]]:
+    """Runs the jobs, `workers` groups at a time, and yields those that ended, about once a second; possibly none.
 
     A run that was begun before is gone on with.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        running = {executor.submit(_carry_out_one, job): job for job in jobs}
+        running = {executor.submit(_carry_out, group): group for group in groups}
         try:
             while running:
                 ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                jobs_ended = [running.pop(future) for future in ended]
+                jobs_ended = [job for future in ended for job in running.pop(future)]
                 for future in ended:
                     future.result()
                 yield jobs_ended
@@ -77,11 +90,20 @@ def carry_out(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _carry_out_one(job: Job) -> None:
-    """One run, in a process of its own. It stops at the next event if the command that began it was killed, so that the
+def _carry_out(group: list[Job]) -> None:
+    if len(group) == 1:
+        deque(_events(group[0], fit_alone), maxlen=0)
+        return
+    together = Together(len(group))
+    together.carry_out([_events(job, together.fit) for job in group])
+
+
+def _events(job: Job, fit: Fit) -> Iterator[Event]:
+    """A run, in a process of its own. It stops at the next event if the command that began it was killed, so that the
     folder is free to be gone on with."""
     command = multiprocessing.parent_process()
-    for _ in experiment.run_experiment(job.config, job.folder, resume=True):
+    for event in experiment.run_experiment(job.config, job.folder, resume=True, fit=fit):
+        yield event
         if command is not None and not command.is_alive():
             return
 

@@ -24,7 +24,7 @@ from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
-from lada_al.loop import HeldOut, active_learning, balanced_choice
+from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, simulated_oracle
 from lada_al.ranks import gpu_each, ours, synchronise
@@ -42,7 +42,9 @@ CHECKPOINT, ACQUIRED = "checkpoint.pt", "acquired"
 MAY_CHANGE = {"rounds", "data", "device"}
 
 
-def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Meter | None = None) -> Iterator[Event]:
+def run_experiment(
+    config: Config, out: Path, *, resume: bool = False, meter: Meter | None = None, fit: Fit = fit_alone
+) -> Iterator[Event]:
     """Carries out `config` in the folder `out`, yielding each event once it is on disk.
 
     Where several processes train together, each iterates; `out` is the first's alone.
@@ -80,7 +82,7 @@ def run_experiment(config: Config, out: Path, *, resume: bool = False, meter: Me
         yield from events
         loop = active_learning(
             learner, pool, simulated_oracle(dataset), test, config, keys, first_ids,
-            start=start, known=known, meter=meter,
+            start=start, known=known, meter=meter, fit=fit,
         )  # fmt: skip
         for event in loop:
             if isinstance(event, Trained) and journal is not None:
