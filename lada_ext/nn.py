@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lada_ext.affine_sample import Numbers, affine_sample
+from lada_ext._images import Numbers
+from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import Gradient, beta_mix_pairs
 from lada_ext.keys import make_key
 

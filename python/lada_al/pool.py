@@ -31,7 +31,7 @@ class Pool:
         self.classes = len(dataset.classes)
         self.device = device
         self.images = dataset.train_images.to(device)
-        self.tone = tuple(torch.tensor(values, device=device) for values in (dataset.mean, dataset.std))
+        self.tone = (torch.tensor(dataset.mean, device=device), torch.tensor(dataset.std, device=device))
         self.random_crop = dataset.random_crop
         self.labelled = torch.empty(0, dtype=torch.int64)
         self.labels = torch.empty(0, dtype=torch.int64)
