@@ -1,7 +1,6 @@
 // affine_sample and take_images for tensors: checks, allocation, registration.
 #include "affine_sample.h"
 
-#include <ATen/ops/le.h>
 #include <ATen/ops/ones.h>
 
 #include <limits>
@@ -49,8 +48,11 @@ void check_normalization(const std::optional<at::Tensor>& mean, const std::optio
   if (!mean) return;
   check_constant(*mean, image, op, "mean");
   check_constant(*deviation, image, op, "std");
-  if (should_check_values(*deviation))
-    TORCH_CHECK_VALUE(!deviation->le(0).any().item<bool>(), op, ": std must be positive, got ", *deviation);
+  if (!should_check_values(*deviation)) return;
+  const at::Tensor values = deviation->to(at::kCPU, at::kDouble).contiguous();
+  const double* value = values.const_data_ptr<double>();
+  for (int64_t c = 0; c < values.numel(); ++c)
+    TORCH_CHECK_VALUE(!(value[c] <= 0), op, ": std must be positive, got std[", c, "] = ", value[c]);
 }
 
 void check(const Call& call, const char* op) {

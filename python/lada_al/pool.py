@@ -24,18 +24,20 @@ def simulated_oracle(dataset: Dataset) -> Oracle:
 class Pool:
     """All instances of a data set's training part. An id is a row of it, for ever.
 
-    Images stay uint8 on `device`; `pixels` normalises what is asked for. Labels enter through `add` alone.
+    Images stay uint8 on `device`, channels last, which is the order that convolutions are fastest in; `pixels`
+    normalises what is asked for. Labels enter through `add` alone.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         self.classes = len(dataset.classes)
         self.device = device
-        self.images = dataset.train_images.to(device)
+        self.images = dataset.train_images.to(device, memory_format=torch.channels_last)
         self.tone = (torch.tensor(dataset.mean, device=device), torch.tensor(dataset.std, device=device))
         self.random_crop = dataset.random_crop
         self.labelled = torch.empty(0, dtype=torch.int64)
         self.labels = torch.empty(0, dtype=torch.int64)
-        self._label_of = torch.full((len(self),), -1, device=device)  # by id; -1: not bought
+        self._one_hot = torch.eye(self.classes, device=device)
+        self._label_of = torch.full((len(self),), self.classes, device=device)  # by id; no class: not bought
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,5 +82,9 @@ class Pool:
         self._label_of[new_ids.to(self.device)] = new_labels.to(self.device)
 
     def targets(self, ids: Tensor) -> Tensor:
-        """One-hot labels of bought ids, (B, C) float32."""
-        return torch.nn.functional.one_hot(self._label_of[ids.to(self.device)], self.classes).float()
+        """One-hot labels of bought ids, (B, C) float32.
+
+        Raises:
+            IndexError: an id was not bought.
+        """
+        return self._one_hot[self._label_of[ids.to(self.device)]]

@@ -82,6 +82,8 @@ class Ranks:
 
     def mean(self, values: Tensor, items: int) -> Tensor:
         """What `values` of our part of a batch of `items` add to the mean over the batch."""
+        if self.count == 1:
+            return values.mean()
         part = self.part(items)
         return values.mean() * ((part.stop - part.start) / items) if len(values) else values.sum()
 

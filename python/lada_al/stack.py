@@ -154,10 +154,11 @@ class Stack:
     """
 
     def __init__(self, nets: list[nn.Module]) -> None:
-        self._nets, self._skeleton = nets, copy.deepcopy(nets[0]).to("meta")
+        self._skeleton = copy.deepcopy(nets[0]).to("meta")
         self.parameters = {name: torch.stack(values) for name, values in _by_name(nets, "named_parameters")}
         self.buffers = {name: torch.stack(values) for name, values in _by_name(nets, "named_buffers")}
         self.gradients = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self._own = [(tensor, tensor.data) for net in nets for tensor in (*net.parameters(), *net.buffers())]
         for place, net in enumerate(nets):
             for name, parameter in net.named_parameters():
                 parameter.data, parameter.grad = self.parameters[name][place], self.gradients[name][place]
@@ -177,12 +178,9 @@ class Stack:
         return logits
 
     def release(self) -> None:
-        """Gives each network weights of its own again."""
-        for net in self._nets:
-            for parameter in net.parameters():
-                parameter.data, parameter.grad = parameter.data.clone(), None
-            for buffer in net.buffers():
-                buffer.data = buffer.data.clone()
+        """Gives each network its own memory again, with what was learned."""
+        for tensor, memory in self._own:
+            tensor.data, tensor.grad = memory.copy_(tensor.data), None
 
 
 @contextmanager

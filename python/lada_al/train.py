@@ -65,15 +65,14 @@ class Learner:
 
     def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
-        config, total = self.config, torch.zeros((), device=pool.device)
+        config, every = self.config, []
         has_virtual = self.has_virtual(bought)
         batches = self.batches(pool, bought, epoch)
         crops, key = (keys.key(p, bought.round, epoch, pool.device) for p in ("training crops", "virtual samples"))
         for step, ids in enumerate(batches):
             self.optimizer.zero_grad()
-            losses, extra = self._labelled_losses(pool, ids, crops, epoch / config.epochs)
-            total += losses.detach().sum()
-            loss = ours().mean(losses, len(ids)) + extra
+            losses, loss = self._labelled_losses(pool, ids, crops, epoch / config.epochs)
+            every.append(losses.detach())
             if has_virtual and step == 0 and config.virtual_loss == "summed":
                 loss = loss + self.virtual_loss(pool, bought, key)
             loss.backward()
@@ -85,7 +84,7 @@ class Learner:
             self.virtual_loss(pool, bought, key).backward()
             ours().sum_gradients(self.modules.parameters())
             self.optimizer.step()
-        return ours().sum(total) / len(pool.labelled)
+        return ours().sum(torch.cat(every).sum()) / len(pool.labelled)
 
     def has_virtual(self, bought: Bought) -> bool:
         """Whether this purchase is trained on with virtual instances too: not the initial one."""
@@ -101,14 +100,16 @@ class Learner:
         return pool.labelled[order].to(pool.device).split(self.config.batch)
 
     def _labelled_losses(self, pool: Pool, ids: Tensor, crops: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Cross entropies of our part of a labelled batch (B,), and the sum of what the method adds to their mean."""
+        """Cross entropies of our part of a labelled batch (B,), and their mean with what the method adds to it."""
         mine = ids[ours().part(len(ids))]
         view = View(self.net, 0, image=pool.training_pixels(mine, crops), target=pool.targets(mine))
         losses = cross_entropies(view)
-        terms = [self.f_acq.loss(view, losses, progress)]
+        loss, extra = ours().mean(losses, len(ids)), self.f_acq.loss(view, losses, progress)
+        if extra is not None:
+            loss = loss + extra
         if self.unlabelled is not None:
-            terms.append(self.unlabelled.loss(self.net, pool, progress))
-        return losses, sum((term for term in terms if term is not None), torch.zeros((), device=pool.device))
+            loss = loss + self.unlabelled.loss(self.net, pool, progress)
+        return losses, loss
 
     def virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
         """The second term of Eq. 14, and what the augmentation adds to it."""

@@ -40,7 +40,7 @@ class View:
         target: Tensor | None = None,
         parents: tuple[View, ...] = (),
     ) -> None:
-        if [image, hidden, mix].count(None) != 2:
+        if sum(given is not None for given in (image, hidden, mix)) != 1:
             raise ValueError("View: give exactly one of image, hidden and mix")
         self.net, self.k, self.leading, self.ids, self.target, self.parents = net, k, leading, ids, target, parents
         self._version, self._mix = net.version, mix
@@ -136,6 +136,8 @@ class View:
 
     def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
         def run() -> Tensor:
+            if self.leading == 1:
+                return self.net.run(h, start, stop)
             out = self.net.run(h.flatten(0, self.leading - 1), start, stop)
             return out.unflatten(0, h.shape[: self.leading])
 

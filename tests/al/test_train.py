@@ -39,9 +39,13 @@ def bought_of(tiny: Dataset, **fields: Any) -> Bought:
 
 @pytest.mark.parametrize("f_aug", augment.names())
 def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
-    """One step on the whole labelled set descends the sum of both mean cross entropies, and of what the augmentation adds."""
-    config = tiny_config.model_copy(update={"epochs": 1, "batch": 100, "lr": 1e-2})
+    """One step on the whole labelled set descends the sum of both mean cross entropies, and of what the augmentation adds.
+
+    A step of gradient descent: Adam's first one has the same length for a gradient of rounding errors.
+    """
+    config = tiny_config.model_copy(update={"epochs": 1, "batch": 100, "keep_optimizer": True})
     learner, pool = learner_of(config, f_aug), pool_of(tiny)
+    learner.optimizer = torch.optim.SGD(learner.modules.parameters(), lr=1e-2)
     bought = bought_of(tiny, k=int(augment.load(f_aug).uses_hidden), tau=[0.5, 2.0] if f_aug == "mix" else None)
 
     expected = learner_of(config, f_aug)
@@ -54,12 +58,12 @@ def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
     real_loss = F.cross_entropy(expected.net(images), labels)
     extra = expected.f_aug.loss(virtual)
     (real_loss - (target * logits.log_softmax(1)).sum(1).mean() + (0 if extra is None else extra)).backward()
-    torch.optim.Adam(expected.modules.parameters(), lr=1e-2).step()
+    torch.optim.SGD(expected.modules.parameters(), lr=1e-2).step()
 
     loss = learner.fit(pool, bought, Keys(1), NoMeter())
     assert loss == pytest.approx(real_loss.item(), rel=1e-5)
     for got, want in zip(learner.modules.parameters(), expected.modules.parameters(), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=5e-5)
 
 
 def test_the_initial_round_has_no_virtual_instances(tiny: Dataset, tiny_config: Config) -> None:

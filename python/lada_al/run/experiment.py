@@ -60,7 +60,8 @@ def run_experiment(
     keys = Keys(config.seed)
     learner = make_learner(config, dataset, keys, device)
     pool = Pool(dataset, device)
-    test = HeldOut(pool.normalised(dataset.test_images.to(device)), dataset.test_labels.to(device))
+    test_images = dataset.test_images.to(device, memory_format=torch.channels_last)
+    test = HeldOut(pool.normalised(test_images), dataset.test_labels.to(device))
     generator = keys.generator("initial set", 0)
     first_ids = balanced_choice(dataset.train_labels, len(dataset.classes), config.initial, generator)
 
@@ -204,7 +205,7 @@ def make_learner(
     """An untrained learner of the configuration's method, with the classifier `net` or the one it names."""
     chosen = config.chosen
     with keys.scope("network weights", 0):
-        net = net or make_net(config, dataset)
+        net = (net or make_net(config, dataset)).to(memory_format=torch.channels_last)
         f_acq = chosen.acquisition.make(config, dataset.task, net)
         f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
     net.shortcuts = not config.plain
