@@ -25,6 +25,9 @@ from lada_al.run.config import Config
 from lada_al.timing import Clock, Meter
 from lada_al.view import View
 
+CACHED = 1 << 20  # floats
+LEAST_UNITS = 10  # of a policy's step at a time: smaller batches do not use the CPU well
+
 
 @dataclass(frozen=True)
 class Round:
@@ -205,17 +208,38 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
         for batch in order.split(config.policy_batch):
             part = [view[batch[ours().part(len(batch))]] for view in views]
             tau = policy(*part)
-            loss = -ours().mean(f_integ(part, tau, key, now), len(batch))
+            loss, gradient = _policy_loss(part, tau.detach(), key, now)
             optimizer.zero_grad()
-            loss.backward()
+            tau.backward(gradient / len(batch))
             ours().sum_gradients(policy.parameters())
             optimizer.step()
-            losses.append(loss.detach() * len(batch))
+            losses.append(loss)
             taus.append(ours().whole(tau.detach()))
         mean_loss = float(ours().sum(torch.stack(losses).sum())) / len(order)
         if config.tau_star == "best epoch" and mean_loss < least_loss:
             least_loss, recorded = mean_loss, torch.cat(taus)[order.argsort().to(device)]
     return recorded
+
+
+def _policy_loss(views: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[Tensor, Tensor]:
+    """The sum over the units of -f_integ, and its gradient to tau; a few units at a time where the cache is small."""
+    tau, total = tau.requires_grad_(), torch.zeros((), device=tau.device)
+    together = _units_at_a_time(views, now)
+    for start in range(0, len(tau), together):
+        span = slice(start, start + together)
+        loss = -_mean_of_draws(f_integ([view[span] for view in views], tau[span], key, now)).sum()
+        loss.backward()
+        total += loss.detach()
+    return total, torch.zeros_like(tau) if tau.grad is None else tau.grad
+
+
+def _units_at_a_time(views: list[View], now: Round) -> int:
+    """On a CPU so many that the features of their virtual instances, forward and backward, stay in its cache."""
+    first, net = views[0], views[0].net
+    if first.hidden.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
+        return max(1, len(first))
+    mixed = first.at(net.affine_reach(net.cut(first.k), net.cut(net.depth)))
+    return max(LEAST_UNITS, CACHED // max(1, mixed[:1].numel() * now.config.samples))
 
 
 def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
+    from lada_al.affine_tail import AffineTail
     from lada_al.wrap import WrappedModel
 
 
@@ -32,6 +33,7 @@ class Network:
 class SplitModel(nn.Module):
     """A classifier as a chain of stages; cutting at k runs the first k stages or the rest.
 
+    `steps` are the modules of the chain, those of all stages one after the other.
     `version` counts the weight updates of `train.fit`, so that features computed before one are not used after it.
     Without `shortcuts` no part of it counts as affine: instances are mixed where they are asked to be.
     """
@@ -42,7 +44,8 @@ class SplitModel(nn.Module):
         self.version = 0
         self.shortcuts = True
         chains = [_chain(stage) for stage in stages]
-        self._steps = [step for chain in chains for step in chain]
+        self.steps = [step for chain in chains for step in chain]
+        self.kept_tail: AffineTail | None = None
         self._cuts = [sum(len(chain) for chain in chains[:k]) for k in range(len(chains) + 1)]
 
     @staticmethod
@@ -72,7 +75,7 @@ class SplitModel(nn.Module):
 
     def run(self, h: Tensor, start: int, stop: int) -> Tensor:
         """The modules `start` to `stop` of the chain."""
-        for step in self._steps[start:stop]:
+        for step in self.steps[start:stop]:
             h = step(h)
         return h
 
@@ -81,8 +84,15 @@ class SplitModel(nn.Module):
 
         Mixing before an affine map and mixing after it are the same, since lam + (1 - lam) = 1.
         """
-        while self.shortcuts and start < stop and _is_affine(self._steps[start]):
+        while self.shortcuts and start < stop and _is_affine(self.steps[start]):
             start += 1
+        return start
+
+    def tail(self) -> int:
+        """The first module of the affine end of the chain, as the net is now; behind all of them if there is none."""
+        start = end = self.cut(self.depth)
+        while start > 0 and self.affine_reach(start - 1, end) == end:
+            start -= 1
         return start
 
     def mixes_logits(self, k: int) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from lada_al import affine_tail
 from lada_al.models import SplitModel
 
 
@@ -74,9 +75,18 @@ class View:
         """The instances after `step` modules of the network. A view that begins at layer k has none before it."""
         if step not in self._known:
             start, h = self._start(step)
-            for stop in [*(c for c in map(self.net.cut, range(self.net.depth)) if start < c < step), step]:
+            for stop in self._stops(start, step):
                 start, h = stop, self._known.setdefault(stop, self._run(h, start, stop))
         return self._known[step]
+
+    def _stops(self, start: int, step: int) -> list[int]:
+        """Where to stop on the way, and keep the features: at every h^j. On their way to the logits mixtures stop where
+        the affine end of the network begins, and nowhere in it."""
+        cuts, net = [c for c in map(self.net.cut, range(self.net.depth)) if start < c < step], self.net
+        if self._mix is None or step != net.cut(net.depth):
+            return [*cuts, step]
+        tail = max(start, net.tail())
+        return [*(c for c in cuts if c < tail), *([tail] if start < tail < step else []), step]
 
     def stage(self, j: int) -> Tensor:
         """h^j: the images at j = 0, the logits at j = K."""
@@ -138,7 +148,10 @@ class View:
         def run() -> Tensor:
             if self.leading == 1:
                 return self.net.run(h, start, stop)
-            out = self.net.run(h.flatten(0, self.leading - 1), start, stop)
+            flat, tail = h.flatten(0, self.leading - 1), None
+            if self._mix is not None and stop == self.net.cut(self.net.depth):
+                tail = affine_tail.of(self.net, start, flat.shape[1:])
+            out = self.net.run(flat, start, stop) if tail is None else tail(flat)
             return out.unflatten(0, h.shape[: self.leading])
 
         return self._compute(run)
