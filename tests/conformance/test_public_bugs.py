@@ -83,13 +83,13 @@ class TestTheAuthorsCode:
             augmentation("mix", settings, data, net),
             settings,
         )
-        virtual = learner._virtual_loss
+        virtual = learner.virtual_loss
 
         def watched(*arguments: Any) -> torch.Tensor:
             gradients.append(sum(float(p.grad.abs().sum()) for p in net.parameters() if p.grad is not None))
             return virtual(*arguments)
 
-        learner._virtual_loss = watched  # type: ignore[method-assign]
+        learner.virtual_loss = watched  # type: ignore[method-assign]
         event = Bought(1, [0, 1, 2, 3], data.train_labels[:4].tolist(), k=1)
         learner.fit(pool_of(data, torch.arange(24)), event, Keys(1), NoMeter())
         assert gradients == [0.0]
