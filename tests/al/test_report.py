@@ -17,7 +17,7 @@ import scipy.stats
 from lada_al import Bought, Config, Trained, run_experiment
 from lada_al.errors import UsageError
 from lada_al.report import figures, page, tables
-from lada_al.report.read import Run, by_method, find_runs
+from lada_al.report.read import Run, by_method, by_method, find_runs
 from tiny import TINY_SETTINGS
 
 
@@ -106,6 +106,9 @@ def test_figures_are_svg(folder: Path) -> None:
         assert ET.fromstring(figures.svg(figure)).tag.endswith("svg")
         assert figures.svg(draw(runs)) == figures.svg(figure)
         assert figures.png(figure).startswith(b"\x89PNG")
+    every = figures._entropy_in_all(runs)
+    assert [text.get_text() for text in every.axes[0].get_yticklabels()] == list(by_method(runs))
+    assert figures.png(every).startswith(b"\x89PNG")
     plain = [run for run in runs if run.config.method == "random"]
     assert figures.real_and_virtual_entropy(plain) is None
     assert figures.concentrations([run for run in runs if "stn" in run.config.method]) is None

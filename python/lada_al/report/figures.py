@@ -82,10 +82,16 @@ def seconds_per_phase(runs: list[Run]) -> Figure:
 
 
 def real_and_virtual_entropy(runs: list[Run]) -> Figure | None:
-    """Predictive entropy of what was bought (solid) and of the virtual instances looked ahead to (dotted), by round."""
+    """Predictive entropy of what was bought, and of the virtual instances looked ahead to: by round, and of many
+    methods the means over all rounds."""
     looking_ahead = [run for run in runs if any(event.virtual_entropy for event in run.bought)]
     if not looking_ahead:
         return None
+    return _entropy_by_round(runs, looking_ahead) if len(by_method(runs)) <= len(COLOURS) else _entropy_in_all(runs)
+
+
+def _entropy_by_round(runs: list[Run], looking_ahead: list[Run]) -> Figure:
+    """Solid for real, dotted for virtual instances."""
 
     def draw(axes: Axes) -> None:
         for name, group, colour in _coloured(runs):
@@ -99,6 +105,29 @@ def real_and_virtual_entropy(runs: list[Run]) -> Figure | None:
         _legend(axes, outside=True)
 
     return _figure(draw, 9.2, 3.6)
+
+
+def _entropy_in_all(runs: list[Run]) -> Figure:
+    """A line a method, with a dot for its real and a ring for its virtual instances."""
+    groups = by_method(runs)
+
+    def mean(group: list[Run], values: Callable[..., list[float] | None]) -> float:
+        every = [value for run in group for value in _per_round(run, values)[1]]
+        return float(np.mean(every)) if every else float("nan")
+
+    def draw(axes: Axes) -> None:
+        real = [mean(group, lambda event: event.entropy) for group in groups.values()]
+        virtual = [mean(group, lambda event: event.virtual_entropy) for group in groups.values()]
+        rows = range(len(groups))
+        axes.hlines(rows, real, virtual, color="#BBBBBB", linewidth=1.5)
+        axes.plot(real, rows, "o", color=COLOURS[1], label="bought")
+        axes.plot(virtual, rows, "o", color=COLOURS[5], markerfacecolor="white", label="virtual")
+        axes.set_yticks(rows, list(groups))
+        axes.invert_yaxis()
+        axes.set_xlabel("mean entropy [bits]")
+        axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1.0))
+
+    return _figure(draw, 7.2, 1.1 + 0.2 * len(groups))
 
 
 def concentrations(runs: list[Run]) -> Figure | None:

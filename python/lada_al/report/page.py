@@ -165,8 +165,8 @@ _PLAIN: list[_Drawn] = [
     (
         "entropy",
         "Real and virtual instances",
-        "Predictive entropy, before training, of the images each round bought (solid) and of the virtual instances "
-        "their augmentation would make of them (dotted).",
+        "Predictive entropy, before training, of the images that were bought and of the virtual instances that their "
+        "augmentation would make of them; of more than eight methods, the means over all rounds.",
         figures.real_and_virtual_entropy,
     ),
     (

@@ -171,7 +171,8 @@ def penalty_matrix(runs: list[Run]) -> Figure | None:
     axis.grid(visible=False)
     for i, j in np.ndindex(*shown.shape):
         if shown[i, j] > 0:
-            axis.text(j, i, f"{shown[i, j]:.1f}", ha="center", va="center", fontsize=6)
+            colour = "white" if shown[i, j] > 0.6 else "black"
+            axis.text(j, i, f"{shown[i, j]:.1f}", ha="center", va="center", fontsize=6, color=colour)
     return figure
 
 
