@@ -17,7 +17,7 @@ import scipy.stats
 from lada_al import Bought, Config, Trained, run_experiment
 from lada_al.errors import UsageError
 from lada_al.report import figures, page, tables
-from lada_al.report.read import Run, by_method, by_method, find_runs
+from lada_al.report.read import Run, by_method, find_runs
 from tiny import TINY_SETTINGS
 
 
