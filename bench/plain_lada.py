@@ -184,9 +184,8 @@ def plainly(config: Config, draw: Draw, *, as_official: bool = False) -> Iterato
     with keys.scope("network weights", 0):
         net = experiment.make_net(config, dataset)
     pool = Pool(dataset, torch.device("cpu"))
-    run = PlainLada(
-        net, pool.normalised(pool.images), dataset.train_labels, pool.classes, config, draw, as_official=as_official
-    )
+    images = pool.normalised(pool.images).contiguous()
+    run = PlainLada(net, images, dataset.train_labels, pool.classes, config, draw, as_official=as_official)
     generator = keys.generator("initial set", 0)
     return run.run(balanced_choice(dataset.train_labels, pool.classes, config.initial, generator))
 

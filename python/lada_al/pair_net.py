@@ -30,7 +30,6 @@ class PairNet(nn.Module):
         self.trunk = nn.Sequential(nn.Linear(16 * height * width, 120), nn.Tanh(), nn.Linear(120, 60), nn.Tanh())
         self.concentration = nn.Linear(60, 1)
         self.region = nn.Linear(60, 3)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B,) of the concentration, and (B, 3) of the region."""

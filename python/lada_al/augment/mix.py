@@ -41,7 +41,8 @@ class Mix(Augmentation):
     def policy(self, *views: View, learn: bool) -> nn.Module:
         if not learn:
             return FixedTau(self.fixed_tau)
-        return Concentration(self._pair_net(views[0].k), self.largest_tau).to(views[0].hidden.device)
+        net = self._pair_net(views[0].k).to(memory_format=torch.channels_last)
+        return Concentration(net, self.largest_tau).to(views[0].hidden.device)
 
     def _pair_net(self, k: int) -> PairNet:
         channels, height, width = self.shapes[k]
