@@ -35,14 +35,19 @@ class AffineTail:
         return F.linear(_flat(h), self.weight, self.bias)
 
 
+def start_of(net: SplitModel) -> int | None:
+    """The module that it begins with, as the net is now; None if its weights learn, or one module is all there is."""
+    start, end = net.tail(), net.cut(net.depth)
+    learns = any(p.requires_grad for module in net.steps[start:end] for p in module.parameters())
+    return None if learns or end - start < 2 else start
+
+
 def of(net: SplitModel, start: int, shape: torch.Size) -> AffineTail | None:
     """The map from instances of this shape before module `start` to logits, if it is one and pays; kept in `net`."""
-    end = net.cut(net.depth)
-    if end - start < 2 or net.affine_reach(start, end) != end:
+    first, end = start_of(net), net.cut(net.depth)
+    if first is None or start < first or end - start < 2:
         return None
     parameters = [p for module in net.steps[start:end] for p in module.parameters()]
-    if any(p.requires_grad for p in parameters):
-        return None
     known = (start, shape, tuple((p.data_ptr(), p._version) for p in parameters))
     if net.kept_tail is None or net.kept_tail.known != known:
         net.kept_tail = _made(net, start, shape, known)

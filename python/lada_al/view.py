@@ -80,13 +80,15 @@ class View:
         return self._known[step]
 
     def _stops(self, start: int, step: int) -> list[int]:
-        """Where to stop on the way, and keep the features: at every h^j. On their way to the logits mixtures stop where
-        the affine end of the network begins, and nowhere in it."""
-        cuts, net = [c for c in map(self.net.cut, range(self.net.depth)) if start < c < step], self.net
-        if self._mix is None or step != net.cut(net.depth):
+        """Where to stop on the way, and keep the features: at every h^j. Virtual instances on their way to the logits
+        stop where the affine end of the network begins, and nowhere in it."""
+        net = self.net
+        cuts = [cut for cut in map(net.cut, range(net.depth)) if start < cut < step]
+        tail = affine_tail.start_of(net) if self.parents and step == net.cut(net.depth) else None
+        if tail is None:
             return [*cuts, step]
-        tail = max(start, net.tail())
-        return [*(c for c in cuts if c < tail), *([tail] if start < tail < step else []), step]
+        tail = max(start, tail)
+        return [*(cut for cut in cuts if cut < tail), *([tail] if start < tail < step else []), step]
 
     def stage(self, j: int) -> Tensor:
         """h^j: the images at j = 0, the logits at j = K."""
@@ -146,13 +148,11 @@ class View:
 
     def _run(self, h: Tensor, start: int, stop: int) -> Tensor:
         def run() -> Tensor:
-            if self.leading == 1:
-                return self.net.run(h, start, stop)
-            flat, tail = h.flatten(0, self.leading - 1), None
-            if self._mix is not None and stop == self.net.cut(self.net.depth):
+            flat, tail = h if self.leading == 1 else h.flatten(0, self.leading - 1), None
+            if self.parents and stop == self.net.cut(self.net.depth):
                 tail = affine_tail.of(self.net, start, flat.shape[1:])
             out = self.net.run(flat, start, stop) if tail is None else tail(flat)
-            return out.unflatten(0, h.shape[: self.leading])
+            return out if self.leading == 1 else out.unflatten(0, h.shape[: self.leading])
 
         return self._compute(run)
 

@@ -1,0 +1,61 @@
+"""What `lada compare --stack-seeds` saves: the training of five seeds one after another, and at once.
+
+python -m bench.stack_seeds [--seeds 5] [--labels 500] [--epochs 4] [--model small] [--device cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import torch
+from lada_al import Bought, Config, stack
+from lada_al.keys import Keys
+from lada_al.pool import Pool
+from lada_al.run.experiment import load_data, make_learner
+from lada_al.stack import Replica
+from lada_al.timing import Clock, NoMeter
+
+REPEATS = 5
+
+
+def replicas(config: Config, seeds: int, labels: int) -> list[Replica]:
+    dataset, device = load_data(config), torch.device(config.device)
+    found = []
+    for seed in range(1, seeds + 1):
+        pool = Pool(dataset, device)
+        ids = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:labels]
+        bought = Bought(0, ids.tolist(), dataset.train_labels[ids].tolist())
+        pool.add(bought.ids, bought.labels)
+        found.append(Replica(make_learner(config, dataset, Keys(seed), device), pool, bought, Keys(seed)))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--labels", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--device", default="cpu")
+    chosen = parser.parse_args()
+    config = Config(method="random", epochs=chosen.epochs, model=chosen.model, device=chosen.device)
+    group = replicas(config, chosen.seeds, chosen.labels)
+    ways = {
+        "one after another": lambda: [r.learner.fit(r.pool, r.bought, r.keys, NoMeter()) for r in group],
+        "at once": lambda: stack.fit(group, NoMeter()),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(REPEATS + 1):  # the first is to warm up
+        for name, way in ways.items():
+            clock = Clock()
+            with clock("train"):
+                way()
+            seconds[name].append(clock.seconds["train"])
+    medians = {name: statistics.median(every[1:]) for name, every in seconds.items()}
+    for name, median in medians.items():
+        print(f"{chosen.seeds} seeds {name:<18} {median:7.3f} s  {medians['one after another'] / median:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()
