@@ -48,7 +48,8 @@ def of(net: SplitModel, start: int, shape: torch.Size) -> AffineTail | None:
     if first is None or start < first or end - start < 2:
         return None
     parameters = [p for module in net.steps[start:end] for p in module.parameters()]
-    known = (start, shape, tuple((p.data_ptr(), p._version) for p in parameters))
+    # a fused optimiser raises no tensor's version, so the net's own, which training raises, is part of it
+    known = (start, shape, net.version, tuple((p.data_ptr(), p._version) for p in parameters))
     if net.kept_tail is None or net.kept_tail.known != known:
         net.kept_tail = _made(net, start, shape, known)
     return net.kept_tail if len(net.kept_tail.bias) <= MOST_CLASSES else None

@@ -28,7 +28,7 @@ from lada_al.train import Learner
 
 def can_stack(config: Config) -> bool:
     """Whether the labelled batches of a method go through its classifier alone."""
-    return not config.chosen.semi_supervised and config.chosen.acquisition.name != "ll4al"
+    return not config.chosen.semi_supervised and not config.chosen.acquisition.in_training
 
 
 @dataclass

@@ -55,6 +55,20 @@ def test_other_weights_make_another_one() -> None:
             torch.testing.assert_close(virtual.logits, one_by_one(net, h, 1), rtol=1e-4, atol=1e-5)
 
 
+def test_training_by_a_fused_optimiser_makes_another_one() -> None:
+    """It changes weights in a way that torch's own counters do not see."""
+    net = net_of("small")
+    with frozen(net), torch.no_grad():
+        mixtures(net, 1)[0].logits  # noqa: B018 - it is kept
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.Adam(net.parameters(), lr=0.1, fused=True).step()
+    net.version += 1
+    with frozen(net), torch.no_grad():
+        virtual, h = mixtures(net, 1)
+        torch.testing.assert_close(virtual.logits, one_by_one(net, h, 1), rtol=1e-4, atol=1e-4)
+
+
 def test_weights_that_learn_are_not_put_aside() -> None:
     net = net_of("small")
     net.stages[-1].dropout = 0.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lada_al import Bought, Config, Trained, models, run_experiment, stack
+from lada_al import Bought, Config, Trained, acquire, models, run_experiment, stack
 from lada_al.data import Dataset
 from lada_al.events import Event
 from lada_al.keys import Keys
@@ -198,6 +198,13 @@ class TestRuns:
         assert "4 of 4 runs to do, the seeds of " in done.stdout
         assert done.stdout.count("finished: ") == 4
         assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", acquire.names())
+def test_what_has_a_part_in_training_says_so(name: str, tiny: Dataset, tiny_config: Config) -> None:
+    config = tiny_config.model_copy(update={"method": name})
+    learner = make_learner(config, tiny, Keys(1), torch.device("cpu"))
+    assert config.chosen.acquisition.in_training == (type(learner.f_acq).loss is not acquire.Acquisition.loss)
 
 
 def test_groups(tiny_config: Config, tmp_path: Path) -> None:

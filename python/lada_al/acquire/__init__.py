@@ -12,7 +12,8 @@ which returns an `Acquisition` for one run, and `SCORES = False` if that picks. 
 - `SHORT`: its name inside a composed method's name (lada-SHORT-mix), default the file's name;
 - `FUSED`: the `score` argument of lada_ext.pair_score that computes the same, for the fused path of the look-ahead;
 - `NEEDS_IMAGE = True`: it scores images, so it cannot look ahead to instances mixed at a hidden layer;
-- `DROPOUT = True`: it samples the dropout that the classifier was trained with.
+- `DROPOUT = True`: it samples the dropout that the classifier was trained with;
+- `IN_TRAINING = True`: it adds to the loss of labelled batches (`Acquisition.loss`).
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class AcquisitionKind:
     fused: str | None
     needs_image: bool
     dropout: bool
+    in_training: bool
     make: Callable[[Config, Task, SplitModel], Acquisition]
 
 
@@ -112,6 +114,7 @@ def load(name: str) -> AcquisitionKind:
         fused=getattr(module, "FUSED", None),
         needs_image=getattr(module, "NEEDS_IMAGE", False),
         dropout=getattr(module, "DROPOUT", False),
+        in_training=getattr(module, "IN_TRAINING", False),
         make=getattr(module, "make", _lift(module)),
     )
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lada_al.data import Task
     from lada_al.run.config import Config
 
+IN_TRAINING = True
 WIDTH = 128
 MARGIN = 1.0
 
