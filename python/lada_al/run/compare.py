@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def carry_out(groups: list[list[Job]], workers: int) -> Iterator[list[Job]]:
     A run that was begun before is gone on with.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_command) as executor:
         running = {executor.submit(_carry_out, group): group for group in groups}
         try:
             while running:
@@ -90,6 +92,19 @@ def carry_out(groups: list[list[Job]], workers: int) -> Iterator[list[Job]]:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
+def _end_with_the_command() -> None:
+    """In a worker: ends it at once when the command that began it is killed, so that no process is left behind and the
+    folders are free to be gone on with. A run survives its end at any moment."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+
+    def watch() -> None:
+        connection.wait([command.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _carry_out(group: list[Job]) -> None:
     if len(group) == 1:
         deque(_events(group[0], fit_alone), maxlen=0)
@@ -99,13 +114,7 @@ def _carry_out(group: list[Job]) -> None:
 
 
 def _events(job: Job, fit: Fit) -> Iterator[Event]:
-    """A run, in a process of its own. It stops at the next event if the command that began it was killed, so that the
-    folder is free to be gone on with."""
-    command = multiprocessing.parent_process()
-    for event in experiment.run_experiment(job.config, job.folder, resume=True, fit=fit):
-        yield event
-        if command is not None and not command.is_alive():
-            return
+    return experiment.run_experiment(job.config, job.folder, resume=True, fit=fit)
 
 
 def default_workers(device: str) -> int:
