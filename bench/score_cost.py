@@ -174,7 +174,7 @@ def main() -> None:
     stages = {
         f"decode a JPEG of {PHOTO} x {PHOTO}, on all cores": decode,
         f"resnet18 at {SIDE} x {SIDE}": bare / IMAGES,
-        "the loop around it": (loop - bare) / IMAGES,
+        "the loop around it": max(0.0, loop - bare) / IMAGES,
         "score cached logits, rank, write": line.each,
     }
     report_billion(stages, chosen.dollars)
