@@ -98,27 +98,6 @@ LADA_HD void add_rows(const T* g, const A* weight, int64_t samples, int64_t size
   for (int64_t d = 0; d < size; ++d) sums[d] += weight_n * widen(row[d]);
 }
 
-// The gradient of one end for at most kBlock features.
-template <class T, class A>
-LADA_CLONES void weighted_rows(const T* g, const A* weight, int64_t samples, int64_t size, int64_t features, T* out) {
-  Sums<A> sums = {};
-  add_rows(g, weight, samples, size, features, sums);
-  for (int64_t d = 0; d < size; ++d) out[d] = static_cast<T>(sums[d]);
-}
-
-// sum_d (a_d - b_d) sum_n slope_n g_nd over at most kBlock features.
-template <class T, class A>
-LADA_CLONES A slope_of_rows(const T* g, const T* a, const T* b, const A* slope, int64_t samples, int64_t size,
-                            int64_t features) {
-  A dots[kSums] = {};
-  Sums<A> sums = {};
-  add_rows(g, slope, samples, size, features, sums);
-  for (int64_t d = 0; d < size; ++d) sums[d] *= widen(a[d]) - widen(b[d]);
-  for (int64_t d = 0; d < size; d += kSums)
-    for (int64_t j = 0; j < kSums; ++j) dots[j] += sums[d + j];
-  return sum_of(dots);
-}
-
 // The gradient of a row that several ends share, end after end, or that none uses.
 template <class T, class A>
 LADA_CLONES void shared_row(const BetaMixBackward& k, int64_t row, T* out) {
@@ -153,7 +132,49 @@ T* target(const BetaMixBackward& k, void* grad, const Ends& ends, int64_t pair) 
   return static_cast<T*>(grad) + row * k.features;
 }
 
-// Passes over the rows of grad_mixed follow one another block by block, so that memory is read once.
+// A part of one pair: its rows of grad_mixed, its ends, and where their gradients go, if anywhere.
+template <class T>
+struct PairRows {
+  const T *g, *a, *b;
+  T *grad_a, *grad_b;
+};
+
+// The gradients of a and b for features [d, d + size), and sums_j += (a - b) sum_n slope_n g_n. One pass over the rows
+// of grad_mixed: what it sums stays in registers where `size` is a constant.
+template <bool kTau, bool kEnds, class T, class A, class Size>
+LADA_HD void strip_backward(const PairRows<T>& rows, const DrawsOfPair<A>& draws, int64_t samples, int64_t features,
+                            int64_t d, Size size, A (&sums)[kSums]) {
+  A of_a[kSums] = {}, of_b[kSums] = {}, of_slope[kSums] = {};
+  for (int64_t n = 0; n < samples; ++n) {
+    const T* g = rows.g + n * features + d;
+    const A lam = draws.lam[n], mu = draws.mu[n], slope = draws.slope[n];
+    for (int64_t j = 0; j < size; ++j) {
+      const A value = widen(g[j]);
+      if constexpr (kEnds) of_a[j] += lam * value, of_b[j] += mu * value;
+      if constexpr (kTau) of_slope[j] += slope * value;
+    }
+  }
+  if constexpr (kTau)
+    for (int64_t j = 0; j < size; ++j) sums[j] += of_slope[j] * (widen(rows.a[d + j]) - widen(rows.b[d + j]));
+  if constexpr (!kEnds) return;
+  if (rows.grad_a)
+    for (int64_t j = 0; j < size; ++j) rows.grad_a[d + j] = static_cast<T>(of_a[j]);
+  if (rows.grad_b)
+    for (int64_t j = 0; j < size; ++j) rows.grad_b[d + j] = static_cast<T>(of_b[j]);
+}
+
+// The gradients of a and b for features [begin, end), and sum_d (a_d - b_d) sum_n slope_n g_nd.
+template <bool kTau, bool kEnds, class T, class A>
+LADA_CLONES A rows_backward(const PairRows<T>& rows, const DrawsOfPair<A>& draws, int64_t samples, int64_t features,
+                            int64_t begin, int64_t end) {
+  A sums[kSums] = {};
+  int64_t d = begin;
+  for (; d + kSums <= end; d += kSums)
+    strip_backward<kTau, kEnds>(rows, draws, samples, features, d, std::integral_constant<int64_t, kSums>{}, sums);
+  strip_backward<kTau, kEnds>(rows, draws, samples, features, d, end - d, sums);
+  return sum_of(sums);
+}
+
 template <class T, class A>
 A mix_pair_backward(const BetaMixBackward& k, const DrawsOfPair<A>& draws, int64_t slice) {
   const int64_t samples = k.source.samples, pair = draws.pair, begin = slice * k.slice;
@@ -162,15 +183,12 @@ A mix_pair_backward(const BetaMixBackward& k, const DrawsOfPair<A>& draws, int64
   if (slice == 0 && k.grad_tau && k.grad_lam)
     slope += dot(draws.slope, static_cast<const A*>(k.grad_lam) + pair * samples, samples);
   if (!k.grad_mixed) return slope;
-  T *grad_a = target<T>(k, k.grad_a, k.a, pair), *grad_b = target<T>(k, k.grad_b, k.b, pair);
-  const T *g = grad_rows<T>(k, pair), *a = row<T>(k.a, pair), *b = row<T>(k.b, pair);
-  for (int64_t d = begin; d < end; d += kBlock) {
-    const int64_t size = std::min(kBlock, end - d);
-    if (k.grad_tau) slope += slope_of_rows(g + d, a + d, b + d, draws.slope, samples, size, k.features);
-    if (grad_a) weighted_rows(g + d, draws.lam, samples, size, k.features, grad_a + d);
-    if (grad_b) weighted_rows(g + d, draws.mu, samples, size, k.features, grad_b + d);
-  }
-  return slope;
+  const PairRows<T> rows = {grad_rows<T>(k, pair), row<T>(k.a, pair), row<T>(k.b, pair),
+                            target<T>(k, k.grad_a, k.a, pair), target<T>(k, k.grad_b, k.b, pair)};
+  const auto backward = !rows.grad_a && !rows.grad_b ? rows_backward<true, false, T, A>
+                        : k.grad_tau                 ? rows_backward<true, true, T, A>
+                                                     : rows_backward<false, true, T, A>;
+  return slope + backward(rows, draws, samples, k.features, begin, end);
 }
 
 template <class T>

@@ -12,7 +12,7 @@ namespace lada::cpu {
 
 template <class A>
 struct DrawLanes {
-  alignas(64) A tau[kLanes + kRun], exponential[kLanes], cosine[kLanes];  // cosine with its sign
+  alignas(64) A tau[kLanes], exponential[kLanes], cosine[kLanes];  // cosine with its sign
   alignas(64) A lam[kLanes], mu[kLanes], logit[kLanes], stretch[kLanes], slope[kLanes];
 };
 
@@ -20,7 +20,7 @@ template <class A>
 LADA_CLONES void uniform_lanes(const PhiloxLanes& words, DrawLanes<A>& lanes) {
   for (int i = 0; i < kLanes; ++i) {
     BetaUniforms<A> u;
-    uniforms(Philox4{{words.word[0][i], words.word[1][i], words.word[2][i], words.word[3][i]}}, u);
+    uniforms(words.words(i), u);
     lanes.exponential[i] = u.exponential;
     lanes.cosine[i] = u.negative ? -u.cosine : u.cosine;
   }
@@ -68,27 +68,25 @@ void slope_lanes(DrawLanes<A>& lanes, bool pathwise) {
   }
 }
 
-// The counters and the tau of the rows [first, first + count) of (pairs x samples).
+// The counters and the tau of the rows [first, first + count) of (pairs x samples), and then of the last row again.
 template <class A>
 LADA_CLONES void counter_lanes(const BetaSource& source, int64_t first, int64_t count, PhiloxLanes& words, A* tau) {
-  const auto stream = static_cast<uint32_t>(static_cast<uint64_t>(source.key[1]));
-  int64_t pair = first / source.samples, n = first % source.samples;
-  for (int64_t i = 0, run = 0; i < count; i += run, n = 0, ++pair) {
-    run = std::min(source.samples - n, count - i);
-    const auto index = static_cast<uint64_t>(source.index_of(pair));
-    const auto low = static_cast<uint32_t>(index), high = static_cast<uint32_t>(index >> 32);
-    const A tau_of_pair = tau_of_given(static_cast<const A*>(source.tau)[pair], source.log_tau);
-    for (int64_t begin = i; begin < i + run; begin += kRun)
-      for (int j = 0; j < kRun; ++j) {  // what is beyond the run belongs to the next pair, which overwrites it
-        words.word[0][begin + j] = static_cast<uint32_t>(n + begin - i) + static_cast<uint32_t>(j);
-        words.word[1][begin + j] = low;
-        words.word[2][begin + j] = high;
-        words.word[3][begin + j] = stream;
-        tau[begin + j] = tau_of_pair;
-      }
+  const int64_t first_pair = first / source.samples, first_sample = first % source.samples;
+  const double inverse = 1.0 / static_cast<double>(source.samples), begin = static_cast<double>(first_sample) + 0.5;
+  int32_t pair[kLanes];  // counted from first_pair; half a sample is far more than the product's rounding
+  for (int i = 0; i < kLanes; ++i)
+    pair[i] = static_cast<int32_t>((begin + std::min(i, static_cast<int>(count) - 1)) * inverse);
+  uint64_t index_of_pair[kLanes];
+  A tau_of_pair[kLanes];
+  for (int p = 0; p <= pair[kLanes - 1]; ++p) {
+    index_of_pair[p] = static_cast<uint64_t>(source.index_of(first_pair + p));
+    tau_of_pair[p] = tau_of_given(static_cast<const A*>(source.tau)[first_pair + p], source.log_tau);
   }
-  for (uint32_t* word : words.word) std::fill(word + count, word + kLanes, 0u);
-  std::fill(tau + count, tau + kLanes, A(1));
+  for (int i = 0; i < kLanes; ++i) {
+    words.sample[i] = static_cast<uint64_t>(first_sample + i - pair[i] * source.samples);
+    words.index[i] = index_of_pair[pair[i]];
+    tau[i] = tau_of_pair[pair[i]];
+  }
 }
 
 enum class Want { kLam, kSlope };
@@ -98,7 +96,8 @@ template <class A>
 void draw_lanes(const BetaSource& source, int64_t first, int64_t count, Want want, DrawLanes<A>& lanes) {
   PhiloxLanes words;
   counter_lanes(source, first, count, words, lanes.tau);
-  philox_lanes(static_cast<uint64_t>(source.key[0]), words);
+  philox_lanes(static_cast<uint64_t>(source.key[0]), static_cast<uint32_t>(static_cast<uint64_t>(source.key[1])),
+               words);
   uniform_lanes(words, lanes);
   if (want == Want::kLam) return lam_lanes(lanes);
   whole_lanes(lanes);

@@ -3,6 +3,7 @@
 
 #include "beta_mix/formula.h"
 #include "check.h"
+#include "common/philox_lanes.h"
 
 namespace {
 
@@ -13,6 +14,33 @@ void test_philox_known_answers() {  // Random123, kat_vectors
   const lada::Philox4 pi = lada::philox(0x299f31d0a4093822, {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}});
   CHECK(pi.word[0] == 0xd16cfe09 && pi.word[1] == 0x94fdcceb);
   CHECK(pi.word[2] == 0x5001e420 && pi.word[3] == 0x24126ea1);
+}
+
+using PhiloxOfLanes = void (*)(uint64_t, uint32_t, lada::cpu::PhiloxLanes&);
+
+void test_philox_lanes(PhiloxOfLanes philox_lanes) {
+  constexpr uint64_t kKey = 0x299f31d0a4093822;
+  constexpr uint32_t kStream = 0xfffffffe;
+  lada::cpu::PhiloxLanes lanes;
+  for (int i = 0; i < lada::cpu::kLanes; ++i) {
+    lanes.sample[i] = 0xffffffffu - 3 * i;
+    lanes.index[i] = 0x9e3779b97f4a7c15u * i;
+  }
+  philox_lanes(kKey, kStream, lanes);
+  for (int i = 0; i < lada::cpu::kLanes; ++i) {
+    const auto low = static_cast<uint32_t>(lanes.index[i]), high = static_cast<uint32_t>(lanes.index[i] >> 32);
+    const lada::Philox4 expected = lada::philox(kKey, {{static_cast<uint32_t>(lanes.sample[i]), low, high, kStream}});
+    for (int j = 0; j < 4; ++j) CHECK(lanes.words(i).word[j] == expected.word[j]);
+  }
+}
+
+void test_philox_of_every_instruction_set() {
+  test_philox_lanes(lada::cpu::philox_lanes);
+  test_philox_lanes(lada::cpu::philox_lanes_anywhere);
+#ifdef LADA_PHILOX_VECTORS
+  if (__builtin_cpu_supports("avx2")) test_philox_lanes(lada::cpu::avx2::philox_lanes);
+  if (__builtin_cpu_supports("avx512f")) test_philox_lanes(lada::cpu::avx512::philox_lanes);
+#endif
 }
 
 template <class A>
@@ -56,6 +84,7 @@ void test_invalid_tau() {
 
 int main() {
   test_philox_known_answers();
+  test_philox_of_every_instruction_set();
   test_corners<float>(1.3e-7);
   test_corners<double>(2.3e-16);
   test_gradient_joins_at_three<float>(1e-6);
