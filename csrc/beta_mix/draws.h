@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../common/cpu.h"
 #include "../common/philox_lanes.h"
 #include "beta_mix.h"
 #include "formula.h"
@@ -76,17 +77,16 @@ LADA_CLONES void counter_lanes(const BetaSource& source, int64_t first, int64_t 
   int32_t pair[kLanes];  // counted from first_pair; half a sample is far more than the product's rounding
   for (int i = 0; i < kLanes; ++i)
     pair[i] = static_cast<int32_t>((begin + std::min(i, static_cast<int>(count) - 1)) * inverse);
-  uint64_t index_of_pair[kLanes];
   A tau_of_pair[kLanes];
-  for (int p = 0; p <= pair[kLanes - 1]; ++p) {
-    index_of_pair[p] = static_cast<uint64_t>(source.index_of(first_pair + p));
+  for (int p = 0; p <= pair[kLanes - 1]; ++p)
     tau_of_pair[p] = tau_of_given(static_cast<const A*>(source.tau)[first_pair + p], source.log_tau);
-  }
   for (int i = 0; i < kLanes; ++i) {
     words.sample[i] = static_cast<uint64_t>(first_sample + i - pair[i] * source.samples);
-    words.index[i] = index_of_pair[pair[i]];
+    words.index[i] = static_cast<uint64_t>(first_pair + pair[i]);
     tau[i] = tau_of_pair[pair[i]];
   }
+  if (!source.index) return;
+  for (uint64_t& index : words.index) index = static_cast<uint64_t>(source.index[index]);
 }
 
 enum class Want { kLam, kSlope };
