@@ -94,7 +94,7 @@ at::Tensor beta_sample(const at::Tensor& tau, int64_t n, const at::Tensor& key, 
                        std::string_view grad, bool log_tau) {
   constexpr const char* op = "beta_sample";
   const Source source = source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(tau), op);
-  at::Tensor lam = fresh(at::empty({tau.size(0), n}, source.tau.options()));
+  at::Tensor lam = at::empty({tau.size(0), n}, source.tau.options());
   run(tau, LADA_BACKENDS(beta_sample), BetaSample{source.pointers(), lam.mutable_data_ptr(), dtype_of(source.tau)});
   return lam;
 }
