@@ -74,8 +74,8 @@ LADA_CLONES void gather_ends(const MixedPairScores& k, int64_t first, int64_t co
     rows_a.row[l] = logits + (both ? ends[0] : 0) * k.classes;
     rows_b.row[l] = logits + (both ? ends[1] : 0) * k.classes;
   }
-  load_tile(rows_a, k.classes, a);
-  load_tile(rows_b, k.classes, b);
+  load_tile<T>(rows_a, k.classes, a);
+  load_tile<T>(rows_b, k.classes, b);
 }
 
 // lam of all pairs and samples. They are drawn before the pairs are scored, since draws have lanes of their own.

@@ -34,9 +34,9 @@ void dispatch_score(Score score, F&& f) {
 }
 
 template <class A>
-constexpr int kRowLanes = 64 / sizeof(A);
+constexpr int kRowLanes = 128 / sizeof(A);
 
-constexpr int64_t kTileClasses = 256;  // a row of more classes is not taken in lanes
+constexpr int64_t kTileClasses = 128;  // a row of more classes is not taken in lanes
 
 template <class A>
 struct alignas(64) Tile {
@@ -54,6 +54,15 @@ struct alignas(64) Lane {
 template <class T>
 struct TileRows {
   const T* row[kRowLanes<arithmetic_t<T>>];
+  LADA_HD const T* operator[](int l) const { return row[l]; }
+};
+
+// As many rows as there are lanes, `stride` elements apart.
+template <class T>
+struct FullRows {
+  const T* first;
+  int64_t stride;
+  LADA_HD const T* operator[](int l) const { return first + l * stride; }
 };
 
 template <class T>
@@ -73,28 +82,49 @@ LADA_HD Quad load_quad(const float* from) {
   return quad;
 }
 
-// Four quads as the rows of a 4 x 4 matrix become its columns.
-LADA_HD void transpose(Quad& a, Quad& b, Quad& c, Quad& d) {
-  const Quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+// Four matrices of 4 x 4 side by side, one quad of a, b, c and d each; their rows become their columns.
+using Quads = float __attribute__((vector_size(64)));
+
+LADA_HD void transpose(Quads& a, Quads& b, Quads& c, Quads& d) {
+#define LADA_LOW(x, y) __builtin_shufflevector(x, y, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define LADA_HIGH(x, y) __builtin_shufflevector(x, y, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define LADA_FIRSTS(x, y) __builtin_shufflevector(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define LADA_SECONDS(x, y) __builtin_shufflevector(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+  const Quads ab_low = LADA_LOW(a, b), ab_high = LADA_HIGH(a, b);
+  const Quads cd_low = LADA_LOW(c, d), cd_high = LADA_HIGH(c, d);
+  a = LADA_FIRSTS(ab_low, cd_low);
+  b = LADA_SECONDS(ab_low, cd_low);
+  c = LADA_FIRSTS(ab_high, cd_high);
+  d = LADA_SECONDS(ab_high, cd_high);
+}
+
+// Four quads that lie `rows` rows apart, side by side.
+using Pair = float __attribute__((vector_size(32)));
+
+template <class Rows>
+LADA_HD void join(const Rows& rows, int l, int64_t j, Quads& quads) {
+  const Quad a = load_quad(rows[l] + j), b = load_quad(rows[l + 4] + j);
+  const Quad c = load_quad(rows[l + 8] + j), d = load_quad(rows[l + 12] + j);
+  const Pair low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+  const Pair high = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
+  quads = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 #endif
 
-template <class T>
-LADA_HD void load_tile(const TileRows<T>& rows, int64_t classes, arithmetic_t<T>* tile) {
+template <class T, class Rows>
+LADA_HD void load_tile(const Rows& rows, int64_t classes, arithmetic_t<T>* tile) {
   constexpr int kWidth = kRowLanes<arithmetic_t<T>>;
 #ifdef LADA_QUADS
   if constexpr (std::is_same_v<T, float>)
     if (classes >= 4) {
-      for (int l = 0; l < kWidth; l += 4)
-        for (int64_t step = 0; step < classes; step += 4) {
-          const int64_t j = std::min(step, classes - 4);  // the last quad overlaps the one before
-          Quad a = load_quad(rows.row[l] + j), b = load_quad(rows.row[l + 1] + j);
-          Quad c = load_quad(rows.row[l + 2] + j), d = load_quad(rows.row[l + 3] + j);
+      for (int64_t step = 0; step < classes; step += 4) {
+        const int64_t j = std::min(step, classes - 4);  // the last quad overlaps the one before
+        for (int l = 0; l < kWidth; l += 16) {
+          Quads a, b, c, d;
+          join(rows, l, j, a);
+          join(rows, l + 1, j, b);
+          join(rows, l + 2, j, c);
+          join(rows, l + 3, j, d);
           transpose(a, b, c, d);
           float* to = tile + j * kWidth + l;
           std::memcpy(to, &a, sizeof a);
@@ -102,11 +132,12 @@ LADA_HD void load_tile(const TileRows<T>& rows, int64_t classes, arithmetic_t<T>
           std::memcpy(to + 2 * kWidth, &c, sizeof c);
           std::memcpy(to + 3 * kWidth, &d, sizeof d);
         }
+      }
       return;
     }
 #endif
   for (int l = 0; l < kWidth; ++l)
-    for (int64_t j = 0; j < classes; ++j) tile[j * kWidth + l] = widen(rows.row[l][j]);
+    for (int64_t j = 0; j < classes; ++j) tile[j * kWidth + l] = widen(rows[l][j]);
 }
 
 // The first `count` rows of a tile to consecutive rows in memory.
@@ -116,18 +147,17 @@ LADA_HD void store_tile(const arithmetic_t<T>* tile, int64_t classes, T* to, int
 #ifdef LADA_QUADS
   if constexpr (std::is_same_v<T, float>)
     if (classes >= 4 && count == kWidth) {
-      for (int l = 0; l < kWidth; l += 4)
-        for (int64_t step = 0; step < classes; step += 4) {
-          const int64_t j = std::min(step, classes - 4);
-          const float* from = tile + j * kWidth + l;
-          Quad a = load_quad(from), b = load_quad(from + kWidth);
-          Quad c = load_quad(from + 2 * kWidth), d = load_quad(from + 3 * kWidth);
-          transpose(a, b, c, d);
-          std::memcpy(to + l * classes + j, &a, sizeof a);
-          std::memcpy(to + (l + 1) * classes + j, &b, sizeof b);
-          std::memcpy(to + (l + 2) * classes + j, &c, sizeof c);
-          std::memcpy(to + (l + 3) * classes + j, &d, sizeof d);
+      for (int64_t step = 0; step < classes; step += 4) {
+        const int64_t j = std::min(step, classes - 4);
+        for (int first = 0; first < kWidth; first += 16) {
+          Quads part[4];
+          for (int i = 0; i < 4; ++i) std::memcpy(&part[i], tile + (j + i) * kWidth + first, sizeof(Quads));
+          transpose(part[0], part[1], part[2], part[3]);
+          for (int l = 0; l < 16; ++l)
+            std::memcpy(to + (first + l) * classes + j, reinterpret_cast<const float*>(&part[l % 4]) + l / 4 * 4,
+                        sizeof(Quad));
         }
+      }
       return;
     }
 #endif
@@ -138,7 +168,10 @@ LADA_HD void store_tile(const arithmetic_t<T>* tile, int64_t classes, T* to, int
 // Loops are cut where they leave the storage type: what follows a load is compiled for float and double alone.
 template <class T>
 LADA_CLONES void load_rows(const T* rows, int64_t count, int64_t stride, int64_t classes, arithmetic_t<T>* tile) {
-  load_tile(consecutive_rows(rows, count, stride), classes, tile);
+  if (count == kRowLanes<arithmetic_t<T>>)
+    load_tile<T>(FullRows<T>{rows, stride}, classes, tile);
+  else
+    load_tile<T>(consecutive_rows(rows, count, stride), classes, tile);
 }
 
 template <class T>
@@ -191,9 +224,10 @@ struct LaneStats {
   LADA_HD RowStats<A> row(int l) const { return {max[l], second[l], ties[l], below[l], weighted[l]}; }
 };
 
-// With `exps`, the exponentials e_j are kept there.
+// With `exps`, the exponentials e_j are kept there. What lies at `next`, as much as this tile, is asked of memory on
+// the way: rows of a tile are too many streams for the processor to foresee.
 template <Score kScore, class A>
-LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nullptr) {
+LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nullptr, const char* next = nullptr) {
   constexpr int kWidth = kRowLanes<A>;
   const A floor = opaque(exp_floor<A>()), zero = opaque(A(0));
   LaneStats<A> s;
@@ -210,6 +244,8 @@ LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nul
     }
   }
   for (int64_t j = 0; j < classes; ++j) {
+    for (int line = 0; next && line < kWidth * static_cast<int>(sizeof(A)); line += 64, next += 64)
+      __builtin_prefetch(next);
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
       const A d = larger(floor, tile[j * kWidth + l] - s.max[l]), e = exp_negative(d);
       sum[l] += e;

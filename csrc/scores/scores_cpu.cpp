@@ -9,8 +9,9 @@ namespace lada::cpu {
 namespace {
 
 template <Score kScore, class A>
-LADA_CLONES void score_tile(const A* tile, int64_t classes, A scale, A* out, int64_t count) {
-  const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile, classes));
+LADA_CLONES void score_tile(const A* tile, int64_t classes, A scale, A* out, int64_t count, const void* next) {
+  const Lane<A> scores =
+      scores_of_tile<kScore>(stats_of_tile<kScore, A>(tile, classes, nullptr, static_cast<const char*>(next)));
   for (int l = 0; l < count; ++l) out[l] = scale * scores[l];
 }
 
@@ -20,8 +21,8 @@ LADA_CLONES RowStats<A> row_stats(const A* row, int64_t classes) {
 }
 
 template <Score kScore, class A>
-LADA_CLONES void tile_gradient(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
-  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
+LADA_CLONES void tile_gradient(A* tile, A* exps, int64_t classes, const Lane<A>& factor, const void* next) {
+  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps, static_cast<const char*>(next));
   gradient_of_tile<kScore>(tile, exps, classes, s, factor);
 }
 
@@ -46,7 +47,7 @@ void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     load_rows(logits + row * k.classes, count, k.classes, k.classes, tile.value);
-    score_tile<kScore>(tile.value, k.classes, scale, out + row, count);
+    score_tile<kScore>(tile.value, k.classes, scale, out + row, count, logits + (row + count) * k.classes);
   }
 }
 
@@ -79,8 +80,13 @@ void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end)
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     load_rows(logits + row * k.classes, count, k.classes, k.classes, tile.value);
     for (int l = 0; l < kRowLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
-    tile_gradient<kScore>(tile.value, exps.value, k.classes, factor);
-    store_rows(tile.value, k.classes, grad_logits + row * k.classes, count);
+    tile_gradient<kScore>(tile.value, exps.value, k.classes, factor, logits + (row + count) * k.classes);
+    if constexpr (std::is_same_v<T, A>) {
+      store_rows(tile.value, k.classes, exps.value, count);
+      std::memcpy(grad_logits + row * k.classes, exps.value, static_cast<size_t>(count * k.classes) * sizeof(A));
+    } else {
+      store_rows(tile.value, k.classes, grad_logits + row * k.classes, count);
+    }
   }
 }
 
