@@ -86,15 +86,14 @@ std::vector<A> draw_all(const BetaSource& source, int threads) {
   return lam;
 }
 
-// lam and 1 - lam of one sample of a block of pairs.
+// lam and 1 - lam of one sample of a block of pairs, from a tile whose columns are the samples.
 template <class A>
 struct Draws {
   Lane<A> lam, mu;
 
-  void take(const std::vector<A>& all, int64_t samples, int64_t first, int64_t count, int64_t n) {
+  void take(const A* tile, int64_t n) {
     for (int l = 0; l < kRowLanes<A>; ++l) {
-      const int64_t pair = first + std::min<int64_t>(l, count - 1);
-      const A value = all[static_cast<size_t>(pair * samples + n)];
+      const A value = tile[n * kRowLanes<A> + l];
       lam[l] = positive_weight(value);
       mu[l] = positive_weight(1 - value);
     }
@@ -128,17 +127,20 @@ LADA_CLONES void add_mixture_scores(const A* a, const A* b, const Draws<A>& draw
 
 template <class T, Score kScore, class A>
 void score_mixed_pairs(const MixedPairScores& k, const std::vector<A>& lam, int64_t begin, int64_t end) {
+  const int64_t samples = k.source.samples;
   Workspace<A> work(3, k.classes);
+  std::vector<A> lams(static_cast<size_t>(samples * kRowLanes<A>));
   A *a = work.tile(0), *b = work.tile(1), *mixed = work.tile(2);
-  const A scale = static_cast<A>(k.scale), share = scale * static_cast<A>(k.gamma) / static_cast<A>(k.source.samples);
+  const A scale = static_cast<A>(k.scale), share = scale * static_cast<A>(k.gamma) / static_cast<A>(samples);
   Lane<A> known;
   Draws<A> draws;
   for (int64_t first = begin; first < end; first += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - first);
     gather_ends<T>(k, first, count, a, b, known);
     Lane<A> mixtures{}, ends{};
-    for (int64_t n = 0; n < k.source.samples; ++n) {
-      draws.take(lam, k.source.samples, first, count, n);
+    load_rows(lam.data() + first * samples, count, samples, samples, lams.data());
+    for (int64_t n = 0; n < samples; ++n) {
+      draws.take(lams.data(), n);
       add_mixture_scores<kScore>(a, b, draws, k.classes, mixed, mixtures);
     }
     if (k.own == nullptr) {
@@ -176,10 +178,12 @@ template <class T, Score kScore, class A>
 void score_mixed_pairs_backward(const MixedPairScoresBackward& k, const std::vector<A>& lam, int64_t begin,
                                 int64_t end) {
   const MixedPairScores& f = k.forward;
+  const int64_t samples = f.source.samples;
   Workspace<A> work(6, f.classes);
+  std::vector<A> lams(static_cast<size_t>(samples * kRowLanes<A>));
   A *a = work.tile(0), *b = work.tile(1), *mixed = work.tile(2), *exps = work.tile(3);
   A *sum_a = work.tile(4), *sum_b = work.tile(5);
-  const A share = static_cast<A>(f.scale * f.gamma) / static_cast<A>(f.source.samples);
+  const A share = static_cast<A>(f.scale * f.gamma) / static_cast<A>(samples);
   Lane<A> known, factor, to_lam;
   Draws<A> draws;
   for (int64_t first = begin; first < end; first += kRowLanes<A>) {
@@ -189,13 +193,13 @@ void score_mixed_pairs_backward(const MixedPairScoresBackward& k, const std::vec
     std::fill_n(sum_b, work.size, A(0));
     for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? share * static_cast<const A*>(k.grad)[first + l] : A(0);
-    for (int64_t n = 0; n < f.source.samples; ++n) {
-      draws.take(lam, f.source.samples, first, count, n);
+    load_rows(lam.data() + first * samples, count, samples, samples, lams.data());
+    for (int64_t n = 0; n < samples; ++n) {
+      draws.take(lams.data(), n);
       add_mixture_gradients<kScore>(a, b, draws, factor, f.classes, mixed, exps, sum_a, sum_b, to_lam);
       if (k.grad_lam)
         for (int l = 0; l < count; ++l)
-          static_cast<A*>(k.grad_lam)[(first + l) * f.source.samples + n] =
-              known[l] != 0 ? to_lam[l] : not_a_number<A>();
+          static_cast<A*>(k.grad_lam)[(first + l) * samples + n] = known[l] != 0 ? to_lam[l] : not_a_number<A>();
     }
     if (k.contributions) {
       A* to = static_cast<A*>(k.contributions) + first * f.classes;

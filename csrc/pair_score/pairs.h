@@ -1,5 +1,7 @@
 // The check of a tensor of pairs.
 #pragma once
+#include <algorithm>
+
 #include "../common/tensor.h"
 #include "formula.h"
 
@@ -13,10 +15,10 @@ inline void check_pairs(const at::Tensor& pairs, const char* op, const at::Tenso
               "), got ", pairs.device());
   if (!should_check_values(pairs)) return;
   const at::Tensor values = pairs.to(at::kCPU).contiguous();
-  const int64_t* value = values.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    TORCH_CHECK_VALUE(is_row(value[i], pool.size(0)), op, ": pairs must hold rows of ", pool_name, ", from 0 to ",
-                      pool.size(0) - 1, ", got pairs[", i / 2, ", ", i % 2, "] = ", value[i]);
+  const int64_t *value = values.const_data_ptr<int64_t>(), *end = value + values.numel(), rows = pool.size(0);
+  const int64_t* wrong = std::find_if_not(value, end, [rows](int64_t row) { return is_row(row, rows); });
+  TORCH_CHECK_VALUE(wrong == end, op, ": pairs must hold rows of ", pool_name, ", from 0 to ", rows - 1, ", got pairs[",
+                    (wrong - value) / 2, ", ", (wrong - value) % 2, "] = ", *wrong);
 }
 
 }  // namespace lada
