@@ -250,6 +250,57 @@ Tensor soft_cross_entropy(const Tensor& logits, const Tensor& y_a, const Tensor&
   return loss_op().call(logits, y_a, y_b, lam);
 }
 
+auto& affine_op() {
+  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, c10::SymIntArrayRef, string_view, string_view,
+                                        bool, const OptionalTensor&, const OptionalTensor&)>("lada_ext::affine_sample");
+  return op;
+}
+
+auto& affine_backward_op() {
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, string_view, string_view, bool,
+                                         const OptionalTensor&, const OptionalTensor&, std::array<bool, 2>)>(
+          "lada_ext::affine_sample_backward");
+  return op;
+}
+
+struct AffineSampleFunction : torch::autograd::Function<AffineSampleFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& image, const Tensor& theta, c10::SymIntArrayRef size,
+                        string_view mode, string_view padding_mode, bool align_corners, const OptionalTensor& mean,
+                        const OptionalTensor& deviation) {
+    ctx->save_for_backward({image, theta, or_undefined(mean), or_undefined(deviation)});
+    ctx->saved_data["mode"] = std::string(mode);
+    ctx->saved_data["padding_mode"] = std::string(padding_mode);
+    ctx->saved_data["align_corners"] = align_corners;
+    ctx->set_materialize_grads(false);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return affine_op().call(image, theta, size, mode, padding_mode, align_corners, mean, deviation);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(8);
+    if (!grads[0].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1)};
+    auto [grad_image, grad_theta] = affine_backward_op().call(
+        grads[0], saved[0], saved[1], ctx->saved_data["mode"].toStringRef(),
+        ctx->saved_data["padding_mode"].toStringRef(), ctx->saved_data["align_corners"].toBool(), if_defined(saved[2]),
+        if_defined(saved[3]), needed);
+    if (needed[0]) result[0] = grad_image;
+    if (needed[1]) result[1] = grad_theta;
+    return result;
+  }
+};
+
+Tensor affine_sample(const Tensor& image, const Tensor& theta, c10::SymIntArrayRef size, string_view mode,
+                     string_view padding_mode, bool align_corners, const OptionalTensor& mean,
+                     const OptionalTensor& deviation) {
+  if (compute_requires_grad(image, theta))
+    return AffineSampleFunction::apply(image, theta, size, mode, padding_mode, align_corners, mean, deviation);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return affine_op().call(image, theta, size, mode, padding_mode, align_corners, mean, deviation);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
@@ -258,9 +309,10 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("beta_mix_pairs", &mix_pairs);
   m.impl("mix_labels", &mix_labels);
   m.impl("soft_cross_entropy", &soft_cross_entropy);
+  m.impl("affine_sample", &affine_sample);
   for (const char* op :
        {"beta_logit_grad", "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out",
-        "beta_mix_pairs_backward", "mix_labels_backward", "soft_cross_entropy_backward"})
+        "beta_mix_pairs_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
 }
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lada_ext._images import Numbers, constants, empty_images
-from lada_ext._library import forbid_double_backward
 
 
 def affine_sample(
@@ -83,23 +82,6 @@ def _(
     del grad, mode, padding_mode, align_corners, mean, std
     grad_image = empty_images(image, image.shape, image.dtype) if needed[0] else image.new_empty((0,))
     return grad_image, theta.new_empty(theta.shape if needed[1] else (0,))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    image, theta, _, *ctx.options, mean, std = inputs
-    ctx.save_for_backward(image, theta, mean, std)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    image, theta, mean, std = ctx.saved_tensors
-    needed = list(ctx.needs_input_grad[:2])
-    grads = torch.ops.lada_ext.affine_sample_backward(grad, image, theta, *ctx.options, mean, std, needed)
-    return *(g if need else None for g, need in zip(grads, needed, strict=True)), *[None] * 6
-
-
-torch.library.register_autograd("lada_ext::affine_sample", _backward, setup_context=_save)
-forbid_double_backward("lada_ext::affine_sample_backward")
 
 
 def _batched(tensor: Tensor, dim: int | None, count: int) -> Tensor:
