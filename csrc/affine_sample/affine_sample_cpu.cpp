@@ -19,9 +19,12 @@ constexpr int kFewLanes = 4;
 template <class A>  // float64 is for checks: one size does
 constexpr int kManyLanes = sizeof(A) == 4 ? 16 : kFewLanes;
 
+// Columns of zeros before each row of a copied image, which end the row before as well.
+constexpr int kBorder = 2;
+
 // Copies of one image's cost against sampled pixels.
 bool is_copy_repaid(const AffineGeometry& g, int64_t transforms) {
-  const bool offsets_fit = (g.height + 1) * (g.width + 1) * kManyLanes<float> < int64_t{1} << 31;
+  const bool offsets_fit = (g.height + 2) * (g.width + kBorder) * kManyLanes<float> < int64_t{1} << 31;
   return offsets_fit && g.height * g.width <= 4 * transforms * g.out_height * g.out_width;
 }
 
@@ -87,15 +90,16 @@ Buffer<A> buffer(int64_t count) {
   return Buffer<A>(static_cast<A*>(::operator new[](count * sizeof(A), std::align_val_t{64})));
 }
 
-// The copy of a block: rows -1 .. height - 1 of cells -1 .. width - 1, where -1 is the border.
+// The copy of a block: rows -1 .. height - 1 of cells -kBorder .. width - 1, and a last cell. Row -1 and the cells
+// below 0 are the border. Any two taps of which one lies outside are also side by side here.
 template <class A, int kLanes>
 class Cells {
  public:
   explicit Cells(const AffineGeometry& g)
-      : pitch_((1 + g.width) * kLanes),
-        count_((g.height + 1) * pitch_),
+      : pitch_((kBorder + g.width) * kLanes),
+        count_((g.height + 1) * pitch_ + kLanes),
         cells_(buffer<A>(count_)),
-        pixels_{data() + pitch_ + kLanes, pitch_, g.height, g.width} {}
+        pixels_{data() + pitch_ + kBorder * kLanes, pitch_, g.height, g.width} {}
 
   A* data() const { return cells_.get(); }
   int32_t pitch() const { return static_cast<int32_t>(pitch_); }
@@ -104,8 +108,9 @@ class Cells {
   // The border, and `block` at `from`.
   template <class T>
   void read(ChannelBlock<A, kLanes>& block, const T* from, const Strides& strides) {
-    std::fill_n(data(), pitch_, A(0));
-    for (int64_t y = 0; y < pixels_.height; ++y) std::fill_n(pixels_.data + y * pitch_ - kLanes, kLanes, A(0));
+    std::fill_n(data(), pitch_ + kBorder * kLanes, A(0));
+    for (int64_t y = 1; y < pixels_.height; ++y) std::fill_n(data() + (y + 1) * pitch_, kBorder * kLanes, A(0));
+    std::fill_n(data() + count_ - kLanes, kLanes, A(0));
     block.read(from, strides, pixels_);
   }
 
@@ -149,26 +154,47 @@ class Band {
   Buffer<A> lanes_;
 };
 
-// The samplings of one output row, tap by tap: where each tap of each column lies in the cells, its weight, and how the
-// weight grows with the grid coordinates.
+// Taps of an output row along one axis, tap by tap: what each column's tap adds to the place in the cells, its weight,
+// and how the weight grows with the grid coordinate.
+template <class A, int kTaps>
+struct RowTaps {
+  explicit RowTaps(int64_t width)
+      : offset(buffer<int32_t>(kTaps * width)), weight(buffer<A>(kTaps * width)), slope(buffer<A>(kTaps * width)) {}
+  Buffer<int32_t> offset;
+  Buffer<A> weight, slope;
+};
+
+// The samplings of one output row. What a column reads is the same for all channels.
 template <class A, int kTaps>
 struct RowSamplings {
-  static constexpr int kAll = kTaps * kTaps;
   explicit RowSamplings(const AffineGeometry& g)
-      : width(g.out_width),
-        grid_x(buffer<A>(width)),
-        offset(buffer<int32_t>(kAll * width)),
-        weight(buffer<A>(kAll * width)),
-        slope_x(buffer<A>(kAll * width)),
-        slope_y(buffer<A>(kAll * width)) {
+      : width(g.out_width), grid_x(buffer<A>(width)), across(width), down(width) {
     const Coordinates<A> x = frame_of<A>(g).x;
     for (int64_t i = 0; i < width; ++i) grid_x[i] = x[i];
   }
   int64_t width;
   Buffer<A> grid_x;
-  Buffer<int32_t> offset;
-  Buffer<A> weight, slope_x, slope_y;
+  RowTaps<A, kTaps> across, down;
 };
+
+// The same for loops that write: by value, so that the compiler knows that no store changes the pointers.
+template <class A, int kTaps>
+struct RowView {
+  explicit RowView(const RowSamplings<A, kTaps>& row)
+      : width(row.width),
+        across(row.across.offset.get()),
+        down(row.down.offset.get()),
+        weight_x(row.across.weight.get()),
+        weight_y(row.down.weight.get()),
+        slope_x(row.across.slope.get()),
+        slope_y(row.down.slope.get()) {}
+  int64_t width;
+  const int32_t *across, *down;
+  const A *weight_x, *weight_y, *slope_x, *slope_y;
+};
+
+// Taps across that lie side by side in the cells and are read as one. Only the first of them has an offset.
+constexpr int side_by_side(int taps) { return taps == 2 ? 2 : 1; }
 
 // All taps of a position along one axis.
 template <class A, int kTaps>
@@ -188,28 +214,33 @@ LADA_HD Taps<A, kTaps> taps_at(Position<A> p, const Axis<A>& axis) {
   return taps;
 }
 
+// The cell of tap i across. Of a pair the second may be the only one inside; if none is, both are border.
+template <class A, int kTaps>
+LADA_HD int32_t cell_across(const Taps<A, kTaps>& x, int i) {
+  if (side_by_side(kTaps) == 1 || x.pixel[0] != kOutside) return x.pixel[i] + kBorder;
+  return x.pixel[kTaps - 1] - 1 + kBorder;
+}
+
 template <bool kSlopes, class A, int kTaps>
 LADA_HD void sample_columns(const A* theta, A grid_y, const Frame<A>& frame, int32_t pitch, int32_t lanes,
                             const RowSamplings<A, kTaps>& row) {
   const int64_t width = row.width;
   const A* __restrict grid_x = row.grid_x.get();
-  int32_t* __restrict offset = row.offset.get();
-  A* __restrict weight = row.weight.get(), * __restrict slope_x = row.slope_x.get(), * __restrict slope_y = row.slope_y.get();
+  int32_t* __restrict offset_x = row.across.offset.get(), * __restrict offset_y = row.down.offset.get();
+  A* __restrict weight_x = row.across.weight.get(), * __restrict weight_y = row.down.weight.get();
+  A* __restrict slope_x = row.across.slope.get(), * __restrict slope_y = row.down.slope.get();
   const A map[6] = {theta[0], theta[1], theta[2], theta[3], theta[4], theta[5]};
 #pragma GCC ivdep  // the taps' parts of the arrays do not overlap
   for (int64_t column = 0; column < width; ++column) {
     const Place<A> place = place_of(map, grid_x[column], grid_y, frame);
     const Taps<A, kTaps> x = taps_at<kTaps>(place.x, frame.across), y = taps_at<kTaps>(place.y, frame.down);
-#pragma GCC unroll 16
-    for (int tap = 0; tap < kTaps * kTaps; ++tap) {
-      const int i = tap / kTaps, j = tap % kTaps;
-      const int64_t at = tap * width + column;
-      offset[at] = (y.pixel[i] + 1) * pitch + (x.pixel[j] + 1) * lanes;
-      weight[at] = y.weight[i] * x.weight[j];
-      if constexpr (kSlopes) {
-        slope_x[at] = y.weight[i] * x.slope[j];
-        slope_y[at] = y.slope[i] * x.weight[j];
-      }
+#pragma GCC unroll 4
+    for (int i = 0; i < kTaps; ++i) {
+      const int64_t at = i * width + column;
+      if (i % side_by_side(kTaps) == 0) offset_x[at] = cell_across(x, i) * lanes;
+      offset_y[at] = (y.pixel[i] + 1) * pitch;
+      weight_x[at] = x.weight[i], weight_y[at] = y.weight[i];
+      if constexpr (kSlopes) slope_x[at] = x.slope[i], slope_y[at] = y.slope[i];
     }
   }
 }
@@ -243,70 +274,136 @@ void sample_row(const double* theta, double grid_y, const Frame<double>& frame, 
 }
 
 template <int kLanes, class A, int kTaps>
-LADA_CLONES void gather_row(const A* cells, const RowSamplings<A, kTaps>& row, A* out) {
-  const int32_t* offset = row.offset.get();
-  const A* weight = row.weight.get();
-  const int64_t width = row.width;
-  for (int64_t column = 0; column < width; ++column) {
+LADA_CLONES void gather_row(const A* cells, const RowSamplings<A, kTaps>& samplings, A* out) {
+  constexpr int kSide = side_by_side(kTaps);
+  using Side = Lanes<A, kSide * kLanes>;
+  const RowView<A, kTaps> row(samplings);
+  for (int64_t column = 0; column < row.width; ++column) {
     Lanes<A, kLanes> value{};
-#pragma GCC unroll 16
-    for (int tap = 0; tap < kTaps * kTaps; ++tap)
-      value.add(weight[tap * width + column], Lanes<A, kLanes>::load(cells + offset[tap * width + column]));
+#pragma GCC unroll 4
+    for (int j = 0; j < kTaps; j += kSide) {
+      const A* cell = cells + row.across[j * row.width + column];
+      Side lines{};
+#pragma GCC unroll 4
+      for (int i = 0; i < kTaps; ++i)
+        lines.add(row.weight_y[i * row.width + column], Side::load(cell + row.down[i * row.width + column]));
+      value.add(row.weight_x[j * row.width + column], lines.template part<0, kLanes>());
+      if constexpr (kSide == 2) value.add(row.weight_x[(j + 1) * row.width + column], lines.template part<1, kLanes>());
+    }
     value.store(out + column * kLanes);
   }
 }
 
-// d / d (x, y of the sampling's grid coordinate), times 1 and times the output's grid_x, summed over a row.
-template <class A>
-struct RowSums {
-  A x, x_grid, y, y_grid;
-};
+// Where the taps of a column lie in the cells.
+template <int kLanes, class A, int kTaps>
+LADA_HD void cells_of(const RowView<A, kTaps>& row, int64_t column, int64_t (&cell)[kTaps][kTaps]) {
+  constexpr int kSide = side_by_side(kTaps);
+#pragma GCC unroll 4
+  for (int i = 0; i < kTaps; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < kTaps; ++j)
+      cell[i][j] = static_cast<int64_t>(row.down[i * row.width + column]) +
+                   row.across[j / kSide * kSide * row.width + column] + j % kSide * kLanes;
+}
 
-// Adds a row to the cells of the image gradient, and sums what the gradient of theta needs.
-template <bool kImage, bool kTheta, int kLanes, class A, int kTaps>
-LADA_CLONES void scatter_row(const A* grad, const A* cells, A* grad_cells, const RowSamplings<A, kTaps>& row,
-                             RowSums<A>& sums) {
+template <int kLanes, class A, int kTaps>
+LADA_HD void scatter_pixel(const A* grad, A* cells, const RowView<A, kTaps>& row, int64_t column) {
   using L = Lanes<A, kLanes>;
-  const int32_t* offset = row.offset.get();
-  const A *weight = row.weight.get(), *slope_x = row.slope_x.get(), *slope_y = row.slope_y.get();
-  const A* grid_x = row.grid_x.get();
-  const int64_t width = row.width;
-  L x{}, x_grid{}, y{}, y_grid{};
-  for (int64_t column = 0; column < width; ++column) {
-    const L go = L::load(grad + column * kLanes);
-    L along_x{}, along_y{};
-#pragma GCC unroll 16
-    for (int tap = 0; tap < kTaps * kTaps; ++tap) {
-      const int64_t at = tap * width + column;
-      if constexpr (kTheta) {
-        const L value = L::load(cells + offset[at]);
-        along_x.add(slope_x[at], value);
-        along_y.add(slope_y[at], value);
-      }
-      if constexpr (kImage) {
-        L total = L::load(grad_cells + offset[at]);
-        total.add(weight[at], go);
-        total.store(grad_cells + offset[at]);
-      }
-    }
-    if constexpr (kTheta) {
-      L product{};
-      product.add(go, along_x);
-      x.add(A(1), product);
-      x_grid.add(grid_x[column], product);
-      product = {};
-      product.add(go, along_y);
-      y.add(A(1), product);
-      y_grid.add(grid_x[column], product);
+  const L go = L::load(grad + column * kLanes);
+  int64_t cell[kTaps][kTaps];
+  cells_of<kLanes>(row, column, cell);
+#pragma GCC unroll 4
+  for (int i = 0; i < kTaps; ++i) {
+    const L of_line = go * row.weight_y[i * row.width + column];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTaps; ++j) {
+      L total = L::load(cells + cell[i][j]);
+      total.add(row.weight_x[j * row.width + column], of_line);
+      total.store(cells + cell[i][j]);
     }
   }
-  if constexpr (kTheta) sums = {x.sum(), x_grid.sum(), y.sum(), y_grid.sum()};
+}
+
+// Adds a row to the cells of the image gradient. Neighbours add to the same cells, and each addition would wait for the
+// one before to reach memory; so the row is worked on at several places in turn.
+template <int kLanes, class A, int kTaps>
+LADA_CLONES void scatter_row(const A* grad, A* cells, const RowSamplings<A, kTaps>& samplings) {
+  constexpr int kPlaces = 4;
+  const RowView<A, kTaps> row(samplings);
+  const int64_t part = row.width / kPlaces;
+  for (int64_t column = 0; column < part; ++column)
+#pragma GCC unroll 4
+    for (int place = 0; place < kPlaces; ++place) scatter_pixel<kLanes>(grad, cells, row, place * part + column);
+  for (int64_t column = kPlaces * part; column < row.width; ++column) scatter_pixel<kLanes>(grad, cells, row, column);
+}
+
+// The products of each column's gradient with the pixels it reads, summed over the channels: kTaps * kTaps a column.
+template <int kLanes, class A, int kTaps>
+LADA_CLONES void dot_row(const A* grad, const A* cells, const RowSamplings<A, kTaps>& samplings, A* dots) {
+  using L = Lanes<A, kLanes>;
+  const RowView<A, kTaps> row(samplings);
+  for (int64_t column = 0; column < row.width; ++column) {
+    const L go = L::load(grad + column * kLanes);
+    int64_t cell[kTaps][kTaps];
+    cells_of<kLanes>(row, column, cell);
+#pragma GCC unroll 4
+    for (int i = 0; i < kTaps * kTaps; i += 4) {
+      typename Quad<A>::Vector product[4];
+#pragma GCC unroll 4
+      for (int tap = 0; tap < 4; ++tap)
+        product[tap] = (go * L::load(cells + cell[(i + tap) / kTaps][(i + tap) % kTaps])).in_quad();
+      const typename Quad<A>::Vector sums = sums_of<A>(product);
+      std::memcpy(dots + column * kTaps * kTaps + i, &sums, sizeof sums);
+    }
+  }
+}
+
+// d / d (x, y of the samplings' grid coordinates) of each column, summed over rows: once, and times their grid_y.
+template <class A>
+struct ColumnSums {
+  explicit ColumnSums(int64_t columns)
+      : width(columns), x(buffer<A>(width)), x_grid(buffer<A>(width)), y(buffer<A>(width)), y_grid(buffer<A>(width)) {}
+  void clear() const {
+    for (const Buffer<A>* sums : {&x, &x_grid, &y, &y_grid}) std::fill_n(sums->get(), width, A(0));
+  }
+  int64_t width;
+  Buffer<A> x, x_grid, y, y_grid;
+};
+
+template <class A, int kTaps>
+LADA_CLONES void add_slopes(const A* __restrict dots, const RowSamplings<A, kTaps>& samplings, A grid_y,
+                            const ColumnSums<A>& sums) {
+  const RowView<A, kTaps> row(samplings);
+  A* __restrict x = sums.x.get(), * __restrict x_grid = sums.x_grid.get();
+  A* __restrict y = sums.y.get(), * __restrict y_grid = sums.y_grid.get();
+#pragma GCC ivdep  // the sums lie apart from all that is read
+  for (int64_t column = 0; column < row.width; ++column) {
+    A along_x = 0, along_y = 0;
+#pragma GCC unroll 4
+    for (int j = 0; j < kTaps; ++j) {
+      A line = 0, rise = 0;
+#pragma GCC unroll 4
+      for (int i = 0; i < kTaps; ++i) {
+        const A dot = dots[(column * kTaps + i) * kTaps + j];
+        line += row.weight_y[i * row.width + column] * dot;
+        rise += row.slope_y[i * row.width + column] * dot;
+      }
+      along_x += row.slope_x[j * row.width + column] * line;
+      along_y += row.weight_x[j * row.width + column] * rise;
+    }
+    x[column] += along_x, x_grid[column] += grid_y * along_x;
+    y[column] += along_y, y_grid[column] += grid_y * along_y;
+  }
 }
 
 template <class A>
-void add_row_sums(const RowSums<A>& row, A grid_y, A* grad_theta) {
-  const A terms[6] = {row.x_grid, row.x * grid_y, row.x, row.y_grid, row.y * grid_y, row.y};
-  for (int i = 0; i < 6; ++i) grad_theta[i] += terms[i];
+void sum_columns(const ColumnSums<A>& sums, const A* grid_x, A* grad_theta) {
+  std::fill_n(grad_theta, 6, A(0));
+  for (int64_t column = 0; column < sums.width; ++column) {
+    const A terms[6] = {sums.x[column] * grid_x[column], sums.x_grid[column], sums.x[column],
+                        sums.y[column] * grid_x[column], sums.y_grid[column], sums.y[column]};
+    for (int i = 0; i < 6; ++i) grad_theta[i] += terms[i];
+  }
 }
 
 // Channels [first, first + kLanes) of the images in one thread's share of (image, block) units.
@@ -375,6 +472,8 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   Cells<A, kLanes> cells(theta ? g : AffineGeometry{}), grad_cells(image ? g : AffineGeometry{});
   const int32_t pitch = theta ? cells.pitch() : grad_cells.pitch();
   const RowSamplings<A, kTaps> samplings(g);
+  const ColumnSums<A> sums(g.out_width);
+  const Buffer<A> dots = buffer<A>(kTaps * kTaps * g.out_width);
   Band<A, kLanes> band(g);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
@@ -392,8 +491,8 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
       });
     if (image) grad_cells.clear();
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
-      A sums[6] = {};
       const A* map = static_cast<const A*>(in.theta) + t * 6;
+      sums.clear();
       for (int64_t first = 0; first < g.out_height; first += band.rows_from(first)) {
         dispatch_result<A>(in, [&](auto tag) {
           using Out = typename decltype(tag)::type;
@@ -401,21 +500,18 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
         });
         for (int64_t y = 0; y < band.rows_from(first); ++y) {
           const A grid_y = frame.y[first + y], *go = band.row(y);
-          RowSums<A> row{};
           if constexpr (kTaps > 1)
             if (theta) {
               sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
-              image ? scatter_row<true, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row)
-                    : scatter_row<false, true, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
-              add_row_sums(row, grid_y, sums);
+              dot_row<kLanes>(go, cells.data(), samplings, dots.get());
+              add_slopes(dots.get(), samplings, grid_y, sums);
             }
-          if (image && !theta) {
-            sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
-            scatter_row<true, false, kLanes>(go, cells.data(), grad_cells.data(), samplings, row);
-          }
+          if (!theta) sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
+          if (image) scatter_row<kLanes>(go, grad_cells.data(), samplings);
         }
       }
-      if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + unit.block) * 6);
+      if (k.grad_theta)
+        sum_columns(sums, samplings.grid_x.get(), static_cast<A*>(k.partial) + (t * k.plan.parts + unit.block) * 6);
     }
     if (image)
       dispatch_result<A>(in, [&](auto tag) {
@@ -449,6 +545,18 @@ void sample_rows_directly(const AffineSample& k, int64_t begin, int64_t end) {
       }
     }
   }
+}
+
+// d / d (x, y of the sampling's grid coordinate), times 1 and times the output's grid_x, summed over a row.
+template <class A>
+struct RowSums {
+  A x, x_grid, y, y_grid;
+};
+
+template <class A>
+void add_row_sums(const RowSums<A>& row, A grid_y, A* grad_theta) {
+  const A terms[6] = {row.x_grid, row.x * grid_y, row.x, row.y_grid, row.y * grid_y, row.y};
+  for (int i = 0; i < 6; ++i) grad_theta[i] += terms[i];
 }
 
 // Planes [begin, end), one channel of one image each.
@@ -557,7 +665,7 @@ void affine_sample(const AffineSample& k, int threads) {
                           [&](int64_t begin, int64_t end) { sample_rows_directly<A, taps()>(k, begin, end); });
     dispatch_lanes<A>(in, [&](auto lanes) {
       const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-      parallel_for(units, cost, threads,
+      balanced_for(units, cost, threads,
                    [&](int64_t begin, int64_t end) { sample_units<A, lanes(), taps()>(k, begin, end); });
     });
   });
@@ -574,7 +682,7 @@ void affine_sample_backward(const AffineSampleBackward& k, int threads) {
     else
       dispatch_lanes<A>(in, [&](auto lanes) {
         const int64_t cost = 2 * (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-        parallel_for(in.images * blocks_of(in), cost, threads,
+        balanced_for(in.images * blocks_of(in), cost, threads,
                      [&](int64_t begin, int64_t end) { sample_units_backward<A, lanes(), taps()>(k, begin, end); });
       });
     if (k.grad_theta && k.plan.parts != 1) sum_parts<A>(k);

@@ -34,15 +34,45 @@ struct Lanes {
   LADA_HD void add(A factor, const Lanes& other) {
     for (int i = 0; i < kVectors; ++i) vector[i] += factor * other.vector[i];
   }
-  // *this += other * another
-  LADA_HD void add(const Lanes& other, const Lanes& another) {
-    for (int i = 0; i < kVectors; ++i) vector[i] += other.vector[i] * another.vector[i];
+  LADA_HD Lanes operator*(const Lanes& other) const {
+    Lanes product;
+    for (int i = 0; i < kVectors; ++i) product.vector[i] = vector[i] * other.vector[i];
+    return product;
   }
-  LADA_HD A sum() const {
-    A total = 0;
-    for (int i = 0; i < kVectors; ++i)
-      for (int lane = 0; lane < kWidth; ++lane) total += vector[i][lane];
-    return total;
+  LADA_HD Lanes operator*(A factor) const {
+    Lanes product;
+    for (int i = 0; i < kVectors; ++i) product.vector[i] = factor * vector[i];
+    return product;
+  }
+  // Lanes kPart * kCount and on, kCount of them.
+  template <int kPart, int kCount>
+  LADA_HD Lanes<A, kCount> part() const {
+    using Part = Lanes<A, kCount>;
+    Part lanes;
+    if constexpr (Part::kWidth == kWidth)
+      for (int i = 0; i < Part::kVectors; ++i) lanes.vector[i] = vector[kPart * Part::kVectors + i];
+    else
+      lanes.vector[0] = half<kPart>(vector[0]);
+    return lanes;
+  }
+  // Four lanes with the same total.
+  LADA_HD auto in_quad() const {
+    Vector total = vector[0];
+    for (int i = 1; i < kVectors; ++i) total += vector[i];
+    if constexpr (kWidth == 4)
+      return total;
+    else
+      return half<0>(total) + half<1>(total);
+  }
+
+ private:
+  template <int kHalf>
+  LADA_HD static auto half(Vector v) {
+    static_assert(kWidth == 8 || kWidth == 4);
+    if constexpr (kWidth == 8)
+      return __builtin_shufflevector(v, v, 4 * kHalf, 4 * kHalf + 1, 4 * kHalf + 2, 4 * kHalf + 3);
+    else
+      return v;
   }
 };
 
@@ -72,6 +102,17 @@ LADA_HD void transpose(typename Quad<A>::Vector (&v)[4]) {
   v[1] = __builtin_shuffle(low_01, low_23, Order{2, 3, 6, 7});
   v[2] = __builtin_shuffle(high_01, high_23, Order{0, 1, 4, 5});
   v[3] = __builtin_shuffle(high_01, high_23, Order{2, 3, 6, 7});
+}
+
+// The sum over each of four vectors.
+template <class A>
+LADA_HD typename Quad<A>::Vector sums_of(const typename Quad<A>::Vector (&v)[4]) {
+  typedef std::conditional_t<sizeof(A) == 4, int32_t, int64_t> Order __attribute__((vector_size(4 * sizeof(A))));
+  const typename Quad<A>::Vector first =
+      __builtin_shuffle(v[0], v[1], Order{0, 4, 1, 5}) + __builtin_shuffle(v[0], v[1], Order{2, 6, 3, 7});
+  const typename Quad<A>::Vector second =
+      __builtin_shuffle(v[2], v[3], Order{0, 4, 1, 5}) + __builtin_shuffle(v[2], v[3], Order{2, 6, 3, 7});
+  return __builtin_shuffle(first, second, Order{0, 1, 4, 5}) + __builtin_shuffle(first, second, Order{2, 3, 6, 7});
 }
 
 // The planes' values of each pixel side by side: pixel (y, x) at lanes + y * pitch + x * step.

@@ -54,4 +54,19 @@ void parallel_for(int64_t count, int64_t cost, int threads, const Body& body) {
   for (int64_t part = 0; part < parts; ++part) body(part * count / parts, (part + 1) * count / parts);
 }
 
+// The same in several parts a thread, each taken by the thread that is free first: a thread that wakes late or shares
+// its core does less, where equal shares would make the others wait for it. For bodies that are cheap to begin.
+template <class Body>
+void balanced_for(int64_t count, int64_t cost, int threads, const Body& body) {
+  constexpr int64_t kCostOfPart = 1 << 14, kPartsOfThread = 8;
+  const int64_t parts =
+      std::min(threads > 1 ? threads * kPartsOfThread : 1, count * std::min(cost, kCostOfPart) / kCostOfPart);
+  if (parts <= 1) {
+    if (count > 0) body(int64_t{0}, count);
+    return;
+  }
+#pragma omp parallel for num_threads(static_cast<int>(std::min<int64_t>(threads, parts))) schedule(dynamic, 1)
+  for (int64_t part = 0; part < parts; ++part) body(part * count / parts, (part + 1) * count / parts);
+}
+
 }  // namespace lada::cpu
