@@ -171,18 +171,19 @@ def _warm_up(case: Case, clock: Clock) -> tuple[dict[str, str], dict[str, int | 
     for name, function in case.contenders.items():
         try:
             seconds = max(clock.sample(function, Plan(1, 0.0)))
+            plans[name] = Plan(1, seconds)
             if seconds > SLOW_SECONDS:
-                plans[name] = Plan(1, seconds)
                 continue
             for _ in range(2):
                 function()
             peaks[name] = clock.peak_bytes(function)
-            plans[name] = clock.plan(function)
         except Exception as error:
             reason = cannot_run(error)
             if name == OURS or reason is None:
                 raise
             notes[name] = reason
+    for name in peaks:  # after all of them, since seeing peaks takes warm memory away
+        plans[name] = clock.plan(case.contenders[name])
     return notes, peaks, plans
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+import lada_ext
+
 Function = Callable[[], object]
 SAMPLE_SECONDS = 1e-3  # a sample repeats short calls until it lasts this long
 MOST_CALLS = 100
@@ -98,6 +100,7 @@ class CpuClock(Clock):
 def _forget_free_pages() -> int | None:
     """Gives freed memory back, so that a call has to fault in all it uses; returns the resident bytes then."""
     gc.collect()
+    lada_ext.release_memory()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is None:
         return None

@@ -1,7 +1,10 @@
 // The Python module lada_ext._C. Importing it loads the library and so registers the ops; it also says what was built.
+// Memory that results were in is given back to the system on request.
 #include <pybind11/pybind11.h>
 
 #include <string>
+
+#include "common/large_memory.h"
 
 #ifndef LADA_CUDA_ARCHITECTURES
 #define LADA_CUDA_ARCHITECTURES ""
@@ -42,4 +45,5 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled ops of lada_ext; use them through lada_ext or torch.ops.lada_ext.";
   m.def("build_info", &build_info, "How this extension was built.");
+  m.def("release_memory", &lada::release_large_memory, "Gives memory that is kept for large results back.");
 }

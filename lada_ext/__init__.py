@@ -5,7 +5,7 @@ Every function here is differentiable, runs on CPU and CUDA, traces under torch.
 """
 
 from lada_ext import nn, reference
-from lada_ext._library import build_info
+from lada_ext._library import build_info, release_memory
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_mix_pairs, beta_sample
 from lada_ext.keys import make_key
@@ -39,6 +39,7 @@ __all__ = [
     "nn",
     "pair_score",
     "reference",
+    "release_memory",
     "soft_cross_entropy",
     "take_images",
     "top_k",

@@ -22,6 +22,16 @@ def build_info() -> dict[str, Any]:
     return dict(_C.build_info())
 
 
+def release_memory() -> None:
+    """Gives the memory back to the system that is kept on the CPU for large results (over 16 MiB each) to come.
+
+    Such memory is used again, because the system takes longer to hand out fresh pages than most ops take to fill them.
+    What is kept and what is in use together never exceed the most that was in use at once, and on Linux the system may
+    take kept pages back by itself when it is short of memory, so that this call is rarely needed.
+    """
+    _C.release_memory()
+
+
 def score_dtype(tensor: torch.Tensor) -> torch.dtype:
     """float64 for float64, float32 for every other storage type."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -133,7 +133,7 @@ struct Prepared {
 
 // With channels last where the image has them last.
 at::Tensor fresh_images(at::IntArrayRef shape, const at::Tensor& image, at::ScalarType type) {
-  return fresh(at::empty(shape, image.options().dtype(type), image.suggest_memory_format()));
+  return fresh(shape, image.options().dtype(type), image.suggest_memory_format());
 }
 
 at::Tensor affine_sample(const at::Tensor& image, const at::Tensor& theta, at::IntArrayRef size, std::string_view mode,

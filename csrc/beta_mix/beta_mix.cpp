@@ -83,7 +83,7 @@ at::Tensor beta_logit_grad(const at::Tensor& x, const at::Tensor& tau) {
   const at::ScalarType type = arithmetic_type(x);
   const at::Tensor logits = arithmetic(x, type), taus = arithmetic(tau, type);
   check_values(taus, false, op);
-  at::Tensor out = fresh(at::empty(x.sizes(), logits.options()));
+  at::Tensor out = fresh(x.sizes(), logits.options());
   run(x, LADA_BACKENDS(beta_logit_gradient),
       BetaLogitGradient{logits.const_data_ptr(), taus.const_data_ptr(), out.mutable_data_ptr(), out.numel(),
                         dtype_of(logits)});
@@ -94,7 +94,7 @@ at::Tensor beta_sample(const at::Tensor& tau, int64_t n, const at::Tensor& key, 
                        std::string_view grad, bool log_tau) {
   constexpr const char* op = "beta_sample";
   const Source source = source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(tau), op);
-  at::Tensor lam = at::empty({tau.size(0), n}, source.tau.options());
+  at::Tensor lam = fresh({tau.size(0), n}, source.tau.options());
   run(tau, LADA_BACKENDS(beta_sample), BetaSample{source.pointers(), lam.mutable_data_ptr(), dtype_of(source.tau)});
   return lam;
 }
@@ -142,8 +142,8 @@ std::vector<int64_t> shape_of_flat(const at::Tensor& rows, int64_t count) {
 }
 
 at::Tensor new_mixed(const at::Tensor& rows, int64_t pairs, int64_t n) {
-  const at::Tensor flat = at::empty(shape_of_flat(rows, pairs * n), rows.options(), order_of(rows));
-  return fresh(flat).view(shape_of_mixed(rows, pairs, n));
+  const at::Tensor flat = fresh(shape_of_flat(rows, pairs * n), rows.options(), order_of(rows));
+  return flat.view(shape_of_mixed(rows, pairs, n));
 }
 
 int64_t features_of(const at::Tensor& rows) { return c10::multiply_integers(rows.sizes().slice(1)); }
@@ -268,8 +268,8 @@ Gradients mix_backward(const EndTensors& ends, const Source& source, const Optio
   }
   const auto new_rows = [&](bool is_wanted, const at::Tensor& rows) {
     if (!is_wanted) return no_gradient(rows);
-    const at::Tensor out = at::empty(rows.sizes(), rows.options(), ends.order);
-    return g.defined() ? fresh(out) : out.zero_();
+    const at::Tensor out = fresh(rows.sizes(), rows.options(), ends.order);
+    return g.defined() ? out : out.zero_();
   };
   const bool by_row = ends.pairs.defined();
   Gradients out;

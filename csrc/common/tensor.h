@@ -2,6 +2,7 @@
 // the backend that the tensors live on. Only the <family>.cpp files include this.
 #pragma once
 #include <ATen/Context.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -18,7 +19,7 @@
 #include <type_traits>
 
 #include "dtype.h"
-#include "huge_pages.h"
+#include "large_memory.h"
 
 #if defined(LADA_BACKENDS)  // the host emulation has its own
 #elif defined(LADA_WITH_CUDA)
@@ -79,10 +80,13 @@ inline at::ScalarType arithmetic_type(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// A tensor that was just made by at::empty, with huge pages where that pays.
-inline at::Tensor fresh(at::Tensor output) {
-  if (output.is_cpu()) advise_huge_pages(output.mutable_data_ptr(), output.nbytes());
-  return output;
+// A tensor of which the op will write every element.
+inline at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options,
+                        at::MemoryFormat order = at::MemoryFormat::Contiguous) {
+  const size_t bytes = at::detail::computeStorageNbytesContiguous(sizes, options.dtype().itemsize());
+  if (!options.device().is_cpu() || bytes <= kLargeBytes) return at::empty(sizes, options, order);
+  return at::Tensor(at::detail::empty_generic(sizes, large_memory(), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                              c10::typeMetaToScalarType(options.dtype()), order));
 }
 
 inline at::Tensor arithmetic(const at::Tensor& tensor, at::ScalarType type) { return tensor.to(type).contiguous(); }

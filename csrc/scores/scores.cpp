@@ -8,7 +8,6 @@
 #include <cmath>
 #include <limits>
 
-#include "../common/huge_pages.h"
 #include "../common/tensor.h"
 
 namespace lada {
@@ -36,17 +35,11 @@ at::Tensor forward(const at::Tensor& logits, Score score, double scale, const ch
   return out;
 }
 
-at::Tensor fresh_gradient(at::IntArrayRef sizes, const at::Tensor& like) {
-  at::Tensor out = at::empty(sizes, like.options());
-  if (out.is_cpu()) advise_huge_pages(out.mutable_data_ptr(), out.nbytes());
-  return out;
-}
-
 at::Tensor backward(const at::Tensor& grad, const at::Tensor& logits, Score score, double scale, const char* op) {
   check_logits(logits, op);
   check_shape(grad, op, "grad", logits.sizes().slice(0, logits.dim() - 1));
   const at::Tensor rows = logits.contiguous(), row_grads = arithmetic(grad, arithmetic_type(rows));
-  at::Tensor out = fresh_gradient(rows.sizes(), rows);
+  at::Tensor out = fresh(rows.sizes(), rows.options());
   run(rows, LADA_BACKENDS(row_scores_backward),
       RowScoresBackward{row_grads.const_data_ptr(), rows.const_data_ptr(), out.mutable_data_ptr(), row_grads.numel(),
                         rows.size(-1), 1, dtype_of(rows), score, scale});
@@ -113,7 +106,7 @@ at::Tensor bald_backward(const at::Tensor& grad, const at::Tensor& logits, doubl
   const at::Tensor passes = passes_of(logits, op), scratch = bald_scratch(passes);
   check_shape(grad, op, "grad", logits.sizes().slice(1, logits.dim() - 2));
   const at::Tensor row_grads = arithmetic(grad, arithmetic_type(passes));
-  at::Tensor out = fresh_gradient(logits.sizes(), passes);
+  at::Tensor out = fresh(logits.sizes(), passes.options());
   Bald arguments = bald_of(passes, scale_of_base(base, op));
   arguments.mean = scratch.mutable_data_ptr();
   run(passes, LADA_BACKENDS(bald_backward),

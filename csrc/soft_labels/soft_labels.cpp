@@ -54,7 +54,7 @@ at::Tensor mix_labels(const at::Tensor& y_a, const at::Tensor& y_b, const at::Te
   const Labels labels = labels_of(y_a, y_b, lam, num_classes, arithmetic_type(lam), op);
   std::vector<int64_t> shape = lam.sizes().vec();
   shape.push_back(num_classes);
-  at::Tensor out = fresh(at::empty(shape, labels.lam.options()));
+  at::Tensor out = fresh(shape, labels.lam.options());
   run(lam, LADA_BACKENDS(mix_labels), MixLabels{labels.pointers(), out.mutable_data_ptr(), dtype_of(out)});
   return out;
 }
@@ -101,7 +101,7 @@ std::tuple<at::Tensor, at::Tensor> soft_cross_entropy_backward(const at::Tensor&
   check_shape(grad, op, "grad", lam.sizes());
   const Labels labels = labels_of(y_a, y_b, lam, logits.size(-1), arithmetic_type(logits), op);
   const at::Tensor z = logits.contiguous(), g = arithmetic(grad, arithmetic_type(logits));
-  at::Tensor grad_logits = needed[0] ? fresh(at::empty(logits.sizes(), z.options())) : no_gradient(z);
+  at::Tensor grad_logits = needed[0] ? fresh(logits.sizes(), z.options()) : no_gradient(z);
   at::Tensor grad_lam = needed[1] ? at::empty(lam.sizes(), labels.lam.options()) : no_gradient(labels.lam);
   run(logits, LADA_BACKENDS(soft_cross_entropy_backward),
       SoftCrossEntropyBackward{labels.pointers(), g.const_data_ptr(), z.const_data_ptr(),
