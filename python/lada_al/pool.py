@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 import lada_ext
 from lada_al.data import Dataset
 
+TOGETHER = 1 << 22  # values of training images that are made at a time
 PADDING = 4  # black pixels around an image, of which a random crop may show some
 
 # Given ids (B,) int64 of instances that were bought, returns their labels (B,) int64.
@@ -52,6 +53,18 @@ class Pool:
             return self.pixels(ids)
         rows = ids.to(self.device)
         return lada_ext.take_images(self.images, rows, key, padding=PADDING, mirror=True, normalize=self.tone)
+
+    def training_batches(self, batches: Sequence[Tensor], key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """`training_pixels` and `targets` of each of these batches of ids.
+
+        They are made for many batches at once: of ten images alone, calling the op takes longer than its work.
+        """
+        together = max(1, TOGETHER // max(1, self.images[0].numel() * max(map(len, batches), default=1)))
+        for first in range(0, len(batches), together):
+            some = batches[first : first + together]
+            ids, sizes = torch.cat(list(some)), [len(batch) for batch in some]
+            images, targets = self.training_pixels(ids, key), self.targets(ids)
+            yield from zip(images.split(sizes), targets.split(sizes), strict=True)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images to float32 with the data set's channel means and deviations taken out."""

@@ -106,11 +106,13 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int) -> Tensor:
     batches = []
     for replica in replicas:
         with replica.randomness():
-            batches.append(replica.learner.batches(replica.pool, replica.bought, epoch))
+            ids = replica.learner.batches(replica.pool, replica.bought, epoch)
+        batches.append(replica.pool.training_batches(ids, replica.key("training crops", epoch)))
     total = torch.zeros(len(replicas), device=replicas[0].pool.device)
-    for step, ids in enumerate(zip(*batches, strict=True)):
+    for step, of_each in enumerate(zip(*batches, strict=True)):
         _forget_gradients(replicas, stack)
-        losses = _labelled_losses(replicas, stack, list(ids), epoch)
+        images, targets = zip(*of_each, strict=True)
+        losses = _labelled_losses(stack, torch.stack(images), torch.stack(targets))
         total += losses.detach().sum(1)
         loss = losses.mean(1).sum()
         if has_virtual and step == 0 and config.virtual_loss == "summed":
@@ -123,14 +125,10 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int) -> Tensor:
     return total / len(replicas[0].pool.labelled)
 
 
-def _labelled_losses(replicas: list[Replica], stack: Stack, ids: list[Tensor], epoch: int) -> Tensor:
+def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor) -> Tensor:
     """Cross entropies of a labelled batch of each, (S, B)."""
-    images, targets = [], []
-    for replica, batch in zip(replicas, ids, strict=True):
-        images.append(replica.pool.training_pixels(batch, replica.key("training crops", epoch)))
-        targets.append(replica.pool.targets(batch))
-    logits = stack(torch.stack(images))
-    losses = F.cross_entropy(logits.flatten(0, 1), torch.stack(targets).flatten(0, 1), reduction="none")
+    logits = stack(images)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
     return losses.unflatten(0, logits.shape[:2])
 
 

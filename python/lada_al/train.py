@@ -69,9 +69,11 @@ class Learner:
         has_virtual = self.has_virtual(bought)
         batches = self.batches(pool, bought, epoch)
         crops, key = (keys.key(p, bought.round, epoch, pool.device) for p in ("training crops", "virtual samples"))
-        for step, ids in enumerate(batches):
+        mine = pool.training_batches([ids[ours().part(len(ids))] for ids in batches], crops)
+        for step, (ids, (image, target)) in enumerate(zip(batches, mine, strict=True)):
             self.optimizer.zero_grad()
-            losses, loss = self._labelled_losses(pool, ids, crops, epoch / config.epochs)
+            view = View(self.net, 0, image=image, target=target)
+            losses, loss = self._labelled_losses(pool, view, len(ids), epoch / config.epochs)
             every.append(losses.detach())
             if has_virtual and step == 0 and config.virtual_loss == "summed":
                 loss = loss + self.virtual_loss(pool, bought, key)
@@ -99,12 +101,11 @@ class Learner:
         order = torch.randperm(len(pool.labelled))
         return pool.labelled[order].to(pool.device).split(self.config.batch)
 
-    def _labelled_losses(self, pool: Pool, ids: Tensor, crops: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Cross entropies of our part of a labelled batch (B,), and their mean with what the method adds to it."""
-        mine = ids[ours().part(len(ids))]
-        view = View(self.net, 0, image=pool.training_pixels(mine, crops), target=pool.targets(mine))
+    def _labelled_losses(self, pool: Pool, view: View, whole: int, progress: float) -> tuple[Tensor, Tensor]:
+        """Cross entropies of our part of a labelled batch (B,); and their sum over the `whole` batch's number, with what
+        the method adds to it."""
         losses = cross_entropies(view)
-        loss, extra = ours().mean(losses, len(ids)), self.f_acq.loss(view, losses, progress)
+        loss, extra = ours().mean(losses, whole), self.f_acq.loss(view, losses, progress)
         if extra is not None:
             loss = loss + extra
         if self.unlabelled is not None:

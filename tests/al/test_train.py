@@ -132,6 +132,22 @@ def test_crops_are_those_of_key_and_id(tiny: Dataset) -> None:
     assert torch.equal(whole.training_pixels(ids, Keys(1).key("training crops", 1)), whole.pixels(ids))
 
 
+@pytest.mark.parametrize("together", [1, 1600, 1 << 22])
+def test_batches_made_together_are_those_made_alone(
+    together: int, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lada_al.pool.TOGETHER", together)
+    pool, key = Pool(dataclasses.replace(tiny, random_crop=True), torch.device("cpu")), Keys(1).key("training crops", 1)
+    pool.add(IDS, tiny.train_labels[IDS])
+    batches = list(torch.tensor(IDS)[torch.randperm(8)].split(3))
+    made = list(pool.training_batches(batches, key))
+    assert len(made) == 3
+    for ids, (images, targets) in zip(batches, made, strict=True):
+        assert torch.equal(images, pool.training_pixels(ids, key))
+        assert torch.equal(targets, pool.targets(ids))
+    assert list(pool.training_batches([], key)) == []
+
+
 def test_accuracy(tiny: Dataset) -> None:
     net = models.SplitModel([torch.nn.Identity()])
     logits = torch.eye(3)[torch.tensor([0, 1, 2, 0])]
