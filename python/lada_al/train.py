@@ -102,7 +102,7 @@ class Learner:
         return pool.labelled[order].to(pool.device).split(self.config.batch)
 
     def _labelled_losses(self, pool: Pool, view: View, whole: int, progress: float) -> tuple[Tensor, Tensor]:
-        """Cross entropies of our part of a labelled batch (B,); and their sum over the `whole` batch's number, with what
+        """Cross entropies (B,) of our part of a batch of `whole`; and its share of the batch's mean, with what
         the method adds to it."""
         losses = cross_entropies(view)
         loss, extra = ours().mean(losses, whole), self.f_acq.loss(view, losses, progress)
