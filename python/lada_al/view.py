@@ -8,13 +8,41 @@ before runs once for each real instance instead of once for each mixture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 
 import torch
 from torch import Tensor
 
 from lada_al import affine_tail
 from lada_al.models import SplitModel
+
+
+class Known(MutableMapping[int, Tensor]):
+    """Tensors of a view by the number of modules that have run; those of a part are taken out of the whole's when they
+    are asked for, since most never are."""
+
+    def __init__(self, whole: Known | None = None, index: Tensor | slice | None = None) -> None:
+        self._own: dict[int, Tensor] = {}
+        self._whole, self._index = whole, index
+        self._inherited = frozenset(whole or ())  # what the whole comes to know later is computed for it, not for us
+
+    def __getitem__(self, step: int) -> Tensor:
+        if step not in self._own and self._whole is not None and step in self._inherited:
+            with torch.enable_grad():  # kept, as what a view computes
+                self._own[step] = self._whole[step][self._index]
+        return self._own[step]
+
+    def __setitem__(self, step: int, value: Tensor) -> None:
+        self._own[step] = value
+
+    def __delitem__(self, step: int) -> None:
+        raise TypeError("a view forgets nothing")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter({**dict.fromkeys(self._inherited), **self._own})
+
+    def __len__(self) -> int:
+        return len(self._inherited | self._own.keys())
 
 
 class View:
@@ -45,14 +73,15 @@ class View:
             raise ValueError("View: give exactly one of image, hidden and mix")
         self.net, self.k, self.leading, self.ids, self.target, self.parents = net, k, leading, ids, target, parents
         self._version, self._mix = net.version, mix
-        self._known: dict[int, Tensor] = {}  # by the number of modules that have run
+        self._known = Known()
         if image is not None:
             self._known[0] = image
         if hidden is not None:
             self._known[net.cut(k)] = hidden
+        self._count = len(parents[0]) if mix is not None else len(next(iter(self._known.values())))
 
     def __len__(self) -> int:
-        return len(next(iter(self._known.values()))) if self._known else len(self.parents[0])
+        return self._count
 
     def __getitem__(self, index: Tensor | slice) -> View:
         """A part of the view, which shares what is already known."""
@@ -64,7 +93,8 @@ class View:
         part.ids = None if self.ids is None else self.ids[index]
         part.target = None if self.target is None else self.target[index]
         part.parents = tuple(parent[index] for parent in self.parents)
-        part._known = {j: value[index] for j, value in self._known.items()}
+        part._known = Known(self._known, index)
+        part._count = len(range(len(self))[index]) if isinstance(index, slice) else len(index)
         return part
 
     def split(self, batch: int) -> Iterator[View]:

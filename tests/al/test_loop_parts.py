@@ -59,6 +59,28 @@ class TestView:
         assert torch.equal(part.target, torch.eye(5, 2)[[3, 1]])
         assert net.stages[0].calls == 1
 
+    def test_a_part_takes_out_what_it_is_asked_for(self) -> None:
+        """And of a part's part; with gradients, whoever asks first."""
+        net = counting_net()
+        view = View(net, 1, image=self.image.clone().requires_grad_())
+        view.logits  # noqa: B018
+        part = view[torch.tensor([4, 3, 1])]
+        few = part[1:]
+        assert (len(part), len(few)) == (3, 2)
+        with torch.no_grad():
+            logits = few.logits
+        assert logits.requires_grad
+        assert torch.equal(logits, view.logits[[3, 1]])
+        assert [stage.calls for stage in net.stages] == [1, 1]
+
+    def test_what_the_whole_learns_later_a_part_computes(self) -> None:
+        net = counting_net()
+        view = View(net, 1, image=self.image)
+        part = view[torch.tensor([0, 2])]
+        view.logits  # noqa: B018
+        torch.testing.assert_close(part.logits, view.logits[[0, 2]])
+        assert [stage.calls for stage in net.stages] == [2, 2]
+
     def test_batches_give_what_the_whole_gives(self) -> None:
         net = counting_net()
         view = View(net, 1, image=self.image).computed(2)
