@@ -301,6 +301,101 @@ Tensor affine_sample(const Tensor& image, const Tensor& theta, c10::SymIntArrayR
   return affine_op().call(image, theta, size, mode, padding_mode, align_corners, mean, deviation);
 }
 
+auto& pair_score_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, double, string_view)>("lada_ext::pair_score");
+  return op;
+}
+
+auto& pair_score_backward_op() {
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, double,
+                                                 string_view, std::array<bool, 3>)>("lada_ext::pair_score_backward");
+  return op;
+}
+
+auto& mixed_pair_score_op() {
+  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, c10::SymInt, const Tensor&, double,
+                                        string_view, const OptionalTensor&)>("lada_ext::mixed_pair_score");
+  return op;
+}
+
+auto& mixed_pair_score_backward_op() {
+  static const auto op = find_op<std::tuple<Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::SymInt, const Tensor&, double, string_view,
+      const OptionalTensor&, std::array<bool, 2>)>("lada_ext::mixed_pair_score_backward");
+  return op;
+}
+
+struct PairScoreFunction : torch::autograd::Function<PairScoreFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed,
+                        double gamma, string_view score) {
+    ctx->save_for_backward({logits_a, logits_b, mixed});
+    ctx->saved_data["gamma"] = gamma;
+    ctx->saved_data["score"] = std::string(score);
+    ctx->set_materialize_grads(false);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return pair_score_op().call(logits_a, logits_b, mixed, gamma, score);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(5);
+    if (!grads[0].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 3> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
+    auto [to_a, to_b, to_mixed] =
+        pair_score_backward_op().call(grads[0], saved[0], saved[1], saved[2], ctx->saved_data["gamma"].toDouble(),
+                                      ctx->saved_data["score"].toStringRef(), needed);
+    if (needed[0]) result[0] = to_a;
+    if (needed[1]) result[1] = to_b;
+    if (needed[2]) result[2] = to_mixed;
+    return result;
+  }
+};
+
+struct MixedPairScoreFunction : torch::autograd::Function<MixedPairScoreFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& logits, const Tensor& pairs, const Tensor& tau,
+                        c10::SymInt n, const Tensor& key, double gamma, string_view score,
+                        const OptionalTensor& index) {
+    ctx->save_for_backward({logits, pairs, tau, key, or_undefined(index)});
+    ctx->saved_data["n"] = n;
+    ctx->saved_data["gamma"] = gamma;
+    ctx->saved_data["score"] = std::string(score);
+    ctx->set_materialize_grads(false);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return mixed_pair_score_op().call(logits, pairs, tau, std::move(n), key, gamma, score, index);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(8);
+    if (!grads[0].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(2)};
+    auto [to_logits, to_tau] = mixed_pair_score_backward_op().call(
+        grads[0], saved[0], saved[1], saved[2], ctx->saved_data["n"].toSymInt(), saved[3],
+        ctx->saved_data["gamma"].toDouble(), ctx->saved_data["score"].toStringRef(), if_defined(saved[4]), needed);
+    if (needed[0]) result[0] = to_logits;
+    if (needed[1]) result[2] = to_tau;
+    return result;
+  }
+};
+
+Tensor pair_score(const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed, double gamma,
+                  string_view score) {
+  if (compute_requires_grad(logits_a, logits_b, mixed))
+    return PairScoreFunction::apply(logits_a, logits_b, mixed, gamma, score);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return pair_score_op().call(logits_a, logits_b, mixed, gamma, score);
+}
+
+Tensor mixed_pair_score(const Tensor& logits, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
+                        double gamma, string_view score, const OptionalTensor& index) {
+  if (compute_requires_grad(logits, tau))
+    return MixedPairScoreFunction::apply(logits, pairs, tau, std::move(n), key, gamma, score, index);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return mixed_pair_score_op().call(logits, pairs, tau, std::move(n), key, gamma, score, index);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
@@ -310,9 +405,12 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("mix_labels", &mix_labels);
   m.impl("soft_cross_entropy", &soft_cross_entropy);
   m.impl("affine_sample", &affine_sample);
+  m.impl("pair_score", &pair_score);
+  m.impl("mixed_pair_score", &mixed_pair_score);
   for (const char* op :
        {"beta_logit_grad", "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out",
-        "beta_mix_pairs_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward"})
+        "beta_mix_pairs_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward",
+        "pair_score_backward", "mixed_pair_score_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
 }
 

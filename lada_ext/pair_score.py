@@ -260,16 +260,10 @@ def _(
     return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.int64)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_indexed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
     *tensors, ctx.gamma, ctx.score = inputs
     ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    needed = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.lada_ext.pair_score_backward(grad, *ctx.saved_tensors, ctx.gamma, ctx.score, needed)
-    return *(g if need else None for g, need in zip(grads, needed, strict=True)), None, None
 
 
 def _indexed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -279,24 +273,5 @@ def _indexed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return to_own, None, to_mixed, None, None
 
 
-def _save_mixed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    logits, pairs, tau, ctx.n, key, ctx.gamma, ctx.score, index = inputs
-    ctx.save_for_backward(logits, pairs, tau, key, index)
-
-
-def _mixed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    logits, pairs, tau, key, index = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
-    grads = torch.ops.lada_ext.mixed_pair_score_backward(
-        grad, logits, pairs, tau, ctx.n, key, ctx.gamma, ctx.score, index, needed
-    )
-    to_logits, to_tau = (g if need else None for g, need in zip(grads, needed, strict=True))
-    return to_logits, None, to_tau, None, None, None, None, None
-
-
-torch.library.register_autograd("lada_ext::pair_score", _backward, setup_context=_save)
-torch.library.register_autograd("lada_ext::indexed_pair_score", _indexed_backward, setup_context=_save)
-torch.library.register_autograd("lada_ext::mixed_pair_score", _mixed_backward, setup_context=_save_mixed)
-for _op in ("pair_score", "indexed_pair_score", "mixed_pair_score"):
-    forbid_double_backward(f"lada_ext::{_op}_backward")
+torch.library.register_autograd("lada_ext::indexed_pair_score", _indexed_backward, setup_context=_save_indexed)
+forbid_double_backward("lada_ext::indexed_pair_score_backward")

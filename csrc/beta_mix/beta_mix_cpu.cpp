@@ -10,7 +10,6 @@
 namespace lada::cpu {
 namespace {
 
-constexpr int64_t kCostOfDraw = 64;  // a few nanoseconds in vectors, in elements read or written
 constexpr int64_t kChunk = 1 << 14;  // draws of one pair that are summed at a time
 constexpr int64_t kSlice = 1 << 15;  // features of one pair that are mixed at a time
 constexpr int64_t kBlock = 512;      // features whose sums stay in the first-level cache
@@ -33,12 +32,6 @@ LADA_CLONES A dot(const A* x, const A* y, int64_t count) {
     for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j] * y[i + j];
   for (; i < count; ++i) sums[i % kSums] += x[i] * y[i];
   return sum_of(sums);
-}
-
-template <class A>
-A gradient_of_pair(const BetaSource& source, int64_t pair, A to_log_tau) {
-  const A tau = tau_of_given(static_cast<const A*>(source.tau)[pair], source.log_tau);
-  return gradient_to_given(to_log_tau, tau, source.log_tau);
 }
 
 // The draws of one pair.
@@ -223,7 +216,7 @@ void beta_logit_gradient(const BetaLogitGradient& k, int threads) {
       for (int64_t first = begin * kLanes; first < std::min(end * kLanes, k.count); first += kLanes) {
         const int64_t size = std::min<int64_t>(kLanes, k.count - first);
         std::copy_n(x + first, size, block_x);
-        std::copy_n(tau + first, size, block_tau);
+        std::transform(tau + first, tau + first + size, block_tau, [](A given) { return valid_tau(given); });
         logit_gradient_lanes(block_x, block_tau, slope);
         for (int64_t i = 0; i < size; ++i) out[first + i] = gradient_to_given(slope[i], block_tau[i], false);
       }

@@ -40,6 +40,12 @@ LADA_HD A clamp_tau(A tau) {
   return clamp(tau, BetaLimits<A>::kMinTau, BetaLimits<A>::kMaxTau);
 }
 
+// tau as the formulas want it; NaN stands for none.
+template <class A>
+LADA_HD A valid_tau(A tau) {
+  return tau > 0 ? clamp_tau(tau) : not_a_number<A>();
+}
+
 // tau of what the caller gave: itself, or its logarithm. Only log 0 and NaN stand for no concentration.
 template <class A>
 LADA_HD A tau_of_given(A given, bool is_log) {
@@ -88,21 +94,23 @@ struct BetaDraw {
 };
 
 // With z = E / tau, e^-z = U^(1/tau) =: u, A = C sqrt(1 - u), S = A + sqrt(u + A^2): the small and the large side of
-// lam are (u, S^2) / (u + S^2), and |x| = log1p(2 A S / u), or z + 2 log S where u is tiny. tau <= 0 or NaN gives NaN.
+// lam are (u, S^2) / (u + S^2), and |x| = log1p(2 A S / u), or z + 2 log S where u is tiny. tau is a valid_tau; NaN
+// gives NaN.
 template <class A>
 LADA_HD BetaDraw<A> beta_from_uniforms(const BetaUniforms<A>& uniform, A tau) {
   using Limits = BetaLimits<A>;
-  const A z = uniform.exponential / clamp_tau(tau);
-  const bool far = z > Limits::kFar, valid = tau > 0;
-  const ExpMinus<A> near_or_far = exp_minus(far ? (z < Limits::kFarEnd ? z : Limits::kFarEnd) - Limits::kFar : z);
-  const A is_far = far ? 1 : 0, m = near_or_far.complement < is_far ? is_far : near_or_far.complement;
+  const A z = uniform.exponential / tau;
+  const bool far = z > Limits::kFar;
+  const A is_far = far ? 1 : 0, cut = Limits::kFarEnd < z ? Limits::kFarEnd : z;
+  const ExpMinus<A> near_or_far = exp_minus(cut - is_far * Limits::kFar);
+  const A m = near_or_far.complement < is_far ? is_far : near_or_far.complement;
   const A u = near_or_far.power, added_u = u * (1 - is_far);
   const A a = uniform.cosine * std::sqrt(m), s = a + std::sqrt(added_u + a * a), s2 = s * s;
   const A inverse = 1 / (added_u + s2), small = u * inverse * (far ? Limits::kExpMinusFar : A(1)), large = s2 * inverse;
   const A w = 2 * a * s / u, log = log_with_residual(far ? s : 1 + w, far ? s - 1 : w);
-  const A magnitude = far ? z + 2 * log : log, nan = not_a_number<A>();
-  return {valid ? (uniform.negative ? -magnitude : magnitude) : nan, valid ? (uniform.negative ? small : large) : nan,
-          valid ? (uniform.negative ? large : small) : nan, m > 0 ? z / m : A(1)};
+  const A magnitude = z < infinity<A>() ? is_far * z + (1 + is_far) * log : z;
+  return {uniform.negative ? -magnitude : magnitude, uniform.negative ? small : large, uniform.negative ? large : small,
+          m > 0 ? z / m : A(1)};
 }
 
 // Sample n of the pair with this index. key[0] is the Philox key, the low half of key[1] names a stream.
@@ -113,37 +121,70 @@ LADA_HD BetaDraw<A> beta_draw(const int64_t* key, int64_t index, int64_t n, A ta
                             static_cast<uint32_t>(static_cast<uint64_t>(key[1]))}};
   BetaUniforms<A> uniform;
   uniforms(philox(static_cast<uint64_t>(key[0]), counter), uniform);
-  return beta_from_uniforms(uniform, tau);
+  return beta_from_uniforms(uniform, valid_tau(tau));
 }
 
-// dx / dlog tau at |x| > 3, x > 0: with b_k = C(2k, k) / 4^k, K large enough and M = log a - d(tau),
-//   M (1 + sum_k b_k a^k tau / (tau + k)) + sum_k b_k a^k k / (tau + k)^2.
 template <class A>
-LADA_HD A beta_tail(A x, A tau, A s) {
-  const A e = exp_minus(x < BetaLimits<A>::kMaxPower ? x : BetaLimits<A>::kMaxPower).power;
-  const A m = A(1.38629436111989062) - x - 2 * log_with_residual(1 + e, e) - beta_d_table(s);
-  const A a = 4 * e / ((1 + e) * (1 + e));
-  A weight = 1, factor = 1, rest = 0;
-  for (int k = 1; k <= BetaLimits<A>::kTailTerms; ++k) {
-    weight *= a * (A(2 * k - 1) / A(2 * k));
-    const A inverse = 1 / (tau + k);
-    factor += weight * (tau * inverse);
-    rest += weight * (k * inverse) * inverse;
+struct Horner {
+  A x;
+
+  template <class... Coefficients>
+  LADA_HD A operator()(Coefficients... c) const {
+    return horner(x, c...);
   }
-  return m * factor + rest;
+};
+
+// sum_k b_k a^k tau / (tau + k) and sum_k b_k a^k k / (tau + k)^2, from k = 0 and k = 1 on: the two sums of beta_tail.
+template <class A>
+struct TailSums {
+  A factor, rest;
+};
+
+// What dx / dlog tau needs of a valid_tau alone. Loops over draws of one tau keep it in a form of their own.
+template <class A>
+struct SlopeOfTau {
+  A tau, s;
+
+  LADA_HD explicit SlopeOfTau(A valid) : tau(valid), s(1 - A(1.5) / (tau + A(0.75))) {}
+  LADA_HD A centre(A u) const { return beta_centre_rows(s, Horner<A>{u}); }
+  LADA_HD A d() const { return beta_d_table(s); }
+  LADA_HD TailSums<A> tail(A a) const {
+    A weight = 1;
+    TailSums<A> sums = {1, 0};
+    for (int k = 1; k <= BetaLimits<A>::kTailTerms; ++k) {
+      weight *= a * (A(2 * k - 1) / A(2 * k));
+      const A inverse = 1 / (tau + k);
+      sums.factor += weight * (tau * inverse);
+      sums.rest += weight * (k * inverse) * inverse;
+    }
+    return sums;
+  }
+};
+
+// dx / dlog tau at |x| > 3, x > 0: with b_k = C(2k, k) / 4^k, as many k as it takes and M = log a - d(tau),
+//   M (1 + sum_k b_k a^k tau / (tau + k)) + sum_k b_k a^k k / (tau + k)^2.
+template <class A, class OfTau>
+LADA_HD A beta_tail(A x, const OfTau& of_tau) {
+  const A e = exp_minus(x < BetaLimits<A>::kMaxPower ? x : BetaLimits<A>::kMaxPower).power;
+  const A m = A(1.38629436111989062) - x - 2 * log_with_residual(1 + e, e) - of_tau.d();
+  const TailSums<A> sums = of_tau.tail(4 * e / ((1 + e) * (1 + e)));
+  return m * sums.factor + sums.rest;
 }
 
 // dx / dlog tau: odd in x, exactly 0 at x = 0, never NaN or Inf unless x is NaN.
-template <class A>
-LADA_HD A beta_logit_gradient_log_tau(A x, A tau) {
-  tau = clamp_tau(tau);
-  const A s = 1 - A(1.5) / (tau + A(0.75)), magnitude = std::abs(x);
-  const A finite = magnitude < BetaLimits<A>::kMax ? magnitude : BetaLimits<A>::kMax;
+template <class A, class OfTau>
+LADA_HD A beta_logit_slope(A x, const OfTau& of_tau) {
+  const A magnitude = std::abs(x), finite = magnitude < BetaLimits<A>::kMax ? magnitude : BetaLimits<A>::kMax;
   const A inner = finite < 3 ? finite : A(3), third = inner / 3;
-  const A centre = -inner * beta_centre_table(2 * third * third - 1, s);
-  const A tail = beta_tail(finite > 3 ? finite : A(3), tau, s);
+  const A centre = -inner * of_tau.centre(2 * third * third - 1);
+  const A tail = beta_tail(finite > 3 ? finite : A(3), of_tau);
   const A slope = magnitude <= 3 ? centre : tail;
   return x > 0 ? slope : (x < 0 ? -slope : x);  // NaN stays NaN
+}
+
+template <class A>
+LADA_HD A beta_logit_gradient_log_tau(A x, A tau) {
+  return beta_logit_slope(x, SlopeOfTau<A>(valid_tau(tau)));
 }
 
 // dx / dtau, cut off at the largest finite number (reached only for tau < 1e-36 in float32).

@@ -170,8 +170,9 @@ def header() -> str:
         d = horner("s", chebyshev_to_monomials(drop_small_tail(fit_d, smallest_d)), cpp_type)
         lines += [
             "",
-            f"LADA_HD {cpp_type} beta_centre_table({cpp_type} u, {cpp_type} s) {{",
-            "  return horner(u,",
+            "template <class Body>",
+            f"LADA_HD auto beta_centre_rows({cpp_type} s, const Body& body) {{",
+            "  return body(",
             "    " + ",\n    ".join(rows) + ");",
             "}",
             "",

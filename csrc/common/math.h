@@ -27,7 +27,8 @@ LADA_HD T not_a_number() {
 
 template <class T>
 LADA_HD T clamp(T value, T low, T high) {
-  return value < low ? low : (value > high ? high : value);  // NaN passes through
+  const T raised = low > value ? low : value;  // NaN passes through
+  return high < raised ? high : raised;
 }
 
 // c0 + c1 x + c2 x^2 + ...

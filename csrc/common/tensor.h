@@ -22,6 +22,7 @@
 #include "large_memory.h"
 
 #if defined(LADA_BACKENDS)  // the host emulation has its own
+#define LADA_EMULATED
 #elif defined(LADA_WITH_CUDA)
 #define LADA_BACKENDS(name) lada::cpu::name, lada::cuda::name
 #else
@@ -29,6 +30,15 @@
 #endif
 
 namespace lada {
+
+// Whether `run` takes the loops of the CPU. The host emulation runs CUDA's kernels on the CPU's tensors.
+inline bool runs_on_cpu(const at::Tensor& tensor) {
+#ifdef LADA_EMULATED
+  return false;
+#else
+  return tensor.is_cpu();
+#endif
+}
 
 // Runs `arguments` on the device of `tensor`: on its current stream, or with torch's number of threads.
 template <class Arguments>

@@ -1,24 +1,14 @@
 // The search of top_pairs on the CPU.
 //
-// Blocks of kBlock rows i meet tiles of kRowLanes rows j > i. A pair is first estimated without an exponential: with
-// a_n = exp(lam_n (z_i - max z_i)) and b_n likewise from mu_n and z_j, the mixture of node n has exponentials a_n b_n,
-// so its sums are three products of small matrices. The tables a_n of a block and b_n of a tile are made once for all
-// their pairs. Only a pair whose estimate, with room for its error, could still enter the k best is scored as the
-// definition says. Rows are sorted by their own scores, so a block ends at the first tile whose bound is too low, and
-// the search ends at the first block that has no such tile.
+// Blocks of kBlock rows i meet tiles of kRowLanes rows j > i. Only a pair whose estimate (estimates.h), with room for
+// its error, could still enter the k best is scored as the definition says. Rows are sorted by their own scores, so a
+// block ends at the first tile whose bound is too low, and the search ends at the first block that has no such tile.
 #include <numeric>
-#include <vector>
 
-#include "../scores/lanes.h"
-#include "pair_score.h"
+#include "estimates.h"
 
 namespace lada::cpu {
 namespace {
-
-constexpr int kBlock = 32;
-
-// The error of an estimate: rounding of sums that cancel to about 70 of 1e-30, in nats, is below 1e-4.
-constexpr double kRoom = 1e-3, kLeastSum = 1e-30;
 
 // sum_n weight_n value_n: the one function that forms this sum, for scores and for their bound.
 template <class A>
@@ -28,88 +18,13 @@ LADA_CLONES A weighted_sum(const A* weight, const A* value, int64_t count) {
   return sum;
 }
 
-// Products of node n, class c and row: factor = exp(weight_n (z - max z)), times_d = factor * (z - max z).
+// Whether a pair of a row with any row of a tile may score at least `least`.
 template <class A>
-struct Tables {
-  std::vector<A> factor, times_d;
-
-  explicit Tables(int64_t size) : factor(static_cast<size_t>(size)), times_d(static_cast<size_t>(size)) {}
-};
-
-template <class A>
-LADA_CLONES void fill_tables(const A* logits, int64_t classes, int64_t stride, int64_t first, int64_t count,
-                             const A* weight, int64_t nodes, int width, Tables<A>& tables) {
-  constexpr A kFinite = sizeof(A) == 4 ? A(1e30) : A(1e200);
-  for (int64_t begin = 0; begin < width; begin += kRowLanes<A>) {
-    Lane<A> max;
-    for (int l = 0; l < kRowLanes<A>; ++l) max[l] = lowest<A>();
-    const int64_t here = std::min<int64_t>(kRowLanes<A>, count - begin);
-    if (here <= 0) return;
-    Lane<A> z{};
-    const auto load = [&](int64_t c) { std::copy_n(logits + c * stride + first + begin, here, z.value); };
-    for (int64_t c = 0; c < classes; ++c) {
-      load(c);
-      LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) max[l] = larger(z[l], max[l]);
-    }
-    for (int64_t c = 0; c < classes; ++c) {
-      load(c);
-      for (int64_t n = 0; n < nodes; ++n) {
-        A* factor = tables.factor.data() + (n * classes + c) * width + begin;
-        A* times_d = tables.times_d.data() + (n * classes + c) * width + begin;
-        const A of_node = weight[n];
-        LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
-          const A d = larger(z[l] - max[l], -kFinite), x = larger(of_node * d, exp_floor<A>());
-          factor[l] = exp_negative(x);
-          times_d[l] = factor[l] * d;
-        }
-      }
-    }
-  }
-}
-
-// Estimates of sum_n weight_n f(mixture n) of row `i` of a block with all rows of a tile.
-template <Score kScore, class A>
-LADA_CLONES void estimate(const PairScan& k, const Tables<A>& block, int64_t i, const Tables<A>& tile, A most,
-                          Lane<A>& out) {
-  constexpr int kWidth = kRowLanes<A>;
-  const A *lam = static_cast<const A*>(k.lam), *mu = static_cast<const A*>(k.mu);
-  const A* weight = static_cast<const A*>(k.weight);
-  const A least = opaque(A(kLeastSum)), zero = opaque(A(0));
-  Lane<A> total{};
-  for (int64_t n = 0; n < k.samples; ++n) {
-    const A* a = block.factor.data() + n * k.classes * kBlock + i;
-    const A* a_d = block.times_d.data() + n * k.classes * kBlock + i;
-    const A* b = tile.factor.data() + n * k.classes * kWidth;
-    const A* b_d = tile.times_d.data() + n * k.classes * kWidth;
-    Lane<A> sum{}, first{}, second{};
-    for (int64_t c = 0; c < k.classes; ++c) {
-      const A of_a = a[c * kBlock], of_a_d = a_d[c * kBlock];
-      LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-        const A of_b = b[c * kWidth + l];
-        sum[l] += of_a * of_b;
-        if constexpr (kScore == Score::kEntropy) {
-          first[l] += of_a_d * of_b;
-          second[l] += of_a * b_d[c * kWidth + l];
-        } else {
-          first[l] = larger(of_a * of_b, first[l]);
-        }
-      }
-    }
-    const A of_lam = lam[n], of_mu = mu[n], of_n = weight[n], unknown = of_n > 0 ? most : A(0);
-    Lane<A> known;
-    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-      const A s = larger(sum[l], least);
-      if constexpr (kScore == Score::kEntropy)
-        known[l] = log_positive(s) - (of_lam * first[l] + of_mu * second[l]) / s;
-      else
-        known[l] = 1 - first[l] / s;
-    }
-    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-      const A value = smaller(most, larger(zero, known[l]));
-      total[l] += of_n * (sum[l] > least ? value : unknown);
-    }
-  }
-  out = total;
+LADA_CLONES bool may_reach(const Lane<A>& own, const Lane<A>& estimates, A of_row, A least) {
+  int found = 0;
+#pragma omp simd reduction(| : found)
+  for (int l = 0; l < kRowLanes<A>; ++l) found |= own[l] + of_row + estimates[l] < least ? 0 : 1;
+  return found != 0;
 }
 
 // f of all mixtures of two rows, a node a lane.
@@ -195,17 +110,30 @@ class Search {
       fill_tables(static_cast<const A*>(k_.logits), k_.classes, k_.rows, j,
                   std::min<int64_t>(kRowLanes<A>, k_.rows - j), static_cast<const A*>(k_.mu), k_.samples, kRowLanes<A>,
                   tile_);
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t begin = std::max(j, i + 1), end = std::min<int64_t>(j + kRowLanes<A>, k_.rows);
-        if (begin >= end) continue;
-        if (hopeless(i, begin)) break;
-        estimate<kScore>(k_, block_, i - first, tile_, most_, estimates_);
-        for (int64_t other = begin; other < end; ++other)
-          if (!(own(i) + own(other) + estimates_[static_cast<int>(other - j)] + room_ < threshold_.score))
-            score_pair(i, other);
-        evaluated += end - begin;
-      }
+      for (int l = 0; l < kRowLanes<A>; ++l) own_of_tile_[l] = own(std::min<int64_t>(j + l, k_.rows - 1));
+      for (int64_t i = first; i < last; i += kRows)
+        if (!search_rows(i - first, i, std::min<int64_t>(i + kRows, last), j)) break;
     }
+  }
+
+  // Rows [i, last) of the block with the tile from j on; whether the next ones may still have a pair that can enter.
+  bool search_rows(int64_t place, int64_t i, int64_t last, int64_t j) {
+    const int64_t end = std::min<int64_t>(j + kRowLanes<A>, k_.rows);
+    if (i + 1 >= end) return true;
+    if (hopeless(i, std::max(j, i + 1))) return false;
+    estimate<kScore>(k_, block_, place, tile_, most_, estimates_);
+    for (int64_t row = i; row < last; ++row) {
+      const int64_t begin = std::max(j, row + 1);
+      if (begin >= end) return true;
+      if (hopeless(row, begin)) return false;
+      const Lane<A>& estimates = estimates_[row - i];
+      evaluated += end - begin;
+      if (!may_reach(own_of_tile_, estimates, own(row) + room_, threshold_.score)) continue;
+      for (int64_t other = begin; other < end; ++other)
+        if (!(own(row) + room_ + own(other) + estimates[static_cast<int>(other - j)] < threshold_.score))
+          score_pair(row, other);
+    }
+    return true;
   }
 
   void score_pair(int64_t i, int64_t j) {
@@ -230,7 +158,7 @@ class Search {
   RankedPair<A> threshold_;
   Tables<A> block_, tile_;
   std::vector<A> values_, mixed_;
-  Lane<A> estimates_;
+  Lane<A> own_of_tile_, estimates_[kRows];
 };
 
 template <Score kScore, class A>

@@ -107,27 +107,11 @@ struct SlotsOfRows {
   at::Tensor begin, slots;
 };
 
-SlotsOfRows counted_slots(const at::Tensor& ends, int64_t rows) {
-  SlotsOfRows out = {at::zeros({rows + 1}, ends.options()), at::empty({ends.numel()}, ends.options())};
-  const int64_t *row = ends.const_data_ptr<int64_t>(), count = ends.numel();
-  int64_t *begin = out.begin.mutable_data_ptr<int64_t>(), *slots = out.slots.mutable_data_ptr<int64_t>();
-  for (int64_t s = 0; s < count; ++s) ++begin[row[s] + 1];
-  for (int64_t r = 0; r < rows; ++r) begin[r + 1] += begin[r];
-  for (int64_t s = 0; s < count; ++s) slots[begin[row[s]]++] = s;
-  for (int64_t r = rows; r > 0; --r) begin[r] = begin[r - 1];
-  begin[0] = 0;
-  return out;
-}
-
 SlotsOfRows sorted_slots(const at::Tensor& ends, int64_t rows) {
   const at::Tensor known = ends.ge(0).logical_and(ends.lt(rows)).all(1, /*keepdim=*/true);
   const at::Tensor keys = ends.masked_fill(known.logical_not(), rows).flatten();
   const auto [sorted, order] = at::sort(keys, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   return {at::searchsorted(sorted, at::arange(rows + 1, keys.options())), order};
-}
-
-SlotsOfRows slots_of_rows(const at::Tensor& ends, int64_t rows) {
-  return ends.is_cpu() ? counted_slots(ends, rows) : sorted_slots(ends, rows);
 }
 
 // What forward and backward of mixed_pair_score share: the checked inputs, kept alive as long as they are used.
@@ -146,7 +130,6 @@ struct MixedPairs {
                                /*log_tau=*/false,
                                /*pathwise=*/false};
     return {logits.const_data_ptr(),
-            nullptr,
             ends.const_data_ptr<int64_t>(),
             logits.size(0),
             logits.size(1),
@@ -167,16 +150,27 @@ void check_int64(const at::Tensor& tensor, const char* op, const char* name, int
               "), got ", tensor.device());
 }
 
-void check_tau(const at::Tensor& tau, int64_t pairs, const at::Tensor& logits, const char* op) {
+template <class A>
+void check_positive(const at::Tensor& tau, const char* op) {
+  const A *begin = tau.const_data_ptr<A>(), *end = begin + tau.numel();
+  int wrong_ones = 0;
+  for (const A* value = begin; value < end; ++value) wrong_ones |= *value > 0 ? 0 : 1;
+  if (wrong_ones == 0) return;
+  const A* wrong = std::find_if_not(begin, end, [](A value) { return value > 0; });
+  TORCH_CHECK_VALUE(wrong == end, op, ": tau must be positive, got tau[", wrong - begin, "] = ", *wrong);
+}
+
+// tau in the type it is used in.
+at::Tensor checked_tau(const at::Tensor& tau, int64_t pairs, const at::Tensor& logits, const char* op) {
   check_floating(tau, op, "tau");
   check_shape(tau, op, "tau", {pairs});
   TORCH_CHECK(tau.device() == logits.device(), op, ": tau must be on the device of logits (", logits.device(),
               "), got ", tau.device());
-  if (!should_check_values(tau)) return;
-  const at::Tensor values = tau.to(at::kCPU, at::kDouble).contiguous();
-  const double* value = values.const_data_ptr<double>();
-  for (int64_t i = 0; i < pairs; ++i)
-    TORCH_CHECK_VALUE(value[i] > 0, op, ": tau must be positive, got tau[", i, "] = ", value[i]);
+  const at::Tensor result = arithmetic(tau, arithmetic_type(logits));
+  if (!should_check_values(tau)) return result;
+  const at::Tensor values = result.cpu();
+  values.scalar_type() == at::kDouble ? check_positive<double>(values, op) : check_positive<float>(values, op);
+  return result;
 }
 
 MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
@@ -187,12 +181,12 @@ MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const 
                     ": logits must have shape (M, C) with 1 <= C < 2^31, got ", logits.sizes());
   check_pairs(pairs, op, logits, "logits");
   TORCH_CHECK_VALUE(n >= 1, op, ": n must be at least 1, got ", n);
-  check_tau(tau, pairs.size(0), logits, op);
+  const at::Tensor concentrations = checked_tau(tau, pairs.size(0), logits, op);
   check_int64(key, op, "key", 2, logits);
   if (index) check_int64(*index, op, "index", pairs.size(0), logits);
   return {logits.contiguous(),
           pairs.contiguous(),
-          arithmetic(tau, arithmetic_type(logits)),
+          concentrations,
           key.contiguous(),
           index ? index->contiguous() : at::Tensor(),
           n,
@@ -203,18 +197,36 @@ MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const 
 at::Tensor mixed_pair_score(const at::Tensor& logits, const at::Tensor& pairs, const at::Tensor& tau, int64_t n,
                             const at::Tensor& key, double gamma, std::string_view score, const OptionalTensor& index) {
   const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
+  at::Tensor out = at::empty({pairs.size(0)}, inputs.tau.options());
   MixedPairScores arguments = inputs.pointers();
-  at::Tensor own, out = at::empty({pairs.size(0)}, inputs.tau.options());
-  if (logits.is_cpu() && logits.size(0) <= 2 * pairs.size(0)) {  // each row scored once, not once for each pair
-    own = at::empty({logits.size(0)}, inputs.tau.options());
-    run(inputs.logits, LADA_BACKENDS(row_scores),
-        RowScores{arguments.logits, own.mutable_data_ptr(), arguments.rows, arguments.classes, arguments.dtype,
-                  arguments.score, arguments.scale});
-    arguments.own = own.const_data_ptr();
-  }
   arguments.out = out.mutable_data_ptr();
   run(inputs.logits, LADA_BACKENDS(mixed_pair_scores), arguments);
   return out;
+}
+
+at::Tensor gradient_of_pool(const MixedPairs& inputs, const at::Tensor& grad, const at::Tensor& contributions) {
+  const MixedPairScores forward = inputs.pointers();
+  GatherPairGradients arguments = {};
+  arguments.logits = forward.logits;
+  arguments.grad = grad.const_data_ptr();
+  arguments.contributions = contributions.const_data_ptr();
+  arguments.ends = forward.ends;
+  SlotsOfRows of_rows;
+  if (!runs_on_cpu(inputs.logits)) {
+    of_rows = sorted_slots(inputs.ends, forward.rows);
+    arguments.begin = of_rows.begin.const_data_ptr<int64_t>();
+    arguments.slots = of_rows.slots.const_data_ptr<int64_t>();
+  }
+  at::Tensor grad_logits = at::empty(inputs.logits.sizes(), inputs.logits.options());
+  arguments.grad_logits = grad_logits.mutable_data_ptr();
+  arguments.rows = forward.rows;
+  arguments.pairs = forward.source.pairs;
+  arguments.classes = forward.classes;
+  arguments.dtype = forward.dtype;
+  arguments.score = forward.score;
+  arguments.scale = forward.scale;
+  run(inputs.logits, LADA_BACKENDS(gather_pair_gradients), arguments);
+  return grad_logits;
 }
 
 std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& grad, const at::Tensor& logits,
@@ -225,31 +237,24 @@ std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& g
   const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
   check_shape(grad, "mixed_pair_score_backward", "grad", {pairs.size(0)});
   const at::Tensor g = arithmetic(grad, arithmetic_type(logits));
-  const int64_t count = pairs.size(0), rows = logits.size(0), classes = logits.size(1);
+  const int64_t count = pairs.size(0);
   const MixedPairScores forward = inputs.pointers();
-  at::Tensor grad_lam = needed[1] ? at::empty({count, n}, inputs.tau.options()) : at::Tensor();
-  at::Tensor contributions = needed[0] ? at::empty({2, count, classes}, inputs.tau.options()) : at::Tensor();
+  const bool cpu = runs_on_cpu(logits);
+  const auto result = [&](bool wanted, at::IntArrayRef sizes) {
+    return wanted ? at::empty(sizes, inputs.tau.options()) : at::Tensor();
+  };
+  const auto pointer = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; };
+  at::Tensor grad_tau = result(needed[1], {count}), grad_lam = result(needed[1] && !cpu, {count, n});
+  const at::Tensor contributions = result(needed[0], {2, count, logits.size(1)});
   run(inputs.logits, LADA_BACKENDS(mixed_pair_scores_backward),
-      MixedPairScoresBackward{forward, g.const_data_ptr(), needed[1] ? grad_lam.mutable_data_ptr() : nullptr,
-                              needed[0] ? contributions.mutable_data_ptr() : nullptr});
-  at::Tensor grad_tau = no_gradient(tau);
-  if (needed[1]) {
-    grad_tau = at::empty({count}, inputs.tau.options());
+      MixedPairScoresBackward{forward, g.const_data_ptr(), pointer(grad_lam), cpu ? pointer(grad_tau) : nullptr,
+                              pointer(contributions)});
+  if (grad_lam.defined())
     run(inputs.logits, LADA_BACKENDS(beta_sample_backward),
         BetaSampleBackward{forward.source, grad_lam.const_data_ptr(), grad_tau.mutable_data_ptr(),
                            dtype_of(inputs.tau)});
-  }
-  at::Tensor grad_logits = no_gradient(logits);
-  if (needed[0]) {
-    const SlotsOfRows slots = slots_of_rows(inputs.ends, rows);
-    grad_logits = at::empty(logits.sizes(), inputs.logits.options());
-    run(inputs.logits, LADA_BACKENDS(gather_pair_gradients),
-        GatherPairGradients{inputs.logits.const_data_ptr(), g.const_data_ptr(), contributions.const_data_ptr(),
-                            slots.begin.const_data_ptr<int64_t>(), slots.slots.const_data_ptr<int64_t>(),
-                            grad_logits.mutable_data_ptr(), rows, count, classes, dtype_of(inputs.logits), inputs.score,
-                            unit_of(inputs.score)});
-  }
-  return {grad_logits, grad_tau.to(tau.scalar_type())};
+  return {needed[0] ? gradient_of_pool(inputs, g, contributions) : no_gradient(logits),
+          needed[1] ? grad_tau.to(tau.scalar_type()) : no_gradient(tau)};
 }
 
 // d / d own is one for each end; the mixtures' gradient is that of their rows' scores.

@@ -25,7 +25,6 @@ struct PairScores {
 
 struct MixedPairScores {
   const void* logits;   // (rows, classes), classes below 2^31
-  const void* own;      // (rows,), arithmetic type, in the unit of the result; or null: scored here
   const int64_t* ends;  // (pairs, 2)
   int64_t rows, classes;
   BetaSource source;
@@ -35,23 +34,25 @@ struct MixedPairScores {
   double scale, gamma;
 };
 
-// One pass over the pairs: the gradient to lam, which beta_sample's backward pass turns into one to tau, and what each
-// pair adds to the gradients of its two rows.
+// One pass over the pairs: the gradient to tau, and what each pair adds to the gradients of its two rows. CUDA gives
+// the gradient to lam instead, which beta_sample's backward pass turns into one to tau.
 struct MixedPairScoresBackward {
-  MixedPairScores forward;  // `own` and `out` are not used
+  MixedPairScores forward;  // `out` is not used
   const void* grad;         // (pairs,), arithmetic type
-  void* grad_lam;           // (pairs, samples), arithmetic type, or null
+  void* grad_lam;           // (pairs, samples), arithmetic type, or null; on CUDA
+  void* grad_tau;           // (pairs,), arithmetic type, or null; on the CPU
   void* contributions;      // (2, pairs, classes), arithmetic type, or null: without the ends' own scores
 };
 
-// The gradient of each row: that of its own score, once, and the contributions of the pairs it belongs to. The slots of
-// row r are slots[begin[r]] .. slots[begin[r + 1] - 1], ascending; slot s is end s % 2 of pair s / 2.
+// The gradient of each row: that of its own score, once, and the contributions of the pairs it belongs to. Slot s is
+// end s % 2 of pair s / 2. On CUDA the slots of row r are given: slots[begin[r]] .. slots[begin[r + 1] - 1], ascending.
 struct GatherPairGradients {
-  const void* logits;         // (rows, classes)
-  const void* grad;           // (pairs,), arithmetic type
-  const void* contributions;  // (2, pairs, classes), arithmetic type
-  const int64_t *begin, *slots;
-  void* grad_logits;  // (rows, classes), storage type
+  const void* logits;            // (rows, classes)
+  const void* grad;              // (pairs,), arithmetic type
+  const void* contributions;     // (2, pairs, classes), arithmetic type
+  const int64_t* ends;           // (pairs, 2)
+  const int64_t *begin, *slots;  // on CUDA
+  void* grad_logits;             // (rows, classes), storage type
   int64_t rows, pairs, classes;
   DType dtype;
   Score score;

@@ -53,7 +53,7 @@ void test_corners(double epsilon) {
         if (!(tau > 0)) continue;
         lada::BetaUniforms<A> uniform;
         lada::uniforms({{u, u, v, v}}, uniform);
-        const lada::BetaDraw<A> draw = lada::beta_from_uniforms(uniform, tau);
+        const lada::BetaDraw<A> draw = lada::beta_from_uniforms(uniform, lada::valid_tau(tau));
         CHECK(std::isfinite(draw.logit) && draw.lam >= 0 && draw.lam <= 1);
         CHECK_NEAR(static_cast<double>(draw.lam) + draw.mu, 1.0, epsilon);
         CHECK((draw.logit >= 0) == (draw.lam >= draw.mu) || std::abs(draw.lam - draw.mu) < epsilon);

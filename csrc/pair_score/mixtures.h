@@ -1,0 +1,163 @@
+// Mixtures lam a + mu b of two tiles of logits (scores/lanes.h), sample after sample: their scores, and the gradients.
+//
+// The weights are multiplied by log2 e before they meet the logits, so mixed logits are exponents of 2, which saves two
+// multiplications of an exponential. The maximum is found while the logits are mixed.
+#pragma once
+#include "../beta_mix/draws.h"
+#include "../scores/lanes.h"
+#include "formula.h"
+
+namespace lada::cpu {
+
+constexpr double kLogTwo = 0.693147180559945309, kInverseLogTwo = 1.44269504088896341;
+
+// 2^x is 0 here, where its exponent would be that of denormal numbers.
+template <class A>
+LADA_HD constexpr A exp2_floor() {
+  return sizeof(A) == 4 ? A(-127) : A(-1023);
+}
+
+// 2^r for |r| <= 1/2: the polynomials of exp_negative in r log 2
+LADA_HD float exp2_reduced(float r) {
+  return horner(r, 1.000000072f, 0.693146967f, 0.2402211951f, 0.05550713393f, 0.009675552756f, 0.001327646122f);
+}
+LADA_HD double exp2_reduced(double r) { return Elementary<double>::exp_reduced(r * kLogTwo); }
+
+// 2^x for exp2_floor() <= x <= 0; NaN stays NaN.
+template <class A>
+LADA_HD A exp2_negative(A x) {
+  using E = Elementary<A>;
+  const A shifted = x + E::kRound;
+  return exp2_reduced(x - (shifted - E::kRound)) * bits_as<A>(bits_as<typename E::Bits>(shifted) << E::kMantissa);
+}
+
+// The draws of a tile of pairs: sample n of lane l is at [n * kLanes + l].
+template <class A>
+struct TileDraws {
+  const A *lam, *mu, *slope;
+};
+
+// The sums of the exponentials 2^(z_j - max z) of all mixtures of a tile; `weighted` is in bits.
+template <class A>
+struct MixtureSums {
+  Lane<A> max, ties, below, weighted;
+
+  template <Score kScore>
+  LADA_HD A score(int l) const {
+    return score_of(RowStats<A>{max[l], max[l], ties[l], below[l], A(kLogTwo) * weighted[l]}, kScore);
+  }
+};
+
+template <class A>
+LADA_HD void mix_tiles(const A* a, const A* b, const A* lam, const A* mu, int64_t classes, A* mixed, Lane<A>& max) {
+  Lane<A> of_a, of_b;
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+    of_a[l] = A(kInverseLogTwo) * positive_weight(lam[l]);
+    of_b[l] = A(kInverseLogTwo) * positive_weight(mu[l]);
+    max[l] = lowest<A>();
+  }
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const int64_t i = j * kRowLanes<A> + l;
+      mixed[i] = of_a[l] * a[i] + of_b[l] * b[i];
+      max[l] = larger(mixed[i], max[l]);
+    }
+  }
+}
+
+// Sums over the exponentials of mixed logits, which are kept if `exps` is given.
+template <Score kScore, class A>
+LADA_HD void sum_mixture(const A* mixed, int64_t classes, A* exps, MixtureSums<A>& s) {
+  const A floor = opaque(exp2_floor<A>()), zero = opaque(A(0));
+  Lane<A> sum;
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) sum[l] = s.below[l] = s.weighted[l] = zero;
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const A d = larger(floor, mixed[j * kRowLanes<A> + l] - s.max[l]), e = exp2_negative(d);
+      sum[l] += e;
+      s.below[l] += d == 0 ? A(0) : e;
+      if constexpr (kScore == Score::kEntropy) s.weighted[l] += e * d;
+      if (exps) exps[j * kRowLanes<A> + l] = e;
+    }
+  }
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) s.ties[l] = std::nearbyint(sum[l] - s.below[l]);
+}
+
+// sum += the scores of all mixtures.
+template <Score kScore, class A>
+LADA_CLONES void add_mixture_scores(const A* a, const A* b, const TileDraws<A>& draws, int64_t samples, int64_t classes,
+                                    A* mixed, Lane<A>& sum) {
+  MixtureSums<A> s;
+  Lane<A> total = sum;
+  for (int64_t n = 0; n < samples; ++n) {
+    mix_tiles(a, b, draws.lam + n * kLanes, draws.mu + n * kLanes, classes, mixed, s.max);
+    sum_mixture<kScore, A>(mixed, classes, nullptr, s);
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) total[l] += s.template score<kScore>(l);
+  }
+  sum = total;
+}
+
+// What the gradient of a mixture adds up to: to both ends, and along its draws' change with log tau.
+template <class A>
+struct MixtureGradients {
+  A *to_a, *to_b;  // tiles
+  Lane<A> to_log_tau;
+};
+
+// a - b, but 0 where a class is impossible in an end: it is so in every mixture, whose gradient to its logit is 0.
+template <class A>
+LADA_CLONES void difference_of_tiles(const A* a, const A* b, int64_t size, A* difference) {
+  LADA_SIMD for (int64_t i = 0; i < size; ++i) {
+    const A value = a[i] - b[i];
+    difference[i] = std::abs(value) < infinity<A>() ? value : A(0);
+  }
+}
+
+// With s = factor * d score / d mixed logits of sample n: to_a += lam s, to_b += mu s, to_log_tau += slope s (a - b).
+template <Score kScore, class A>
+LADA_HD void add_gradient(const A* mixed, const A* exps, const MixtureSums<A>& s, const A* difference,
+                          const TileDraws<A>& draws, int64_t n, const Lane<A>& factor, int64_t classes,
+                          MixtureGradients<A>& out) {
+  constexpr int kWidth = kRowLanes<A>;
+  const A *lam = draws.lam + n * kLanes, *mu = draws.mu + n * kLanes;
+  Lane<A> scale, mean, rest, firsts, to_lam;
+  LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+    const A inverse = 1 / (s.ties[l] + s.below[l]);
+    mean[l] = s.weighted[l] * inverse;
+    scale[l] = (kScore == Score::kEntropy ? -A(kLogTwo) : inverse) * inverse * factor[l];
+    rest[l] = (s.below[l] + (s.ties[l] - 1));
+    firsts[l] = to_lam[l] = 0;
+  }
+  for (int64_t j = 0; j < classes; ++j) {
+    LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+      const int64_t i = j * kWidth + l;
+      A gradient = scale[l] * exps[i];
+      if constexpr (kScore == Score::kEntropy) {
+        gradient *= larger(exp2_floor<A>(), mixed[i] - s.max[l]) - mean[l];
+      } else {
+        const A first = mixed[i] == s.max[l] ? 1 - firsts[l] : A(0);  // 1 where z is the first maximum
+        firsts[l] += first;
+        gradient = first != 0 ? -gradient * rest[l] : gradient;
+      }
+      out.to_a[i] += lam[l] * gradient;
+      out.to_b[i] += mu[l] * gradient;
+      to_lam[l] += gradient * difference[i];
+    }
+  }
+  if (!draws.slope) return;
+  LADA_SIMD for (int l = 0; l < kWidth; ++l) out.to_log_tau[l] += draws.slope[n * kLanes + l] * to_lam[l];
+}
+
+template <Score kScore, class A>
+LADA_CLONES void add_mixture_gradients(const A* a, const A* b, const A* difference, const TileDraws<A>& draws,
+                                       int64_t samples, int64_t classes, const Lane<A>& factor, A* mixed, A* exps,
+                                       MixtureGradients<A>& out) {
+  MixtureSums<A> s;
+  for (int64_t n = 0; n < samples; ++n) {
+    mix_tiles(a, b, draws.lam + n * kLanes, draws.mu + n * kLanes, classes, mixed, s.max);
+    sum_mixture<kScore>(mixed, classes, exps, s);
+    add_gradient<kScore>(mixed, exps, s, difference, draws, n, factor, classes, out);
+  }
+}
+
+}  // namespace lada::cpu
