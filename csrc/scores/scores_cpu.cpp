@@ -1,8 +1,9 @@
 // CPU loops of the row scores, of BALD and of the k best. Rows of up to kTileClasses classes are taken kRowLanes at a
 // time, longer ones one by one (lanes.h); either way the logits are read from memory once. In float32 and with AVX-512
-// there is a faster way to the scores (others.h).
+// there are faster ways to the scores (others.h) and to the gradient of the entropy (entropy_gradient.h).
 #include <vector>
 
+#include "entropy_gradient.h"
 #include "lanes.h"
 #include "others.h"
 #include "scores.h"
@@ -71,13 +72,49 @@ void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   }
 }
 
+// k.scale times the gradients of the scores of some rows.
+template <class A>
+void take_factors(const RowScoresBackward& k, int64_t row, int64_t count, A* factors) {
+  const A* grad = static_cast<const A*>(k.grad);
+  const A scale = static_cast<A>(k.scale);
+  for (int64_t i = 0; i < count; ++i) factors[i] = scale * grad[k.group == 1 ? row + i : (row + i) / k.group];
+}
+
+#ifdef LADA_AVX512
+template <class T>
+void entropy_gradients_in_blocks(const RowScoresBackward& k, int64_t begin, int64_t end) {
+  constexpr int64_t kLarge = int64_t{16} << 20;  // where other outputs leave the caches as well
+  const bool streams = std::is_same_v<T, float> && k.rows * k.classes * static_cast<int64_t>(sizeof(T)) > kLarge;
+  const int64_t block = std::min(avx512::block_rows(k.classes), end - begin);
+  avx512::EntropyGradient gradient(k.classes, streams);
+  WideRow<T> wide(block * k.classes);
+  std::vector<float> narrowed(std::is_same_v<T, float> ? 0 : static_cast<size_t>(block * k.classes));
+  std::vector<float> factors(static_cast<size_t>(block));
+  for (int64_t row = begin; row < end; row += block) {
+    const int64_t count = std::min(block, end - row);
+    const float* rows = wide.of(static_cast<const T*>(k.logits) + row * k.classes, count * k.classes);
+    T* to = static_cast<T*>(k.grad_logits) + row * k.classes;
+    take_factors(k, row, count, factors.data());
+    if constexpr (std::is_same_v<T, float>) {
+      gradient.gradients(rows, count, factors.data(), to);
+    } else {
+      gradient.gradients(rows, count, factors.data(), narrowed.data());
+      narrow_row(narrowed.data(), count * k.classes, to);
+    }
+  }
+}
+#endif
+
 template <class T, Score kScore>
 void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
+#ifdef LADA_AVX512
+  if constexpr (sizeof(A) == 4 && kScore == Score::kEntropy)
+    if (avx512::available() && k.classes >= avx512::EntropyGradient::kFewestClasses)
+      return entropy_gradients_in_blocks<T>(k, begin, end);
+#endif
   const T* logits = static_cast<const T*>(k.logits);
   T* grad_logits = static_cast<T*>(k.grad_logits);
-  const A* grad = static_cast<const A*>(k.grad);
-  const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
     WideRow<T> wide(k.classes);
     std::vector<A> narrowed(std::is_same_v<T, A> ? 0 : static_cast<size_t>(k.classes));
@@ -85,21 +122,23 @@ void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end)
       const A* z = wide.of(logits + row * k.classes, k.classes);
       const RowStats<A> s = row_stats<kScore>(z, k.classes);
       T* to = grad_logits + row * k.classes;
+      A factor;
+      take_factors(k, row, 1, &factor);
       if constexpr (std::is_same_v<T, A>) {
-        row_gradient<kScore>(z, k.classes, s, scale * grad[row / k.group], to);
+        row_gradient<kScore>(z, k.classes, s, factor, to);
       } else {
-        row_gradient<kScore>(z, k.classes, s, scale * grad[row / k.group], narrowed.data());
+        row_gradient<kScore>(z, k.classes, s, factor, narrowed.data());
         narrow_row(narrowed.data(), k.classes, to);
       }
     }
     return;
   }
   Tile<A> tile, exps;
-  Lane<A> factor;
+  Lane<A> factor{};
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     load_rows(logits + row * k.classes, count, k.classes, k.classes, tile.value);
-    for (int l = 0; l < kRowLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
+    take_factors(k, row, count, factor.value);
     tile_gradient<kScore>(tile.value, exps.value, k.classes, factor, logits + (row + count) * k.classes);
     if constexpr (std::is_same_v<T, A>) {
       store_rows(tile.value, k.classes, exps.value, count);
