@@ -1,29 +1,14 @@
 // Gradient of the entropy for float32, where the processor has AVX-512.
 //
-// Each logit's d_j and e_j are computed once, and kept until the sums of the row are known; then the gradient is
-// -p_j (d_j - sum_i p_i d_i) = (a d_j + b) e_j. Short rows are transposed, so that a vector holds one logit of each row
-// of a tile; as in others.h, that is done to the next tile while exponentials are computed for one.
+// Of what softmax.h keeps, the gradient -p_j (d_j - sum_i p_i d_i) is (a d_j + b) e_j.
 #pragma once
 #include <vector>
 
-#include "vectors.h"
+#include "softmax.h"
 
 #ifdef LADA_AVX512
 
 namespace lada::cpu::avx512 {
-
-// What a row's gradient is made of.
-struct Softmax {
-  Vector max, sum = all(0), weighted = all(0);
-
-  LADA_512_HELPER void add(Vector z, float* to_d, float* to_e) {
-    const Vector d = larger_of(all(exp_floor<float>()), z - max), e = exp_of(d);
-    sum += e;
-    weighted += e * d;
-    store(to_d, d);
-    store(to_e, e);
-  }
-};
 
 // (a d + b) e
 struct Slope {
@@ -33,64 +18,6 @@ struct Slope {
 
   LADA_512_HELPER Vector at(const float* d, const float* exp) const { return (a * load(d) + b) * load(exp); }
 };
-
-struct alignas(64) LogitTile {
-  float max[kVectorLanes];
-  float z[(kTileClasses + 31) * kVectorLanes];
-
-  void clear(int64_t classes) {
-    std::fill_n(max, kVectorLanes, 0.0f);
-    std::fill_n(z, classes * kVectorLanes, 0.0f);
-  }
-};
-
-// Transposes a tile of rows of at least four classes, and meanwhile takes the exponentials of another.
-template <int kFirst>
-LADA_512_HELPER Softmax transpose_and_exponentiate(const float* rows, int64_t classes, LogitTile& next, LogitTile& tile,
-                                                   float* exps) {
-  Softmax s{load(tile.max)};
-  const float* ahead = rows + kVectorLanes * classes;
-  float *to = next.z, *z = tile.z;
-  Vector max;
-  const auto take = [&](Vector logits) LADA_512 __attribute__((always_inline)) {
-    _mm_prefetch(ahead, _MM_HINT_T0);
-    store(to, logits);
-    max = larger_of(logits, max);
-    s.add(load(z), z, exps);
-    ahead += kVectorLanes, to += kVectorLanes, z += kVectorLanes, exps += kVectorLanes;
-  };
-  const FourClasses start(rows, classes);
-  max = start.z[0];
-  for (int i = 0; i < kFirst; ++i) take(start.z[i]);
-  for (int64_t j = kFirst; j < classes; j += 4) {
-    const FourClasses step(rows + j, classes);
-    for (int i = 0; i < 4; ++i) take(step.z[i]);
-  }
-  store(next.max, max);
-  return s;
-}
-
-// Classes j to j + 3 of the gradient of a tile.
-LADA_512_HELPER void store_gradients(const Slope& slope, const LogitTile& tile, const float* exps, int64_t classes,
-                                     int64_t j, float* out) {
-  Quads quads[4];
-  for (int64_t i = 0; i < 4; ++i) quads[i] = slope.at(tile.z + (j + i) * kVectorLanes, exps + (j + i) * kVectorLanes);
-  transpose(quads[0], quads[1], quads[2], quads[3]);
-  for (int i = 0; i < 4; ++i) {
-    float* to = out + i * classes + j;
-    _mm_storeu_ps(to, _mm512_maskz_extractf32x4_ps(0xf, quads[i], 0));
-    _mm_storeu_ps(to + 4 * classes, _mm512_maskz_extractf32x4_ps(0xf, quads[i], 1));
-    _mm_storeu_ps(to + 8 * classes, _mm512_maskz_extractf32x4_ps(0xf, quads[i], 2));
-    _mm_storeu_ps(to + 12 * classes, _mm512_maskz_extractf32x4_ps(0xf, quads[i], 3));
-  }
-}
-
-template <int kFirst>
-LADA_512_HELPER void gradient_of_tile(const Slope& slope, const LogitTile& tile, const float* exps, int64_t classes,
-                                      float* out) {
-  store_gradients(slope, tile, exps, classes, 0, out);
-  for (int64_t j = kFirst; j < classes; j += 4) store_gradients(slope, tile, exps, classes, j, out);
-}
 
 // Gradient of a long row; what lies a row behind it is asked of memory.
 LADA_512 inline void gradient_of_long_row(const float* z, int64_t classes, float factor, float* d, float* exps,
@@ -172,13 +99,17 @@ class EntropyGradient {
   LADA_512 void gradients_from(const float* rows, int64_t tiles, const float* factors, float* out) {
     LogitTile *tile = &work_[0], *next = &work_[1];
     const int64_t size = kVectorLanes * classes_;
-    transpose_and_exponentiate<kFirst>(rows, classes_, *tile, *next, exps_.data());
-    for (int64_t t = 0; t < tiles; ++t, out += size) {
+    float* exps = exps_.data();
+    transpose_and_exponentiate<kFirst>({rows, classes_, rows}, classes_, *tile, *next, exps);
+    for (int64_t t = 0; t < tiles; ++t) {
       const float* after = rows + std::min(t + 1, tiles - 1) * size;
-      const Softmax s = transpose_and_exponentiate<kFirst>(after, classes_, *next, *tile, exps_.data());
+      const Softmax s =
+          transpose_and_exponentiate<kFirst>({after, classes_, after + size}, classes_, *next, *tile, exps);
       const Slope slope(load(factors + t * kVectorLanes), s.sum, s.weighted);
-      gradient_of_tile<kFirst>(slope, *tile, exps_.data(), classes_, streamed() ? streamed() : out);
-      if (streamed()) stream(streamed(), size, out);
+      const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
+        return slope.at(tile->z + j * kVectorLanes, exps + j * kVectorLanes);
+      };
+      store_tile<kFirst>(gradient, classes_, streamed(), out + t * size);
       std::swap(tile, next);
     }
   }

@@ -77,7 +77,7 @@ LADA_512_HELPER OtherSums<kScore> part_and_sum(const float* rows, int64_t classe
   OtherSums<kScore> sums(load(summed.max));
   const float *other = summed.others, *ahead = rows + kVectorLanes * classes;
   float* to = parted.others;
-  const auto take = [&](Vector z, Vector& max) LADA_512 __attribute__((always_inline)) {
+  const auto take = [&](Vector z, Vector& max) LADA_512_LAMBDA {
     _mm_prefetch(ahead, _MM_HINT_T0);
     put_aside(z, max, to);
     sums.add(load(other));

@@ -1,8 +1,10 @@
 // CPU loops of the row scores, of BALD and of the k best. Rows of up to kTileClasses classes are taken kRowLanes at a
 // time, longer ones one by one (lanes.h); either way the logits are read from memory once. In float32 and with AVX-512
-// there are faster ways to the scores (others.h) and to the gradient of the entropy (entropy_gradient.h).
+// there are faster ways to the scores (others.h), to the gradient of the entropy (entropy_gradient.h), and to BALD of
+// short rows (bald_tiles.h).
 #include <vector>
 
+#include "bald_tiles.h"
 #include "entropy_gradient.h"
 #include "lanes.h"
 #include "others.h"
@@ -81,10 +83,15 @@ void take_factors(const RowScoresBackward& k, int64_t row, int64_t count, A* fac
 }
 
 #ifdef LADA_AVX512
+// Of results too large for the caches, which do not pass through them.
+template <class T>
+bool is_large(int64_t count) {
+  return count * static_cast<int64_t>(sizeof(T)) > int64_t{16} << 20;
+}
+
 template <class T>
 void entropy_gradients_in_blocks(const RowScoresBackward& k, int64_t begin, int64_t end) {
-  constexpr int64_t kLarge = int64_t{16} << 20;  // where other outputs leave the caches as well
-  const bool streams = std::is_same_v<T, float> && k.rows * k.classes * static_cast<int64_t>(sizeof(T)) > kLarge;
+  const bool streams = std::is_same_v<T, float> && is_large<T>(k.rows * k.classes);
   const int64_t block = std::min(avx512::block_rows(k.classes), end - begin);
   avx512::EntropyGradient gradient(k.classes, streams);
   WideRow<T> wide(block * k.classes);
@@ -195,18 +202,18 @@ LADA_CLONES void add_entropy_of_mean(const A* mean, int64_t classes, Lane<A>& va
   for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= of_mean[l];
 }
 
-// H(mean p) - mean H(p) of kRowLanes instances, `count` of them real, and their mean probabilities.
+// H(mean p) - mean H(p) of kRowLanes instances, `count` of them real, and their mean probabilities. (Not as a result:
+// g++ 12 does not align one that nobody takes.)
 template <class T, class A>
-Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean) {
+void bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean, Lane<A>& value) {
   const A share = A(1) / static_cast<A>(k.passes);
   std::fill_n(mean, k.classes * kRowLanes<A>, A(0));
-  Lane<A> value{};
+  value = {};
   for (int64_t pass = 0; pass < k.passes; ++pass) {
     load_rows(pass_rows<T>(k, pass, row), count, k.row_stride, k.classes, tile);
     add_pass(tile, exps, k.classes, share, mean, value);
   }
   add_entropy_of_mean(mean, k.classes, value);
-  return value;
 }
 
 // The same of one instance with many classes.
@@ -236,9 +243,42 @@ A bald_of_row(const Bald& k, int64_t row, WideRow<T>& wide, std::vector<A>& mean
   return entropy_of_mean_row(mean.data(), k.classes) - entropy;
 }
 
+#ifdef LADA_AVX512
+bool fits_bald_tiles(const Bald& k) {
+  return avx512::available() && k.classes >= avx512::BaldTiles::kFewestClasses && k.classes <= kTileClasses;
+}
+
+// The passes of some instances; where they are less than a tile, in a copy that is one.
+avx512::PassTile pass_tile(const Bald& k, int64_t row, int64_t count, std::vector<float>& copy) {
+  if (count == avx512::kVectorLanes)
+    return {pass_rows<float>(k, 0, row), k.passes, k.classes, k.pass_stride, k.row_stride};
+  const int64_t size = avx512::kVectorLanes * k.classes;
+  copy.assign(static_cast<size_t>(k.passes * size), 0.0f);
+  for (int64_t pass = 0; pass < k.passes; ++pass)
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(pass_rows<float>(k, pass, row + i), k.classes, copy.data() + pass * size + i * k.classes);
+  return {copy.data(), k.passes, k.classes, size, k.classes};
+}
+
+void bald_in_tiles(const Bald& k, int64_t begin, int64_t end) {
+  avx512::BaldTiles tiles(k.classes, false);
+  std::vector<float> copy;
+  float values[avx512::kVectorLanes];
+  for (int64_t row = begin; row < end; row += avx512::kVectorLanes) {
+    const int64_t count = std::min<int64_t>(avx512::kVectorLanes, end - row);
+    tiles.values(pass_tile(k, row, count, copy), values);
+    for (int64_t i = 0; i < count; ++i) static_cast<float*>(k.out)[row + i] = static_cast<float>(k.scale) * values[i];
+  }
+}
+#endif
+
 template <class T>
 void bald_rows(const Bald& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
+#ifdef LADA_AVX512
+  if constexpr (std::is_same_v<T, float>)
+    if (fits_bald_tiles(k)) return bald_in_tiles(k, begin, end);
+#endif
   A* out = static_cast<A*>(k.out);
   const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
@@ -248,9 +288,10 @@ void bald_rows(const Bald& k, int64_t begin, int64_t end) {
     return;
   }
   Tile<A> tile, exps, mean;
+  Lane<A> value;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    const Lane<A> value = bald_of_tile<T>(k, row, count, tile.value, exps.value, mean.value);
+    bald_of_tile<T>(k, row, count, tile.value, exps.value, mean.value, value);
     for (int l = 0; l < count; ++l) out[row + l] = scale * value[l];
   }
 }
@@ -313,17 +354,46 @@ void long_bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) 
   }
 }
 
+#ifdef LADA_AVX512
+void bald_in_tiles_backward(const BaldBackward& k, int64_t begin, int64_t end) {
+  const Bald& f = k.forward;
+  const int64_t size = avx512::kVectorLanes * f.classes, pass_size = f.rows * f.classes;
+  const float scale = static_cast<float>(f.scale) / static_cast<float>(f.passes);
+  float* grad_logits = static_cast<float*>(k.grad_logits);
+  avx512::BaldTiles tiles(f.classes, is_large<float>(f.passes * pass_size));
+  std::vector<float> copy, result;
+  for (int64_t row = begin; row < end; row += avx512::kVectorLanes) {
+    const int64_t count = std::min<int64_t>(avx512::kVectorLanes, end - row);
+    const avx512::PassTile tile = pass_tile(f, row, count, copy);
+    float factors[avx512::kVectorLanes] = {};
+    for (int64_t i = 0; i < count; ++i) factors[i] = scale * static_cast<const float*>(k.grad)[row + i];
+    if (count == avx512::kVectorLanes) {
+      tiles.gradients(tile, factors, grad_logits + row * f.classes, pass_size);
+      continue;
+    }
+    result.resize(copy.size());
+    tiles.gradients(tile, factors, result.data(), size);
+    for (int64_t pass = 0; pass < f.passes; ++pass)
+      std::copy_n(result.data() + pass * size, count * f.classes, grad_logits + pass * pass_size + row * f.classes);
+  }
+}
+#endif
+
 template <class T>
 void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const Bald& f = k.forward;
+#ifdef LADA_AVX512
+  if constexpr (std::is_same_v<T, float>)
+    if (fits_bald_tiles(f)) return bald_in_tiles_backward(k, begin, end);
+#endif
   if (f.classes > kTileClasses) return long_bald_rows_backward<T>(k, begin, end);
   const A scale = static_cast<A>(f.scale) / static_cast<A>(f.passes);
   Tile<A> tile, exps, mean;
-  Lane<A> factor;
+  Lane<A> factor, unused;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    bald_of_tile<T>(f, row, count, tile.value, exps.value, mean.value);
+    bald_of_tile<T>(f, row, count, tile.value, exps.value, mean.value, unused);
     take_logs(mean.value, f.classes * kRowLanes<A>);
     for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);

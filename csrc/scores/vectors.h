@@ -10,6 +10,7 @@
 // Not LADA_CLONES: there is only this clone. Helpers are always inlined, as with LADA_HD.
 #define LADA_512 __attribute__((target("avx512f")))
 #define LADA_512_HELPER LADA_512 inline __attribute__((always_inline))
+#define LADA_512_LAMBDA LADA_512 __attribute__((always_inline))
 
 namespace lada::cpu::avx512 {
 
@@ -82,18 +83,18 @@ LADA_512 inline void stream(const float* from, int64_t size, float* to) {
 }
 
 // The quads at `from` of rows 0, 4, 8 and 12 side by side.
-LADA_512_HELPER Vector join_quads(const float* from, int64_t classes) {
-  const __m256 low = _mm256_loadu2_m128(from + 4 * classes, from);
-  const __m256 high = _mm256_loadu2_m128(from + 12 * classes, from + 8 * classes);
+LADA_512_HELPER Vector join_quads(const float* from, int64_t stride) {
+  const __m256 low = _mm256_loadu2_m128(from + 4 * stride, from);
+  const __m256 high = _mm256_loadu2_m128(from + 12 * stride, from + 8 * stride);
   return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
-// Four classes of a tile of rows.
+// Four classes of a tile of rows, which lie `stride` apart.
 struct FourClasses {
   Quads z[4];
 
-  LADA_512_HELPER FourClasses(const float* from, int64_t classes) {
-    for (int row = 0; row < 4; ++row) z[row] = join_quads(from + row * classes, classes);
+  LADA_512_HELPER FourClasses(const float* from, int64_t stride) {
+    for (int row = 0; row < 4; ++row) z[row] = join_quads(from + row * stride, stride);
     transpose(z[0], z[1], z[2], z[3]);
   }
 };
