@@ -111,8 +111,8 @@ LADA_512 void sum_tiles_from(const BlockRows& block, PartedTile (&tiles)[2], Blo
     const float* next = block.tile(std::min(t + 1, block.tiles - 1));
     const OtherSums<kScore> sums = part_and_sum<kScore, kFirst>(next, block.classes, *parted, *summed);
     store(block_sums.rest + t * kVectorLanes, sums.rest);
-    store(block_sums.weighted + t * kVectorLanes, sums.weighted);
-    store(block_sums.second + t * kVectorLanes, sums.second);
+    if constexpr (kScore == Score::kEntropy) store(block_sums.weighted + t * kVectorLanes, sums.weighted);
+    if constexpr (kScore == Score::kMargin) store(block_sums.second + t * kVectorLanes, sums.second);
     std::swap(parted, summed);
   }
 }
@@ -161,35 +161,78 @@ LADA_512_HELPER OtherSums<kScore> sums_of_lanes(const float* z, int64_t classes,
 
 // A row without a logit above lowest(), which lanes cannot tell from one without a logit above -inf.
 inline void sum_lowest(const float* z, int64_t classes, BlockSums& sums, int64_t row) {
-  const auto count = classes - std::count(z, z + classes, -infinity<float>());
-  sums.rest[row] = count > 0 ? static_cast<float>(count - 1) : not_a_number<float>();
+  float count = 0;
+  for (int64_t j = 0; j < classes; ++j) count += z[j] == -infinity<float>() ? 0 : 1 + (z[j] - z[j]);
+  sums.rest[row] = count == 0 ? not_a_number<float>() : count - 1;
   sums.weighted[row] = 0;
   sums.second[row] = count > 1 ? 0 : exp_floor<float>();
 }
 
-// The sums of a row from those of its lanes.
+// What was summed in the lanes of some long rows.
+struct alignas(64) LaneSums {
+  float max[kVectorLanes][kVectorLanes], rest[kVectorLanes][kVectorLanes];
+  float weighted[kVectorLanes][kVectorLanes], second[kVectorLanes][kVectorLanes];
+
+  template <Score kScore>
+  LADA_512_HELPER void put(int64_t row, const OtherSums<kScore>& sums) {
+    store(max[row], sums.max);
+    store(rest[row], sums.rest);
+    store(weighted[row], sums.weighted);
+    store(second[row], sums.second);
+  }
+};
+
+// Joins the lanes of a vector of rows; the largest logits go to `top`.
+LADA_512 inline void join_lanes(const LaneSums& lanes, BlockSums& to, int64_t row, float* top) {
+  Vector max = all(lowest<float>()), rest = all(0), weighted = all(0), second = all(exp_floor<float>());
+  for (int lane = 0; lane < kVectorLanes; lane += 4) {
+    const FourClasses part(lanes.max[0] + lane, kVectorLanes);
+    for (int i = 0; i < 4; ++i) max = larger_of(part.z[i], max);
+  }
+  Vector again = all(-1);  // how often the largest logit occurs but once
+  for (int lane = 0; lane < kVectorLanes; lane += 4) {
+    const FourClasses m(lanes.max[0] + lane, kVectorLanes), r(lanes.rest[0] + lane, kVectorLanes);
+    const FourClasses w(lanes.weighted[0] + lane, kVectorLanes), s(lanes.second[0] + lane, kVectorLanes);
+    for (int i = 0; i < 4; ++i) {
+      const Vector shift = larger_of(all(exp_floor<float>()), m.z[i] - max), scale = exp_of(shift);
+      const Vector sum = 1.0f + r.z[i];
+      const auto largest = m.z[i] == max;
+      again += largest ? all(1) : all(0);
+      rest += largest ? r.z[i] : scale * sum;
+      weighted += scale * (w.z[i] + shift * sum);
+      second = larger_of(largest ? s.z[i] : shift, second);
+    }
+  }
+  store(to.rest + row, rest + again + (max - max));
+  store(to.weighted + row, weighted);
+  store(to.second + row, again > 0 ? all(0) : second);
+  store(top, max);
+}
+
+// At most kVectorLanes long rows.
 template <Score kScore>
-LADA_512 void sum_row(const float* z, int64_t classes, PartedChunk& chunk, BlockSums& to, int64_t row) {
-  const OtherSums<kScore> lanes = sums_of_lanes<kScore>(z, classes, chunk);
-  const float max = largest_lane(lanes.max);
-  if (max == lowest<float>()) return sum_lowest(z, classes, to, row);
-  const Vector shift = larger_of(all(exp_floor<float>()), lanes.max - max), scale = exp_of(shift);
-  const Vector sum = lanes.rest + 1.0f;
-  const auto largest = lanes.max == max;
-  const float equal = sum_of_lanes(largest ? all(1) : all(0));
-  to.rest[row] = sum_of_lanes(largest ? lanes.rest : scale * sum) + (equal - 1) + (max - max);
-  to.weighted[row] = sum_of_lanes(scale * (lanes.weighted + shift * sum));
-  to.second[row] = equal > 1 ? 0 : largest_lane(largest ? lanes.second : shift);
+LADA_512 void sum_long_rows(const float* rows, int64_t count, int64_t classes, PartedChunk& chunk, LaneSums& lanes,
+                            BlockSums& to, int64_t row) {
+  float top[kVectorLanes];
+  for (int64_t i = 0; i < count; ++i) lanes.put(i, sums_of_lanes<kScore>(rows + i * classes, classes, chunk));
+  join_lanes(lanes, to, row, top);
+  for (int64_t i = 0; i < count; ++i)
+    if (top[i] == lowest<float>()) sum_lowest(rows + i * classes, classes, to, row + i);
 }
 
 // Whole vectors of rows, so that a row's score does not depend on how many others there are.
 template <Score kScore>
-LADA_512 void scores_of_sums(const BlockSums& sums, int64_t count, float scale, float* scores) {
+LADA_512 void scores_of_sums(const BlockSums& sums, int64_t count, float scale, float* out) {
   for (int64_t begin = 0; begin < count; begin += kVectorLanes) {
-    LADA_SIMD for (int64_t row = begin; row < begin + kVectorLanes; ++row) {
-      const RowStats<float> s{0.0f, sums.second[row], 1.0f, sums.rest[row], sums.weighted[row]};
-      scores[row] = scale * score_of(s, kScore);
+    alignas(64) float scores[kVectorLanes];
+    LADA_SIMD for (int64_t l = 0; l < kVectorLanes; ++l) {
+      const RowStats<float> s{0.0f, sums.second[begin + l], 1.0f, sums.rest[begin + l], sums.weighted[begin + l]};
+      scores[l] = scale * score_of(s, kScore);
     }
+    if (begin + kVectorLanes <= count)
+      store(out + begin, load(scores));
+    else
+      store_some(out + begin, count - begin, load(scores));
   }
 }
 
@@ -202,11 +245,12 @@ class Scorer {
   // `scale` times the scores of consecutive rows, at most block_rows() of them.
   void score(const float* rows, int64_t count, float scale, float* out) {
     if (classes_ > kTileClasses)
-      for (int64_t row = 0; row < count; ++row) sum_row<kScore>(rows + row * classes_, classes_, chunk_, sums_, row);
+      for (int64_t row = 0; row < count; row += kVectorLanes)
+        sum_long_rows<kScore>(rows + row * classes_, std::min<int64_t>(kVectorLanes, count - row), classes_, chunk_,
+                              lanes_, sums_, row);
     else
       sum_short_rows(rows, count);
-    scores_of_sums<kScore>(sums_, count, scale, scores_);
-    std::copy_n(scores_, count, out);
+    scores_of_sums<kScore>(sums_, count, scale, out);
   }
 
  private:
@@ -226,8 +270,8 @@ class Scorer {
   std::vector<float> copy_;
   PartedTile tiles_[2];
   PartedChunk chunk_;
+  LaneSums lanes_{};
   BlockSums sums_{};
-  float scores_[kBlockRows];
 };
 
 }  // namespace lada::cpu::avx512
