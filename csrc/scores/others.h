@@ -94,13 +94,15 @@ LADA_512_HELPER OtherSums<kScore> part_and_sum(const float* rows, int64_t classe
   return sums;
 }
 
-// Consecutive rows in tiles, the last of which may lie elsewhere.
+// Consecutive rows in tiles: the first `whole` of them where they lie, the others in a copy.
 struct BlockRows {
   const float* rows;
-  const float* last;
-  int64_t tiles, classes;
+  const float* copy;
+  int64_t whole, tiles, classes;
 
-  const float* tile(int64_t t) const { return t < tiles - 1 ? rows + t * kVectorLanes * classes : last; }
+  const float* tile(int64_t t) const {
+    return t < whole ? rows + t * kVectorLanes * classes : copy + (t - whole) * kVectorLanes * classes;
+  }
 };
 
 template <Score kScore, int kFirst>
@@ -254,16 +256,15 @@ class Scorer {
   }
 
  private:
-  // The last tile is copied where it is not full, or where reading it could go beyond the logits.
+  // What is copied: a last tile that is not full, and rows so short that reading four classes goes beyond the last.
   void sum_short_rows(const float* rows, int64_t count) {
-    const int64_t tiles = (count + kVectorLanes - 1) / kVectorLanes, before = (tiles - 1) * kVectorLanes;
-    const float* last = rows + before * classes_;
-    if (before + kVectorLanes > count || classes_ < 4) {
-      copy_.assign(static_cast<size_t>(kVectorLanes * classes_ + 3), 0.0f);
-      std::copy(last, rows + count * classes_, copy_.begin());
-      last = copy_.data();
+    const int64_t tiles = (count + kVectorLanes - 1) / kVectorLanes, size = kVectorLanes * classes_;
+    const int64_t whole = classes_ < 4 ? 0 : count / kVectorLanes;
+    if (whole < tiles) {
+      copy_.assign(static_cast<size_t>((tiles - whole) * size + 3), 0.0f);
+      std::copy(rows + whole * size, rows + count * classes_, copy_.begin());
     }
-    sum_tiles<kScore>({rows, last, tiles, classes_}, tiles_, sums_);
+    sum_tiles<kScore>({rows, copy_.data(), whole, tiles, classes_}, tiles_, sums_);
   }
 
   int64_t classes_;
