@@ -45,9 +45,9 @@ struct Elementary<float> {
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
   // e^r for |r| <= ln 2 / 2; minimax, relative error 8e-8
-  LADA_HD static float exp_reduced(float r) {
-    return horner(r, 1.000000072f, 0.9999996918f, 0.4999889441f, 0.1666757509f, 0.04191543147f, 0.008297648357f);
-  }
+  static constexpr float kExp[] = {1.000000072f,  0.9999996918f,  0.4999889441f,
+                                   0.1666757509f, 0.04191543147f, 0.008297648357f};
+  LADA_HD static float exp_reduced(float r) { return horner(r, kExp[0], kExp[1], kExp[2], kExp[3], kExp[4], kExp[5]); }
   // (log(1 + f) - 2 s) / s + f^2 / 2 with s = f / (2 + f) and z = s^2; fdlibm's coefficients
   LADA_HD static float log_series(float z) {
     return z * horner(z, 0.66666662693f, 0.40000972152f, 0.28498786688f, 0.24279078841f);

@@ -1,8 +1,13 @@
 // CPU loops of the row scores, of BALD and of the k best. Rows of up to kTileClasses classes are taken kRowLanes at a
-// time, longer ones one by one (lanes.h); either way the logits are read from memory once.
+// time, longer ones one by one (lanes.h); either way the logits are read from memory once. In float32 and with AVX-512
+// there are faster ways to the scores (others.h), to the gradient of the entropy (entropy_gradient.h), and to BALD of
+// short rows (bald_tiles.h).
 #include <vector>
 
+#include "bald_tiles.h"
+#include "entropy_gradient.h"
 #include "lanes.h"
+#include "others.h"
 #include "scores.h"
 
 namespace lada::cpu {
@@ -31,9 +36,27 @@ LADA_CLONES void row_gradient(const A* row, int64_t classes, const RowStats<A>& 
   gradient_of_row<kScore>(row, classes, s, factor, out);
 }
 
+#ifdef LADA_AVX512
+template <class T, Score kScore>
+void score_rows_in_blocks(const RowScores& k, int64_t begin, int64_t end) {
+  const int64_t block = std::min(avx512::block_rows(k.classes), end - begin);
+  avx512::Scorer<kScore> scorer(k.classes);
+  WideRow<T> wide(block * k.classes);
+  for (int64_t row = begin; row < end; row += block) {
+    const int64_t count = std::min(block, end - row);
+    const float* rows = wide.of(static_cast<const T*>(k.logits) + row * k.classes, count * k.classes);
+    scorer.score(rows, count, static_cast<float>(k.scale), static_cast<float*>(k.out) + row);
+  }
+}
+#endif
+
 template <class T, Score kScore>
 void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
+#ifdef LADA_AVX512
+  if constexpr (sizeof(A) == 4)
+    if (avx512::available()) return score_rows_in_blocks<T, kScore>(k, begin, end);
+#endif
   const T* logits = static_cast<const T*>(k.logits);
   A* out = static_cast<A*>(k.out);
   const A scale = static_cast<A>(k.scale);
@@ -51,13 +74,54 @@ void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   }
 }
 
+// k.scale times the gradients of the scores of some rows.
+template <class A>
+void take_factors(const RowScoresBackward& k, int64_t row, int64_t count, A* factors) {
+  const A* grad = static_cast<const A*>(k.grad);
+  const A scale = static_cast<A>(k.scale);
+  for (int64_t i = 0; i < count; ++i) factors[i] = scale * grad[k.group == 1 ? row + i : (row + i) / k.group];
+}
+
+#ifdef LADA_AVX512
+// Of results too large for the caches, which do not pass through them.
+template <class T>
+bool is_large(int64_t count) {
+  return count * static_cast<int64_t>(sizeof(T)) > int64_t{16} << 20;
+}
+
+template <class T>
+void entropy_gradients_in_blocks(const RowScoresBackward& k, int64_t begin, int64_t end) {
+  const bool streams = std::is_same_v<T, float> && is_large<T>(k.rows * k.classes);
+  const int64_t block = std::min(avx512::block_rows(k.classes), end - begin);
+  avx512::EntropyGradient gradient(k.classes, streams);
+  WideRow<T> wide(block * k.classes);
+  std::vector<float> narrowed(std::is_same_v<T, float> ? 0 : static_cast<size_t>(block * k.classes));
+  std::vector<float> factors(static_cast<size_t>(block));
+  for (int64_t row = begin; row < end; row += block) {
+    const int64_t count = std::min(block, end - row);
+    const float* rows = wide.of(static_cast<const T*>(k.logits) + row * k.classes, count * k.classes);
+    T* to = static_cast<T*>(k.grad_logits) + row * k.classes;
+    take_factors(k, row, count, factors.data());
+    if constexpr (std::is_same_v<T, float>) {
+      gradient.gradients(rows, count, factors.data(), to);
+    } else {
+      gradient.gradients(rows, count, factors.data(), narrowed.data());
+      narrow_row(narrowed.data(), count * k.classes, to);
+    }
+  }
+}
+#endif
+
 template <class T, Score kScore>
 void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
+#ifdef LADA_AVX512
+  if constexpr (sizeof(A) == 4 && kScore == Score::kEntropy)
+    if (avx512::available() && k.classes >= avx512::EntropyGradient::kFewestClasses)
+      return entropy_gradients_in_blocks<T>(k, begin, end);
+#endif
   const T* logits = static_cast<const T*>(k.logits);
   T* grad_logits = static_cast<T*>(k.grad_logits);
-  const A* grad = static_cast<const A*>(k.grad);
-  const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
     WideRow<T> wide(k.classes);
     std::vector<A> narrowed(std::is_same_v<T, A> ? 0 : static_cast<size_t>(k.classes));
@@ -65,21 +129,23 @@ void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end)
       const A* z = wide.of(logits + row * k.classes, k.classes);
       const RowStats<A> s = row_stats<kScore>(z, k.classes);
       T* to = grad_logits + row * k.classes;
+      A factor;
+      take_factors(k, row, 1, &factor);
       if constexpr (std::is_same_v<T, A>) {
-        row_gradient<kScore>(z, k.classes, s, scale * grad[row / k.group], to);
+        row_gradient<kScore>(z, k.classes, s, factor, to);
       } else {
-        row_gradient<kScore>(z, k.classes, s, scale * grad[row / k.group], narrowed.data());
+        row_gradient<kScore>(z, k.classes, s, factor, narrowed.data());
         narrow_row(narrowed.data(), k.classes, to);
       }
     }
     return;
   }
   Tile<A> tile, exps;
-  Lane<A> factor;
+  Lane<A> factor{};
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
     load_rows(logits + row * k.classes, count, k.classes, k.classes, tile.value);
-    for (int l = 0; l < kRowLanes<A>; ++l) factor[l] = l < count ? scale * grad[(row + l) / k.group] : A(0);
+    take_factors(k, row, count, factor.value);
     tile_gradient<kScore>(tile.value, exps.value, k.classes, factor, logits + (row + count) * k.classes);
     if constexpr (std::is_same_v<T, A>) {
       store_rows(tile.value, k.classes, exps.value, count);
@@ -136,18 +202,18 @@ LADA_CLONES void add_entropy_of_mean(const A* mean, int64_t classes, Lane<A>& va
   for (int l = 0; l < kRowLanes<A>; ++l) value[l] -= of_mean[l];
 }
 
-// H(mean p) - mean H(p) of kRowLanes instances, `count` of them real, and their mean probabilities.
+// H(mean p) - mean H(p) of kRowLanes instances, `count` of them real, and their mean probabilities. (Not as a result:
+// g++ 12 does not align one that nobody takes.)
 template <class T, class A>
-Lane<A> bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean) {
+void bald_of_tile(const Bald& k, int64_t row, int64_t count, A* tile, A* exps, A* mean, Lane<A>& value) {
   const A share = A(1) / static_cast<A>(k.passes);
   std::fill_n(mean, k.classes * kRowLanes<A>, A(0));
-  Lane<A> value{};
+  value = {};
   for (int64_t pass = 0; pass < k.passes; ++pass) {
     load_rows(pass_rows<T>(k, pass, row), count, k.row_stride, k.classes, tile);
     add_pass(tile, exps, k.classes, share, mean, value);
   }
   add_entropy_of_mean(mean, k.classes, value);
-  return value;
 }
 
 // The same of one instance with many classes.
@@ -177,9 +243,42 @@ A bald_of_row(const Bald& k, int64_t row, WideRow<T>& wide, std::vector<A>& mean
   return entropy_of_mean_row(mean.data(), k.classes) - entropy;
 }
 
+#ifdef LADA_AVX512
+bool fits_bald_tiles(const Bald& k) {
+  return avx512::available() && k.classes >= avx512::BaldTiles::kFewestClasses && k.classes <= kTileClasses;
+}
+
+// The passes of some instances; where they are less than a tile, in a copy that is one.
+avx512::PassTile pass_tile(const Bald& k, int64_t row, int64_t count, std::vector<float>& copy) {
+  if (count == avx512::kVectorLanes)
+    return {pass_rows<float>(k, 0, row), k.passes, k.classes, k.pass_stride, k.row_stride};
+  const int64_t size = avx512::kVectorLanes * k.classes;
+  copy.assign(static_cast<size_t>(k.passes * size), 0.0f);
+  for (int64_t pass = 0; pass < k.passes; ++pass)
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(pass_rows<float>(k, pass, row + i), k.classes, copy.data() + pass * size + i * k.classes);
+  return {copy.data(), k.passes, k.classes, size, k.classes};
+}
+
+void bald_in_tiles(const Bald& k, int64_t begin, int64_t end) {
+  avx512::BaldTiles tiles(k.classes, false);
+  std::vector<float> copy;
+  float values[avx512::kVectorLanes];
+  for (int64_t row = begin; row < end; row += avx512::kVectorLanes) {
+    const int64_t count = std::min<int64_t>(avx512::kVectorLanes, end - row);
+    tiles.values(pass_tile(k, row, count, copy), values);
+    for (int64_t i = 0; i < count; ++i) static_cast<float*>(k.out)[row + i] = static_cast<float>(k.scale) * values[i];
+  }
+}
+#endif
+
 template <class T>
 void bald_rows(const Bald& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
+#ifdef LADA_AVX512
+  if constexpr (std::is_same_v<T, float>)
+    if (fits_bald_tiles(k)) return bald_in_tiles(k, begin, end);
+#endif
   A* out = static_cast<A*>(k.out);
   const A scale = static_cast<A>(k.scale);
   if (k.classes > kTileClasses) {
@@ -189,9 +288,10 @@ void bald_rows(const Bald& k, int64_t begin, int64_t end) {
     return;
   }
   Tile<A> tile, exps, mean;
+  Lane<A> value;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    const Lane<A> value = bald_of_tile<T>(k, row, count, tile.value, exps.value, mean.value);
+    bald_of_tile<T>(k, row, count, tile.value, exps.value, mean.value, value);
     for (int l = 0; l < count; ++l) out[row + l] = scale * value[l];
   }
 }
@@ -254,17 +354,46 @@ void long_bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) 
   }
 }
 
+#ifdef LADA_AVX512
+void bald_in_tiles_backward(const BaldBackward& k, int64_t begin, int64_t end) {
+  const Bald& f = k.forward;
+  const int64_t size = avx512::kVectorLanes * f.classes, pass_size = f.rows * f.classes;
+  const float scale = static_cast<float>(f.scale) / static_cast<float>(f.passes);
+  float* grad_logits = static_cast<float*>(k.grad_logits);
+  avx512::BaldTiles tiles(f.classes, is_large<float>(f.passes * pass_size));
+  std::vector<float> copy, result;
+  for (int64_t row = begin; row < end; row += avx512::kVectorLanes) {
+    const int64_t count = std::min<int64_t>(avx512::kVectorLanes, end - row);
+    const avx512::PassTile tile = pass_tile(f, row, count, copy);
+    float factors[avx512::kVectorLanes] = {};
+    for (int64_t i = 0; i < count; ++i) factors[i] = scale * static_cast<const float*>(k.grad)[row + i];
+    if (count == avx512::kVectorLanes) {
+      tiles.gradients(tile, factors, grad_logits + row * f.classes, pass_size);
+      continue;
+    }
+    result.resize(copy.size());
+    tiles.gradients(tile, factors, result.data(), size);
+    for (int64_t pass = 0; pass < f.passes; ++pass)
+      std::copy_n(result.data() + pass * size, count * f.classes, grad_logits + pass * pass_size + row * f.classes);
+  }
+}
+#endif
+
 template <class T>
 void bald_rows_backward(const BaldBackward& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const Bald& f = k.forward;
+#ifdef LADA_AVX512
+  if constexpr (std::is_same_v<T, float>)
+    if (fits_bald_tiles(f)) return bald_in_tiles_backward(k, begin, end);
+#endif
   if (f.classes > kTileClasses) return long_bald_rows_backward<T>(k, begin, end);
   const A scale = static_cast<A>(f.scale) / static_cast<A>(f.passes);
   Tile<A> tile, exps, mean;
-  Lane<A> factor;
+  Lane<A> factor, unused;
   for (int64_t row = begin; row < end; row += kRowLanes<A>) {
     const int64_t count = std::min<int64_t>(kRowLanes<A>, end - row);
-    bald_of_tile<T>(f, row, count, tile.value, exps.value, mean.value);
+    bald_of_tile<T>(f, row, count, tile.value, exps.value, mean.value, unused);
     take_logs(mean.value, f.classes * kRowLanes<A>);
     for (int l = 0; l < kRowLanes<A>; ++l)
       factor[l] = l < count ? scale * static_cast<const A*>(k.grad)[row + l] : A(0);

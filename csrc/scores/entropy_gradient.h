@@ -1,0 +1,123 @@
+// Gradient of the entropy for float32, where the processor has AVX-512.
+//
+// Of what softmax.h keeps, the gradient -p_j (d_j - sum_i p_i d_i) is (a d_j + b) e_j.
+#pragma once
+#include <vector>
+
+#include "softmax.h"
+
+#ifdef LADA_AVX512
+
+namespace lada::cpu::avx512 {
+
+// (a d + b) e
+struct Slope {
+  Vector a, b;
+
+  LADA_512_HELPER Slope(Vector factor, Vector sum, Vector weighted) : a(-factor / sum), b(-a * (weighted / sum)) {}
+
+  LADA_512_HELPER Vector at(const float* d, const float* exp) const { return (a * load(d) + b) * load(exp); }
+};
+
+// Gradient of a long row; what lies a row behind it is asked of memory.
+LADA_512 inline void gradient_of_long_row(const float* z, int64_t classes, float factor, float* d, float* exps,
+                                          float* out) {
+  const int64_t left = classes % kVectorLanes, full = classes - left;
+  Vector max = all(lowest<float>());
+  for (int64_t j = 0; j < full; j += kVectorLanes) max = larger_of(load(z + j), max);
+  if (left > 0) max = larger_of(load_some(z + full, left), max);
+  Softmax s{all(largest_lane(max))};
+  for (int64_t j = 0; j < full; j += kVectorLanes) {
+    _mm_prefetch(z + classes + j, _MM_HINT_T0);
+    s.add(load(z + j), d + j, exps + j);
+  }
+  if (left > 0) s.add(load_some(z + full, left), d + full, exps + full);
+  const Slope slope(all(factor), all(sum_of_lanes(s.sum)), all(sum_of_lanes(s.weighted)));
+  for (int64_t j = 0; j < full; j += kVectorLanes) store(out + j, slope.at(d + j, exps + j));
+  if (left > 0) store_some(out + full, left, slope.at(d + full, exps + full));
+}
+
+// Gradients of rows of at least kFewestClasses, for one thread.
+class EntropyGradient {
+ public:
+  static constexpr int64_t kFewestClasses = 4;
+
+  // With `streams`, results do not pass through the caches.
+  EntropyGradient(int64_t classes, bool streams)
+      : classes_(classes),
+        d_(padded(classes)),
+        exps_(padded(classes) * (classes > kTileClasses ? 1 : kVectorLanes)),
+        streamed_(streams ? exps_.size() : 0) {
+    work_[1].clear(std::min(classes, kTileClasses));
+  }
+
+  // factor times the gradient of the entropy of each of `count` rows.
+  void gradients(const float* rows, int64_t count, const float* factors, float* out) {
+    if (classes_ > kTileClasses) {
+      for (int64_t row = 0; row < count; ++row, rows += classes_, out += classes_) {
+        float* to = streamed() ? streamed() : out;
+        gradient_of_long_row(rows, classes_, factors[row], d_.data(), exps_.data(), to);
+        if (streamed()) stream(to, classes_, out);
+      }
+    } else {
+      const int64_t tiles = count / kVectorLanes, done = tiles * kVectorLanes;
+      if (tiles > 0) gradients_of_tiles(rows, tiles, factors, out);
+      if (done < count) gradients_of_some(rows + done * classes_, count - done, factors + done, out + done * classes_);
+    }
+    if (streamed()) _mm_sfence();
+  }
+
+ private:
+  float* streamed() { return streamed_.empty() ? nullptr : streamed_.data(); }
+  static size_t padded(int64_t classes) { return static_cast<size_t>(classes + kVectorLanes); }
+
+  // Less than a tile of rows, made a tile.
+  void gradients_of_some(const float* rows, int64_t count, const float* factors, float* out) {
+    const int64_t size = count * classes_;
+    std::vector<float> tile(static_cast<size_t>(kVectorLanes * classes_)), result(tile.size());
+    float all_factors[kVectorLanes] = {};
+    std::copy_n(rows, size, tile.begin());
+    std::copy_n(factors, count, all_factors);
+    gradients_of_tiles(tile.data(), 1, all_factors, result.data());
+    std::copy_n(result.begin(), size, out);
+  }
+
+  void gradients_of_tiles(const float* rows, int64_t tiles, const float* factors, float* out) {
+    switch (classes_ % 4) {
+      case 1:
+        return gradients_from<1>(rows, tiles, factors, out);
+      case 2:
+        return gradients_from<2>(rows, tiles, factors, out);
+      case 3:
+        return gradients_from<3>(rows, tiles, factors, out);
+      default:
+        return gradients_from<4>(rows, tiles, factors, out);
+    }
+  }
+
+  template <int kFirst>
+  LADA_512 void gradients_from(const float* rows, int64_t tiles, const float* factors, float* out) {
+    LogitTile *tile = &work_[0], *next = &work_[1];
+    const int64_t size = kVectorLanes * classes_;
+    float* exps = exps_.data();
+    transpose_and_exponentiate<kFirst>({rows, classes_, rows}, classes_, *tile, *next, exps);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const float* after = rows + std::min(t + 1, tiles - 1) * size;
+      const Softmax s =
+          transpose_and_exponentiate<kFirst>({after, classes_, after + size}, classes_, *next, *tile, exps);
+      const Slope slope(load(factors + t * kVectorLanes), s.sum, s.weighted);
+      const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
+        return slope.at(tile->z + j * kVectorLanes, exps + j * kVectorLanes);
+      };
+      store_tile<kFirst>(gradient, classes_, streamed(), out + t * size);
+      std::swap(tile, next);
+    }
+  }
+
+  int64_t classes_;
+  std::vector<float> d_, exps_, streamed_;
+  LogitTile work_[2];
+};
+
+}  // namespace lada::cpu::avx512
+#endif
