@@ -156,13 +156,15 @@ LADA_HD void add_gradient(const A* mixed, const A* exps, const MixtureSums<A>& s
                           const TileDraws<A>& draws, int64_t n, const Lane<A>& factor, int64_t classes,
                           MixtureGradients<A>& out) {
   constexpr int kWidth = kRowLanes<A>;
-  const A *lam = draws.lam + n * kLanes, *mu = draws.mu + n * kLanes;
-  Lane<A> scale, mean, rest, firsts, to_lam;
+  const A floor = opaque(exp2_floor<A>());
+  Lane<A> lam, mu, scale, mean, rest, firsts, to_lam;
   LADA_SIMD for (int l = 0; l < kWidth; ++l) {
     const A inverse = 1 / (s.ties[l] + s.below[l]);
+    lam[l] = draws.lam[n * kLanes + l];
+    mu[l] = draws.mu[n * kLanes + l];
     mean[l] = s.weighted[l] * inverse;
     scale[l] = (kScore == Score::kEntropy ? -A(kLogTwo) : inverse) * inverse * factor[l];
-    rest[l] = (s.below[l] + (s.ties[l] - 1));
+    rest[l] = s.below[l] + (s.ties[l] - 1);
     firsts[l] = to_lam[l] = 0;
   }
   for (int64_t j = 0; j < classes; ++j) {
@@ -170,7 +172,7 @@ LADA_HD void add_gradient(const A* mixed, const A* exps, const MixtureSums<A>& s
       const int64_t i = j * kWidth + l;
       A gradient = scale[l] * exps[i];
       if constexpr (kScore == Score::kEntropy) {
-        gradient *= larger(exp2_floor<A>(), mixed[i] - s.max[l]) - mean[l];
+        gradient *= larger(floor, mixed[i] - s.max[l]) - mean[l];
       } else {
         const A first = mixed[i] == s.max[l] ? 1 - firsts[l] : A(0);  // 1 where z is the first maximum
         firsts[l] += first;
