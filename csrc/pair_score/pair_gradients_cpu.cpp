@@ -9,14 +9,7 @@
 namespace lada::cpu {
 namespace {
 
-// The gradients of the rows' own scores, each times the sum of the gradients of the pairs it belongs to.
-template <Score kScore, class A>
-LADA_CLONES void own_gradients(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
-  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
-  gradient_of_tile<kScore>(tile, exps, classes, s, factor);
-}
-
-// The ends [0, slots) that are rows [begin, end), ascending. Without a branch, since which rows are met is random.
+// The slots whose ends are rows [begin, end), ascending. Without a branch, since which rows are met is random.
 struct SlotsOfRows {
   std::unique_ptr<int64_t[]> slots;
   int64_t count = 0;
@@ -67,7 +60,8 @@ LADA_CLONES void add_rows(const A* parts, const int64_t* rows, int64_t count, in
   }
 }
 
-// Adds the gradients of the own scores of the rows that are in a pair; others keep zero, even if they hold NaN.
+// Adds the gradients of the own scores of the rows that are in a pair, each times the sum of its pairs' gradients.
+// Others keep zero, even if they hold NaN.
 template <Score kScore, class T, class A>
 void add_own_gradients(const GatherPairGradients& k, int64_t begin, int64_t end, RowSums<A>& sums) {
   const T* logits = static_cast<const T*>(k.logits) + begin * k.classes;
@@ -102,7 +96,7 @@ void gather_rows(const GatherPairGradients& k, int64_t begin, int64_t end) {
   RowSums<A> sums(gradients, end - begin);
   const SlotsOfRows slots(k.ends, 2 * k.pairs, begin, end);
   add_slots(k, slots.slots.get(), slots.count, begin, sums);
-  add_own_gradients<kScore, T>(k, begin, end, sums);
+  if (!ends_by_pair(k.rows, k.pairs)) add_own_gradients<kScore, T>(k, begin, end, sums);
   if constexpr (!std::is_same_v<T, A>) narrow_row(gradients, size, out);
 }
 

@@ -66,11 +66,11 @@ void score_pairs(const PairScores& k, int64_t begin, int64_t end) {
   }
 }
 
-// The scores of all rows of the pool, where that is less work than to score both ends of every pair.
+// The scores of all rows of the pool, unless the ends of every pair are scored with it.
 template <class T, Score kScore>
 std::vector<arithmetic_t<T>> score_pool(const MixedPairScores& k, int threads) {
   using A = arithmetic_t<T>;
-  std::vector<A> scores(k.rows <= k.source.pairs ? static_cast<size_t>(k.rows) : 0);
+  std::vector<A> scores(ends_by_pair(k.rows, k.source.pairs) ? 0 : static_cast<size_t>(k.rows));
   parallel_tiles(static_cast<int64_t>(scores.size()), kRowLanes<A>, k.classes * kCostOfExp, threads,
                  [&](int64_t begin, int64_t end) {
                    Workspace<A> work(1, k.classes);
@@ -153,6 +153,19 @@ void score_mixed_pairs(const MixedPairScores& k, const std::vector<A>& pool, int
   });
 }
 
+template <class A>
+LADA_CLONES void add_tile(const A* tile, int64_t size, A* sum) {
+  LADA_SIMD for (int64_t i = 0; i < size; ++i) sum[i] += tile[i];
+}
+
+// sum += factor times the gradient of the scores of a tile; `own` and `exps` are tiles to work in.
+template <Score kScore, class A>
+void add_own_gradients(const A* tile, int64_t classes, const Lane<A>& factor, A* own, A* exps, A* sum) {
+  std::copy_n(tile, classes * kRowLanes<A>, own);
+  own_gradients<kScore>(own, exps, classes, factor);
+  add_tile(own, classes * kRowLanes<A>, sum);
+}
+
 template <class T, Score kScore, class A>
 void score_mixed_pairs_backward(const MixedPairScoresBackward& k, int64_t begin, int64_t end) {
   const MixedPairScores& f = k.forward;
@@ -176,6 +189,11 @@ void score_mixed_pairs_backward(const MixedPairScoresBackward& k, int64_t begin,
       for (int l = 0; l < count; ++l)
         static_cast<A*>(k.grad_tau)[first + l] = gradient_of_pair<A>(f.source, first + l, sums.to_log_tau[l]);
     if (k.contributions) {
+      if (ends_by_pair(f.rows, f.source.pairs)) {
+        for (int l = 0; l < count; ++l) factor[l] = static_cast<A>(f.scale) * static_cast<const A*>(k.grad)[first + l];
+        add_own_gradients<kScore>(a, f.classes, factor, mixed, exps, sums.to_a);
+        add_own_gradients<kScore>(b, f.classes, factor, mixed, exps, sums.to_b);
+      }
       A* to = static_cast<A*>(k.contributions) + first * f.classes;
       store_rows(sums.to_a, f.classes, to, count);
       store_rows(sums.to_b, f.classes, to + f.source.pairs * f.classes, count);

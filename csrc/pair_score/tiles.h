@@ -9,6 +9,9 @@ namespace lada::cpu {
 
 constexpr int64_t kCostOfExp = 4;  // of a logit, in elements read or written
 
+// Whether a pool has so many rows that the ends of pairs are scored pair by pair, not row by row.
+inline bool ends_by_pair(int64_t rows, int64_t pairs) { return rows > pairs; }
+
 // Pairs have no margins.
 template <class F>
 void dispatch_pair_score(Score score, F&& f) {
@@ -44,6 +47,13 @@ LADA_CLONES void gather_tile(const T* logits, const int64_t* numbers, int64_t st
   for (int l = 0; l < kRowLanes<arithmetic_t<T>>; ++l)
     rows.row[l] = logits + numbers[std::min<int64_t>(l, count - 1) * step] * classes;
   load_tile<T>(rows, classes, tile);
+}
+
+// Replaces a tile of logits by factor times the gradient of its scores.
+template <Score kScore, class A>
+LADA_CLONES void own_gradients(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
+  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
+  gradient_of_tile<kScore>(tile, exps, classes, s, factor);
 }
 
 }  // namespace lada::cpu
