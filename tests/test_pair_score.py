@@ -100,11 +100,12 @@ def test_mixed_pair_score_gradient_where_classes_are_impossible(score: str, devi
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
-def test_rows_of_no_pair_have_gradient_zero(device: str) -> None:
+@pytest.mark.parametrize("count", [1, 6])  # fewer pairs than rows, and more
+def test_rows_of_no_pair_have_gradient_zero(count: int, device: str) -> None:
     logits = torch.full((4, 3), NAN, device=device)
     logits[:2] = torch.tensor([[0.0, 1, 2], [2, 0, 1]])
     logits.requires_grad_()
-    pairs = torch.tensor([[0, 1]], device=device)
+    pairs = torch.tensor([[0, 1]], device=device).expand(count, 2)
     lada_ext.mixed_pair_score(logits, pairs, 1.0, 3, lada_ext.make_key(0, device)).sum().backward()
     assert logits.grad is not None
     assert logits.grad[:2].isfinite().all()

@@ -71,7 +71,7 @@ template <class A>
 void slope_lanes(DrawLanes<A>& lanes, bool pathwise) {
   if (!pathwise) logit_gradient_lanes(lanes.logit, lanes.tau, lanes.slope);
   for (int i = 0; i < kLanes; ++i) {
-    const BetaDraw<A> draw = {lanes.logit[i], lanes.lam[i], lanes.mu[i], lanes.stretch[i]};
+    const BetaDraw<A> draw = {lanes.logit[i], lanes.lam[i], lanes.mu[i], pathwise ? lanes.stretch[i] : A(0)};
     const A of_logit = pathwise ? beta_logit_gradient_pathwise(draw) : lanes.slope[i];
     lanes.slope[i] = beta_lam_gradient(draw, of_logit);
   }

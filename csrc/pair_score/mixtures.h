@@ -41,11 +41,6 @@ struct TileDraws {
 template <class A>
 struct MixtureSums {
   Lane<A> max, ties, below, weighted;
-
-  template <Score kScore>
-  LADA_HD A score(int l) const {
-    return score_of(RowStats<A>{max[l], max[l], ties[l], below[l], A(kLogTwo) * weighted[l]}, kScore);
-  }
 };
 
 template <class A>
@@ -83,18 +78,60 @@ LADA_HD void sum_mixture(const A* mixed, int64_t classes, A* exps, MixtureSums<A
   LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) s.ties[l] = std::nearbyint(sum[l] - s.below[l]);
 }
 
-// sum += the scores of all mixtures.
+// Several scores of a lane with one logarithm and one division for all of them. Of S_n = 1 + r_n it keeps
+// p = prod_n (1 + r_n) - 1, so that sum_n log S_n = log(1 + p), and q with sum_n w_n / S_n = q / (1 + p). Products stay
+// relatively exact where all r_n are small; they must not overflow.
 template <Score kScore, class A>
-LADA_CLONES void add_mixture_scores(const A* a, const A* b, const TileDraws<A>& draws, int64_t samples, int64_t classes,
-                                    A* mixed, Lane<A>& sum) {
-  MixtureSums<A> s;
-  Lane<A> total = sum;
-  for (int64_t n = 0; n < samples; ++n) {
-    mix_tiles(a, b, draws.lam + n * kLanes, draws.mu + n * kLanes, classes, mixed, s.max);
-    sum_mixture<kScore, A>(mixed, classes, nullptr, s);
-    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) total[l] += s.template score<kScore>(l);
+struct ScoreSum {
+  Lane<A> p, q;
+
+  LADA_HD void clear() {
+    const A zero = opaque(A(0));
+    for (int l = 0; l < kRowLanes<A>; ++l) p[l] = q[l] = zero;
   }
-  sum = total;
+
+  // w_n is the weighted sum of S_n, or r_n itself for the variation ratio. Without a maximum S_n is 0, and so is 1 + p.
+  template <class Sums>
+  LADA_HD void add(const Sums& s) {
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const A rest = s.below[l] + (s.ties[l] - 1), part = kScore == Score::kEntropy ? s.weighted[l] : rest;
+      q[l] = q[l] * (s.below[l] + s.ties[l]) + part * (1 + p[l]);
+      p[l] += rest + p[l] * rest;
+    }
+  }
+
+  // The sum in nats, where `weighted` are in units of 1 / unit nats.
+  LADA_HD void add_to(Lane<A>& total, A unit) const {
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+      const A product = 1 + p[l], ratio = q[l] / product;
+      const A value = kScore == Score::kEntropy ? log1p_positive(p[l]) - unit * ratio : ratio;
+      total[l] += product > 0 ? value : not_a_number<A>();
+    }
+  }
+};
+
+// How many sums of exponentials, each at most `classes`, may be multiplied.
+template <class A>
+int64_t factors_without_overflow(int64_t classes) {
+  const double bits = sizeof(A) == 4 ? 100 : 1000;
+  return std::max(int64_t{1}, static_cast<int64_t>(bits / std::log2(static_cast<double>(classes) + 1)));
+}
+
+// sum += the scores of all mixtures, of which at most `group` are taken together.
+template <Score kScore, class A>
+LADA_CLONES void add_mixture_scores(const A* a, const A* b, const TileDraws<A>& draws, int64_t samples, int64_t group,
+                                    int64_t classes, A* mixed, Lane<A>& sum) {
+  MixtureSums<A> s;
+  ScoreSum<kScore, A> of_group;
+  for (int64_t first = 0; first < samples; first += group) {
+    of_group.clear();
+    for (int64_t n = first; n < std::min(first + group, samples); ++n) {
+      mix_tiles(a, b, draws.lam + n * kLanes, draws.mu + n * kLanes, classes, mixed, s.max);
+      sum_mixture<kScore, A>(mixed, classes, nullptr, s);
+      of_group.add(s);
+    }
+    of_group.add_to(sum, A(kLogTwo));
+  }
 }
 
 // What the gradient of a mixture adds up to: to both ends, and along its draws' change with log tau.
@@ -119,13 +156,15 @@ LADA_HD void add_gradient(const A* mixed, const A* exps, const MixtureSums<A>& s
                           const TileDraws<A>& draws, int64_t n, const Lane<A>& factor, int64_t classes,
                           MixtureGradients<A>& out) {
   constexpr int kWidth = kRowLanes<A>;
-  const A *lam = draws.lam + n * kLanes, *mu = draws.mu + n * kLanes;
-  Lane<A> scale, mean, rest, firsts, to_lam;
+  const A floor = opaque(exp2_floor<A>());
+  Lane<A> lam, mu, scale, mean, rest, firsts, to_lam;
   LADA_SIMD for (int l = 0; l < kWidth; ++l) {
     const A inverse = 1 / (s.ties[l] + s.below[l]);
+    lam[l] = draws.lam[n * kLanes + l];
+    mu[l] = draws.mu[n * kLanes + l];
     mean[l] = s.weighted[l] * inverse;
     scale[l] = (kScore == Score::kEntropy ? -A(kLogTwo) : inverse) * inverse * factor[l];
-    rest[l] = (s.below[l] + (s.ties[l] - 1));
+    rest[l] = s.below[l] + (s.ties[l] - 1);
     firsts[l] = to_lam[l] = 0;
   }
   for (int64_t j = 0; j < classes; ++j) {
@@ -133,7 +172,7 @@ LADA_HD void add_gradient(const A* mixed, const A* exps, const MixtureSums<A>& s
       const int64_t i = j * kWidth + l;
       A gradient = scale[l] * exps[i];
       if constexpr (kScore == Score::kEntropy) {
-        gradient *= larger(exp2_floor<A>(), mixed[i] - s.max[l]) - mean[l];
+        gradient *= larger(floor, mixed[i] - s.max[l]) - mean[l];
       } else {
         const A first = mixed[i] == s.max[l] ? 1 - firsts[l] : A(0);  // 1 where z is the first maximum
         firsts[l] += first;

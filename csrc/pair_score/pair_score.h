@@ -35,13 +35,14 @@ struct MixedPairScores {
 };
 
 // One pass over the pairs: the gradient to tau, and what each pair adds to the gradients of its two rows. CUDA gives
-// the gradient to lam instead, which beta_sample's backward pass turns into one to tau.
+// the gradient to lam instead, which beta_sample's backward pass turns into one to tau. On the CPU a pair adds the
+// gradients of its ends' own scores, too, if the pool has more rows than there are pairs.
 struct MixedPairScoresBackward {
   MixedPairScores forward;  // `out` is not used
   const void* grad;         // (pairs,), arithmetic type
   void* grad_lam;           // (pairs, samples), arithmetic type, or null; on CUDA
   void* grad_tau;           // (pairs,), arithmetic type, or null; on the CPU
-  void* contributions;      // (2, pairs, classes), arithmetic type, or null: without the ends' own scores
+  void* contributions;      // (2, pairs, classes), arithmetic type, or null
 };
 
 // The gradient of each row: that of its own score, once, and the contributions of the pairs it belongs to. Slot s is

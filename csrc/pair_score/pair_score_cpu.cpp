@@ -1,24 +1,14 @@
-// CPU loops of Eq. 13. Mixtures are scored in the lanes of scores/lanes.h: for given mixtures a lane is a row, for
-// mixtures of logits a lane is a pair, whose two rows are gathered once for all its samples.
-#include <memory>
-#include <numeric>
+// CPU loops of Eq. 13. A lane (scores/lanes.h) is a pair, whose mixtures come one after the other; for mixtures of
+// logits its two rows are gathered once for all its samples.
 #include <vector>
 
 #include "../beta_mix/draws.h"
-#include "../scores/lanes.h"
 #include "mixtures.h"
 #include "pair_score.h"
+#include "tiles.h"
 
 namespace lada::cpu {
 namespace {
-
-// Pairs have no margins.
-template <class F>
-void dispatch_pair_score(Score score, F&& f) {
-  score == Score::kEntropy ? f(ScoreTag<Score::kEntropy>{}) : f(ScoreTag<Score::kVariationRatio>{});
-}
-
-constexpr int64_t kCostOfExp = 4;
 
 // The scores of both ends of a pair; NaN if it names no row.
 template <class A>
@@ -27,76 +17,60 @@ A own_scores(const void* own, const int64_t* ends, int64_t rows) {
   return static_cast<const A*>(own)[ends[0]] + static_cast<const A*>(own)[ends[1]];
 }
 
-// Pairs in blocks, so that their mixtures fill the lanes of row_scores.
-template <class T>
+// total += the scores of a tile. `next` is asked of memory on the way.
+template <Score kScore, class A>
+LADA_CLONES void add_scores(const A* tile, int64_t classes, const void* next, Lane<A>& total) {
+  const Lane<A> scores =
+      scores_of_tile<kScore>(stats_of_tile<kScore, A>(tile, classes, nullptr, static_cast<const char*>(next)));
+  for (int l = 0; l < kRowLanes<A>; ++l) total[l] += scores[l];
+}
+
+// The same by way of a sum of scores, which `last` ends.
+template <Score kScore, class A>
+LADA_CLONES void add_scores(const A* tile, int64_t classes, const void* next, bool last, ScoreSum<kScore, A>& sum,
+                            Lane<A>& total) {
+  sum.add(stats_of_tile<kScore, A>(tile, classes, nullptr, static_cast<const char*>(next)));
+  if (!last) return;
+  sum.add_to(total, A(1));
+  sum.clear();
+}
+
+// A lane is a pair: its mixtures come one after the other.
+template <class T, Score kScore>
 void score_pairs(const PairScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
-  constexpr int64_t kBlock = 64;
-  std::vector<A> mixed(static_cast<size_t>(kBlock * k.samples));
-  A a[kBlock], b[kBlock];
-  const auto score_rows = [&](const void* logits, int64_t first, int64_t count, double scale, A* out) {
-    const T* rows = static_cast<const T*>(logits) + first * k.classes;
-    row_scores({rows, out, count, k.classes, k.dtype, k.score, scale}, 1);
-  };
-  for (int64_t first = begin; first < end; first += kBlock) {
-    const int64_t count = std::min(kBlock, end - first);
-    score_rows(k.mixed, first * k.samples, count * k.samples, k.scale * k.gamma, mixed.data());
-    if (k.own == nullptr) {
-      score_rows(k.logits_a, first, count, k.scale, a);
-      score_rows(k.logits_b, first, count, k.scale, b);
+  const T *a = static_cast<const T*>(k.logits_a), *b = static_cast<const T*>(k.logits_b);
+  const int64_t group = factors_without_overflow<A>(k.classes), stride = k.samples * k.classes;
+  const A scale = static_cast<A>(k.scale), share = scale * static_cast<A>(k.gamma) / static_cast<A>(k.samples);
+  Workspace<A> work(1, k.classes);
+  ScoreSum<kScore, A> sum;
+  sum.clear();
+  for (int64_t first = begin; first < end; first += kRowLanes<A>) {
+    const int64_t count = std::min<int64_t>(kRowLanes<A>, end - first);
+    Lane<A> mixtures{}, ends{};
+    const T *rows = static_cast<const T*>(k.mixed) + first * stride, *next = rows + count * stride;
+    for (int64_t n = 0; n < k.samples; ++n) {
+      load_rows(rows + n * k.classes, count, stride, k.classes, work.tile(0));
+      const bool last = (n + 1) % group == 0 || n + 1 == k.samples;
+      add_scores(work.tile(0), k.classes, next + n * count * k.classes, last, sum, mixtures);
     }
-    for (int64_t p = 0; p < count; ++p) {
-      const A* of_pair = mixed.data() + p * k.samples;
-      const A sum = std::accumulate(of_pair, of_pair + k.samples, A(0));
-      const A ends = k.own ? own_scores<A>(k.own, k.ends + 2 * (first + p), k.rows) : a[p] + b[p];
-      static_cast<A*>(k.out)[first + p] = ends + sum / static_cast<A>(k.samples);
+    for (const T* of_end : {a, b}) {
+      if (k.own) break;
+      load_rows(of_end + first * k.classes, count, k.classes, k.classes, work.tile(0));
+      add_scores<kScore>(work.tile(0), k.classes, of_end + (first + count) * k.classes, ends);
+    }
+    for (int l = 0; l < count; ++l) {
+      const A of_ends = k.own ? own_scores<A>(k.own, k.ends + 2 * (first + l), k.rows) : scale * ends[l];
+      static_cast<A*>(k.out)[first + l] = of_ends + share * mixtures[l];
     }
   }
 }
 
-// Tiles of any number of classes for one thread.
-template <class A>
-class Workspace {
- public:
-  Workspace(int count, int64_t classes)
-      : size(classes * kRowLanes<A>), tiles_(static_cast<size_t>(count * size) + kLine) {
-    void* first = tiles_.data();
-    size_t space = tiles_.size() * sizeof(A);
-    first_ =
-        static_cast<A*>(std::align(kLine * sizeof(A), static_cast<size_t>(count * size) * sizeof(A), first, space));
-  }
-  A* tile(int i) { return first_ + i * size; }
-
-  const int64_t size;
-
- private:
-  static constexpr int kLine = 64 / sizeof(A);  // a tile's vectors are whole lines of the cache
-  std::vector<A> tiles_;
-  A* first_;
-};
-
-// Rows of the pool by number, `step` numbers apart, as a tile: `count` of them, the last repeated.
-template <class T>
-LADA_CLONES void gather_tile(const T* logits, const int64_t* numbers, int64_t step, int64_t count, int64_t classes,
-                             arithmetic_t<T>* tile) {
-  TileRows<T> rows;
-  for (int l = 0; l < kRowLanes<arithmetic_t<T>>; ++l)
-    rows.row[l] = logits + numbers[std::min<int64_t>(l, count - 1) * step] * classes;
-  load_tile<T>(rows, classes, tile);
-}
-
-// sum += the scores of a tile.
-template <Score kScore, class A>
-LADA_CLONES void add_scores(const A* tile, int64_t classes, Lane<A>& sum) {
-  const Lane<A> scores = scores_of_tile<kScore>(stats_of_tile<kScore>(tile, classes));
-  for (int l = 0; l < kRowLanes<A>; ++l) sum[l] += scores[l];
-}
-
-// The scores of all rows of the pool, where that is less work than to score both ends of every pair.
+// The scores of all rows of the pool, unless the ends of every pair are scored with it.
 template <class T, Score kScore>
 std::vector<arithmetic_t<T>> score_pool(const MixedPairScores& k, int threads) {
   using A = arithmetic_t<T>;
-  std::vector<A> scores(k.rows <= k.source.pairs ? static_cast<size_t>(k.rows) : 0);
+  std::vector<A> scores(ends_by_pair(k.rows, k.source.pairs) ? 0 : static_cast<size_t>(k.rows));
   parallel_tiles(static_cast<int64_t>(scores.size()), kRowLanes<A>, k.classes * kCostOfExp, threads,
                  [&](int64_t begin, int64_t end) {
                    Workspace<A> work(1, k.classes);
@@ -105,7 +79,7 @@ std::vector<arithmetic_t<T>> score_pool(const MixedPairScores& k, int threads) {
                      const T* rows = static_cast<const T*>(k.logits) + first * k.classes;
                      load_rows(rows, count, k.classes, k.classes, work.tile(0));
                      Lane<A> sum{};
-                     add_scores<kScore>(work.tile(0), k.classes, sum);
+                     add_scores<kScore>(work.tile(0), k.classes, nullptr, sum);
                      std::copy_n(sum.value, count, scores.begin() + first);
                    }
                  });
@@ -160,14 +134,15 @@ void score_mixed_pairs(const MixedPairScores& k, const std::vector<A>& pool, int
   Workspace<A> work(3, k.classes);
   A *a = work.tile(0), *b = work.tile(1), *mixed = work.tile(2), *out = static_cast<A*>(k.out);
   const A scale = static_cast<A>(k.scale), share = scale * static_cast<A>(k.gamma) / static_cast<A>(k.source.samples);
+  const int64_t group = factors_without_overflow<A>(k.classes);
   for_each_tile<A>(k.source, begin, end, Want::kLam, [&](int64_t first, int64_t count, const TileDraws<A>& draws) {
     gather_tile(logits, k.ends + 2 * first, 2, count, k.classes, a);
     gather_tile(logits, k.ends + 2 * first + 1, 2, count, k.classes, b);
     Lane<A> mixtures{}, ends{};
-    add_mixture_scores<kScore>(a, b, draws, k.source.samples, k.classes, mixed, mixtures);
+    add_mixture_scores<kScore>(a, b, draws, k.source.samples, group, k.classes, mixed, mixtures);
     if (pool.empty()) {
-      add_scores<kScore>(a, k.classes, ends);
-      add_scores<kScore>(b, k.classes, ends);
+      add_scores<kScore>(a, k.classes, nullptr, ends);
+      add_scores<kScore>(b, k.classes, nullptr, ends);
     } else {
       for (int l = 0; l < count; ++l) {
         const int64_t* pair = k.ends + 2 * (first + l);
@@ -176,6 +151,19 @@ void score_mixed_pairs(const MixedPairScores& k, const std::vector<A>& pool, int
     }
     for (int l = 0; l < count; ++l) out[first + l] = scale * ends[l] + share * mixtures[l];
   });
+}
+
+template <class A>
+LADA_CLONES void add_tile(const A* tile, int64_t size, A* sum) {
+  LADA_SIMD for (int64_t i = 0; i < size; ++i) sum[i] += tile[i];
+}
+
+// sum += factor times the gradient of the scores of a tile; `own` and `exps` are tiles to work in.
+template <Score kScore, class A>
+void add_own_gradients(const A* tile, int64_t classes, const Lane<A>& factor, A* own, A* exps, A* sum) {
+  std::copy_n(tile, classes * kRowLanes<A>, own);
+  own_gradients<kScore>(own, exps, classes, factor);
+  add_tile(own, classes * kRowLanes<A>, sum);
 }
 
 template <class T, Score kScore, class A>
@@ -201,107 +189,16 @@ void score_mixed_pairs_backward(const MixedPairScoresBackward& k, int64_t begin,
       for (int l = 0; l < count; ++l)
         static_cast<A*>(k.grad_tau)[first + l] = gradient_of_pair<A>(f.source, first + l, sums.to_log_tau[l]);
     if (k.contributions) {
+      if (ends_by_pair(f.rows, f.source.pairs)) {
+        for (int l = 0; l < count; ++l) factor[l] = static_cast<A>(f.scale) * static_cast<const A*>(k.grad)[first + l];
+        add_own_gradients<kScore>(a, f.classes, factor, mixed, exps, sums.to_a);
+        add_own_gradients<kScore>(b, f.classes, factor, mixed, exps, sums.to_b);
+      }
       A* to = static_cast<A*>(k.contributions) + first * f.classes;
       store_rows(sums.to_a, f.classes, to, count);
       store_rows(sums.to_b, f.classes, to + f.source.pairs * f.classes, count);
     }
   });
-}
-
-// The gradients of the rows' own scores, each times the sum of the gradients of the pairs it belongs to.
-template <Score kScore, class A>
-LADA_CLONES void own_gradients(A* tile, A* exps, int64_t classes, const Lane<A>& factor) {
-  const LaneStats<A> s = stats_of_tile<kScore>(tile, classes, exps);
-  gradient_of_tile<kScore>(tile, exps, classes, s, factor);
-}
-
-// The ends [0, slots) that are rows [begin, end), ascending. Without a branch, since which rows are met is random.
-struct SlotsOfRows {
-  std::unique_ptr<int64_t[]> slots;
-  int64_t count = 0;
-
-  SlotsOfRows(const int64_t* ends, int64_t all, int64_t begin, int64_t end)
-      : slots(std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(all) + 1)) {
-    const auto rows = static_cast<uint64_t>(end - begin);
-    for (int64_t s = 0; s < all; ++s) {
-      slots[static_cast<size_t>(count)] = s;
-      count += static_cast<uint64_t>(ends[s] - begin) < rows ? 1 : 0;
-    }
-  }
-};
-
-// What the pairs of a range of rows add up to, row by row.
-template <class A>
-struct RowSums {
-  A* gradients;
-  std::vector<A> factor;      // of the gradient of the row's own score
-  std::vector<uint8_t> used;  // whether the row is in a pair
-
-  RowSums(A* gradients, int64_t rows)
-      : gradients(gradients), factor(static_cast<size_t>(rows)), used(static_cast<size_t>(rows)) {}
-};
-
-template <class A>
-LADA_CLONES void add_slots(const GatherPairGradients& k, const int64_t* slots, int64_t count, int64_t begin,
-                           RowSums<A>& sums) {
-  const A *grad = static_cast<const A*>(k.grad), *contributions = static_cast<const A*>(k.contributions);
-  A *factor = sums.factor.data(), scale = static_cast<A>(k.scale);
-  uint8_t* used = sums.used.data();
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t s = slots[i], row = k.ends[s] - begin;
-    factor[row] += scale * grad[s / 2];
-    used[row] = 1;
-    const A* part = contributions + ((s % 2 ? k.pairs : 0) + s / 2) * k.classes;
-    A* sum = sums.gradients + row * k.classes;
-    LADA_SIMD for (int64_t j = 0; j < k.classes; ++j) sum[j] += part[j];
-  }
-}
-
-template <class A>
-LADA_CLONES void add_rows(const A* parts, const int64_t* rows, int64_t count, int64_t classes, A* sums) {
-  for (int64_t l = 0; l < count; ++l) {
-    A* sum = sums + rows[l] * classes;
-    LADA_SIMD for (int64_t j = 0; j < classes; ++j) sum[j] += parts[l * classes + j];
-  }
-}
-
-// Adds the gradients of the own scores of the rows that are in a pair; others keep zero, even if they hold NaN.
-template <Score kScore, class T, class A>
-void add_own_gradients(const GatherPairGradients& k, int64_t begin, int64_t end, RowSums<A>& sums) {
-  const T* logits = static_cast<const T*>(k.logits) + begin * k.classes;
-  Workspace<A> work(3, k.classes);
-  int64_t rows[kRowLanes<A> + 1], count = 0;
-  const auto add_tile = [&] {
-    Lane<A> factor;
-    for (int l = 0; l < kRowLanes<A>; ++l)
-      factor[l] = sums.factor[static_cast<size_t>(rows[std::min<int64_t>(l, count - 1)])];
-    gather_tile(logits, rows, 1, count, k.classes, work.tile(0));
-    own_gradients<kScore>(work.tile(0), work.tile(1), k.classes, factor);
-    store_rows(work.tile(0), k.classes, work.tile(2), count);
-    add_rows(work.tile(2), rows, count, k.classes, sums.gradients);
-    count = 0;
-  };
-  for (int64_t row = 0; row < end - begin; ++row) {
-    rows[count] = row;
-    count += sums.used[static_cast<size_t>(row)];
-    if (count == kRowLanes<A>) add_tile();
-  }
-  if (count > 0) add_tile();
-}
-
-template <class T, Score kScore>
-void gather_rows(const GatherPairGradients& k, int64_t begin, int64_t end) {
-  using A = arithmetic_t<T>;
-  const int64_t size = (end - begin) * k.classes;
-  T* out = static_cast<T*>(k.grad_logits) + begin * k.classes;
-  std::vector<A> wide(std::is_same_v<T, A> ? 0 : static_cast<size_t>(size));
-  A* gradients = wide.data();
-  if constexpr (std::is_same_v<T, A>) std::fill_n(gradients = out, size, A(0));
-  RowSums<A> sums(gradients, end - begin);
-  const SlotsOfRows slots(k.ends, 2 * k.pairs, begin, end);
-  add_slots(k, slots.slots.get(), slots.count, begin, sums);
-  add_own_gradients<kScore, T>(k, begin, end, sums);
-  if constexpr (!std::is_same_v<T, A>) narrow_row(gradients, size, out);
 }
 
 }  // namespace
@@ -310,7 +207,10 @@ void pair_scores(const PairScores& k, int threads) {
   const int64_t cost = (k.samples + 2) * k.classes * kCostOfExp;
   dispatch(k.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(k.pairs, cost, threads, [&](int64_t begin, int64_t end) { score_pairs<T>(k, begin, end); });
+    dispatch_pair_score(k.score, [&](auto score) {
+      parallel_tiles(k.pairs, kRowLanes<arithmetic_t<T>>, cost, threads,
+                     [&](int64_t begin, int64_t end) { score_pairs<T, decltype(score)::value>(k, begin, end); });
+    });
   });
 }
 
@@ -336,16 +236,6 @@ void mixed_pair_scores_backward(const MixedPairScoresBackward& k, int threads) {
       parallel_tiles(source.pairs, kLanes, cost, threads, [&](int64_t begin, int64_t end) {
         score_mixed_pairs_backward<T, decltype(score)::value, arithmetic_t<T>>(k, begin, end);
       });
-    });
-  });
-}
-
-void gather_pair_gradients(const GatherPairGradients& k, int threads) {
-  dispatch(k.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    dispatch_pair_score(k.score, [&](auto score) {
-      parallel_for(k.rows, k.classes * kCostOfExp, threads,
-                   [&](int64_t begin, int64_t end) { gather_rows<T, decltype(score)::value>(k, begin, end); });
     });
   });
 }
