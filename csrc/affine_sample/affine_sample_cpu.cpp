@@ -3,19 +3,22 @@
 // loops have no conditions. The samplings of an output row are computed once for all channels of the block. A block
 // belongs to one thread, so gradients need no atomics and are bitwise repeatable.
 //
+// Few channels under bilinear interpolation have faster loops, those of few_channels.h.
+//
 // Outputs that are much smaller than the image do not repay the copy, and few blocks leave threads idle: there the
 // loops named `direct` read the image where it lies.
-#include <memory>
-#include <new>
 #include <utility>
 
 #include "affine_sample.h"
+#include "buffer.h"
+#include "few_channels.h"
 #include "lanes.h"
+#include "storage.h"
 
 namespace lada::cpu {
 namespace {
 
-constexpr int kFewLanes = 4;
+constexpr int kFewLanes = kFewChannels;
 template <class A>  // float64 is for checks: one size does
 constexpr int kManyLanes = sizeof(A) == 4 ? 16 : kFewLanes;
 
@@ -38,23 +41,6 @@ int64_t lanes_of_block(const AffineInputs& in) {
 
 int64_t blocks_of(const AffineInputs& in) { return (in.channels + lanes_of_block(in) - 1) / lanes_of_block(in); }
 
-// Calls f(Tag<type of the result>), among the types whose arithmetic type is A.
-template <class A, class F>
-void dispatch_result(const AffineInputs& in, F&& f) {
-  if constexpr (std::is_same_v<A, double>) return f(Tag<double>{});
-  dispatch(in.dtype, [&](auto tag) {
-    if constexpr (std::is_same_v<arithmetic_t<typename decltype(tag)::type>, A>) f(tag);
-  });
-}
-
-// The same with the type of the image.
-template <class A, class F>
-void dispatch_image(const AffineInputs& in, F&& f) {
-  if constexpr (std::is_same_v<A, float>)
-    if (in.of_bytes) return f(Tag<uint8_t>{});
-  dispatch_result<A>(in, f);
-}
-
 // One value of the image, of a result, and into a result: for loops that touch few.
 template <class A>
 A image_value(const AffineInputs& in, int64_t at) {
@@ -76,18 +62,6 @@ void set_result_value(const AffineInputs& in, void* data, int64_t at, A value) {
     using T = typename decltype(tag)::type;
     static_cast<T*>(data)[at] = static_cast<T>(value);
   });
-}
-
-template <class A>
-struct CacheLines {
-  void operator()(A* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
-};
-template <class A>
-using Buffer = std::unique_ptr<A[], CacheLines<A>>;
-
-template <class A>
-Buffer<A> buffer(int64_t count) {
-  return Buffer<A>(static_cast<A*>(::operator new[](count * sizeof(A), std::align_val_t{64})));
 }
 
 // The copy of a block: rows -1 .. height - 1 of cells -kBorder .. width - 1, and a last cell. Row -1 and the cells
@@ -645,6 +619,12 @@ void dispatch_lanes(const AffineInputs& in, F&& f) {
                                  : f(std::integral_constant<int, kFewLanes>{});
 }
 
+// Whether blocks of so many lanes are those of few_channels.h.
+template <class A>
+constexpr bool has_own_loops(int lanes, int taps) {
+  return std::is_same_v<A, float> && lanes == kFewChannels && taps == 2;
+}
+
 }  // namespace
 
 void plan_affine_sample_backward(const AffineSamplePlanning& k, int) {
@@ -665,8 +645,12 @@ void affine_sample(const AffineSample& k, int threads) {
                           [&](int64_t begin, int64_t end) { sample_rows_directly<A, taps()>(k, begin, end); });
     dispatch_lanes<A>(in, [&](auto lanes) {
       const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-      balanced_for(units, cost, threads,
-                   [&](int64_t begin, int64_t end) { sample_units<A, lanes(), taps()>(k, begin, end); });
+      balanced_for(units, cost, threads, [&](int64_t begin, int64_t end) {
+        if constexpr (has_own_loops<A>(lanes(), taps()))
+          sample_few_channels(k, begin, end);
+        else
+          sample_units<A, lanes(), taps()>(k, begin, end);
+      });
     });
   });
 }
@@ -682,8 +666,12 @@ void affine_sample_backward(const AffineSampleBackward& k, int threads) {
     else
       dispatch_lanes<A>(in, [&](auto lanes) {
         const int64_t cost = 2 * (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-        balanced_for(in.images * blocks_of(in), cost, threads,
-                     [&](int64_t begin, int64_t end) { sample_units_backward<A, lanes(), taps()>(k, begin, end); });
+        balanced_for(in.images * blocks_of(in), cost, threads, [&](int64_t begin, int64_t end) {
+          if constexpr (has_own_loops<A>(lanes(), taps()))
+            sample_few_channels_backward(k, begin, end);
+          else
+            sample_units_backward<A, lanes(), taps()>(k, begin, end);
+        });
       });
     if (k.grad_theta && k.plan.parts != 1) sum_parts<A>(k);
   });
