@@ -1,8 +1,9 @@
 """One benchmark for CPU and GPU: what a case is, and how it is measured.
 
 A case is checked against the reference before anything is timed. Its contenders are warmed up and then run in turn,
-A B C A B C, with a plain copy in every round, so that a slow phase of the machine meets all of them; ratios and the
-fraction of the copy's bandwidth are taken round by round, and their spread is reported beside their median.
+each round beginning with another, with a plain copy in every round, so that a slow phase of the machine meets all of
+them; ratios and the fraction of the copy's bandwidth are taken round by round, and their spread is reported beside
+their median.
 
 `bench/bench_<family>.py` offers ``cases(device)``; `python -m bench` runs them.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -191,9 +193,11 @@ def _race(lanes: dict[str, _Lane], clock: Clock, effort: Effort) -> list[float]:
     """Fills the lanes in turn, and returns the copy's bytes a second in each round."""
     copies: list[float] = []
     spent = 0.0
+    order = deque(lanes.values())
     while len(copies) < effort.fewest or (len(copies) < effort.most and spent < effort.seconds):
         copies.append(clock.copy_bandwidth())
-        for lane in lanes.values():
+        order.rotate(-1)  # or the first would always find the caches full of the copy
+        for lane in order:
             if lane is not lanes[OURS] and sum(lane.seconds) * lane.plan.calls > effort.patience:
                 continue
             seconds, host_seconds = clock.sample(lane.function, lane.plan)

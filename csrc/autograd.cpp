@@ -396,9 +396,71 @@ Tensor mixed_pair_score(const Tensor& logits, const Tensor& pairs, const Tensor&
   return mixed_pair_score_op().call(logits, pairs, tau, std::move(n), key, gamma, score, index);
 }
 
+// A score of logits, with its options: a base, or none.
+template <class... Options>
+struct ScoreOps {
+  c10::TypedOperatorHandle<Tensor(const Tensor&, Options...)> forward;
+  c10::TypedOperatorHandle<Tensor(const Tensor&, const Tensor&, Options...)> backward;
+
+  explicit ScoreOps(const std::string& name)
+      : forward(find_op<Tensor(const Tensor&, Options...)>(name.c_str())),
+        backward(find_op<Tensor(const Tensor&, const Tensor&, Options...)>((name + "_backward").c_str())) {}
+};
+
+auto& entropy_ops() {
+  static const ScoreOps<double> ops("lada_ext::entropy");
+  return ops;
+}
+
+auto& bald_ops() {
+  static const ScoreOps<double> ops("lada_ext::bald");
+  return ops;
+}
+
+auto& variation_ratio_ops() {
+  static const ScoreOps<> ops("lada_ext::variation_ratio");
+  return ops;
+}
+
+auto& margin_ops() {
+  static const ScoreOps<> ops("lada_ext::margin");
+  return ops;
+}
+
+template <auto ops, class... Options>
+struct ScoreFunction : torch::autograd::Function<ScoreFunction<ops, Options...>> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& logits, Options... options) {
+    ctx->save_for_backward({logits});
+    ((ctx->saved_data["base"] = options), ...);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return ops().forward.call(logits, options...);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(1 + sizeof...(Options));
+    const variable_list saved = ctx->get_saved_variables();
+    if constexpr (sizeof...(Options) > 0)
+      result[0] = ops().backward.call(grads[0], saved[0], ctx->saved_data["base"].toDouble());
+    else
+      result[0] = ops().backward.call(grads[0], saved[0]);
+    return result;
+  }
+};
+
+template <auto ops, class... Options>
+Tensor score(const Tensor& logits, Options... options) {
+  if (compute_requires_grad(logits)) return ScoreFunction<ops, Options...>::apply(logits, options...);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return ops().forward.call(logits, options...);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
+  m.impl("entropy", &score<entropy_ops, double>);
+  m.impl("bald", &score<bald_ops, double>);
+  m.impl("variation_ratio", &score<variation_ratio_ops>);
+  m.impl("margin", &score<margin_ops>);
   m.impl("beta_sample", &sample);
   m.impl("beta_mix", &mix);
   m.impl("beta_mix_pairs", &mix_pairs);
@@ -408,9 +470,10 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("pair_score", &pair_score);
   m.impl("mixed_pair_score", &mixed_pair_score);
   for (const char* op :
-       {"beta_logit_grad", "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out",
-        "beta_mix_pairs_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward",
-        "pair_score_backward", "mixed_pair_score_backward"})
+       {"entropy_backward", "bald_backward", "variation_ratio_backward", "margin_backward", "beta_logit_grad",
+        "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out", "beta_mix_pairs_backward",
+        "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward", "pair_score_backward",
+        "mixed_pair_score_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
 }
 

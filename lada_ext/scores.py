@@ -7,12 +7,11 @@ NaN or +inf, gives NaN for itself alone, and NaN never ranks first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lada_ext._library import forbid_double_backward, score_dtype
+from lada_ext._library import score_dtype
 
 
 def entropy(logits: Tensor, base: float = 2.0) -> Tensor:
@@ -164,45 +163,6 @@ def _fake_score_backward(grad: Tensor, logits: Tensor) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-def _save_with_base(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-    del output
-    logits, ctx.base = inputs
-    ctx.save_for_backward(logits)
-
-
-def _entropy_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    (logits,) = ctx.saved_tensors
-    return torch.ops.lada_ext.entropy_backward(grad, logits, ctx.base), None
-
-
-def _bald_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    (logits,) = ctx.saved_tensors
-    return torch.ops.lada_ext.bald_backward(grad, logits, ctx.base), None
-
-
-def _save_logits(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-    del output
-    ctx.save_for_backward(*inputs)
-
-
-def _variation_ratio_backward(ctx: Any, grad: Tensor) -> Tensor:
-    (logits,) = ctx.saved_tensors
-    return torch.ops.lada_ext.variation_ratio_backward(grad, logits)
-
-
-def _margin_backward(ctx: Any, grad: Tensor) -> Tensor:
-    (logits,) = ctx.saved_tensors
-    return torch.ops.lada_ext.margin_backward(grad, logits)
-
-
-for _op, _backward, _save in (
-    ("entropy", _entropy_backward, _save_with_base),
-    ("bald", _bald_backward, _save_with_base),
-    ("variation_ratio", _variation_ratio_backward, _save_logits),
-    ("margin", _margin_backward, _save_logits),
-):
-    torch.library.register_autograd(f"lada_ext::{_op}", _backward, setup_context=_save)
-    forbid_double_backward(f"lada_ext::{_op}_backward")
 for _op in ("variation_ratio", "margin"):
     torch.library.register_fake(f"lada_ext::{_op}", _fake_score)
     torch.library.register_fake(f"lada_ext::{_op}_backward", _fake_score_backward)
