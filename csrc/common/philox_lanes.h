@@ -2,6 +2,7 @@
 #pragma once
 #include <cstring>
 
+#include "avx512.h"
 #include "philox.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -53,8 +54,8 @@ inline Vector multiply(Vector a, Vector b) { return Vector(_mm512_maskz_mul_epu3
 
 inline void philox_lanes(uint64_t key, uint32_t stream, PhiloxLanes& lanes) {
 #ifdef LADA_PHILOX_VECTORS
-  static const bool has_avx2 = __builtin_cpu_supports("avx2"), has_avx512 = __builtin_cpu_supports("avx512f");
-  if (has_avx512) return avx512::philox_lanes(key, stream, lanes);
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  if (takes_avx512()) return avx512::philox_lanes(key, stream, lanes);
   if (has_avx2) return avx2::philox_lanes(key, stream, lanes);
 #endif
   philox_lanes_anywhere(key, stream, lanes);

@@ -55,7 +55,7 @@ void score_rows(const RowScores& k, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
 #ifdef LADA_AVX512
   if constexpr (sizeof(A) == 4)
-    if (avx512::available()) return score_rows_in_blocks<T, kScore>(k, begin, end);
+    if (takes_avx512()) return score_rows_in_blocks<T, kScore>(k, begin, end);
 #endif
   const T* logits = static_cast<const T*>(k.logits);
   A* out = static_cast<A*>(k.out);
@@ -117,7 +117,7 @@ void score_rows_backward(const RowScoresBackward& k, int64_t begin, int64_t end)
   using A = arithmetic_t<T>;
 #ifdef LADA_AVX512
   if constexpr (sizeof(A) == 4 && kScore == Score::kEntropy)
-    if (avx512::available() && k.classes >= avx512::EntropyGradient::kFewestClasses)
+    if (takes_avx512() && k.classes >= avx512::EntropyGradient::kFewestClasses)
       return entropy_gradients_in_blocks<T>(k, begin, end);
 #endif
   const T* logits = static_cast<const T*>(k.logits);
@@ -245,7 +245,7 @@ A bald_of_row(const Bald& k, int64_t row, WideRow<T>& wide, std::vector<A>& mean
 
 #ifdef LADA_AVX512
 bool fits_bald_tiles(const Bald& k) {
-  return avx512::available() && k.classes >= avx512::BaldTiles::kFewestClasses && k.classes <= kTileClasses;
+  return takes_avx512() && k.classes >= avx512::BaldTiles::kFewestClasses && k.classes <= kTileClasses;
 }
 
 // The passes of some instances; where they are less than a tile, in a copy that is one.

@@ -1,6 +1,7 @@
 // The words in which the loops for float32 are written where the processor has AVX-512: vectors of 16, and tiles of 16
 // rows transposed four classes at a time.
 #pragma once
+#include "../common/avx512.h"
 #include "lanes.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -13,11 +14,6 @@
 #define LADA_512_LAMBDA LADA_512 __attribute__((always_inline))
 
 namespace lada::cpu::avx512 {
-
-inline bool available() {
-  static const bool has = __builtin_cpu_supports("avx512f");
-  return has;
-}
 
 constexpr int kVectorLanes = 16;
 
