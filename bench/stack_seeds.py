@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 
 import torch
 from lada_al import Bought, Config, stack
@@ -31,6 +32,18 @@ def replicas(config: Config, seeds: int, labels: int) -> list[Replica]:
     return found
 
 
+def medians_in_turn(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each way to train, the ways taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(REPEATS + 1):  # the first is to warm up
+        for name, way in ways.items():
+            clock = Clock()
+            with clock("train"):
+                way()
+            seconds[name].append(clock.seconds["train"])
+    return {name: statistics.median(every[1:]) for name, every in seconds.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=5)
@@ -45,14 +58,7 @@ def main() -> None:
         "one after another": lambda: [r.learner.fit(r.pool, r.bought, r.keys, NoMeter()) for r in group],
         "at once": lambda: stack.fit(group, NoMeter()),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS + 1):  # the first is to warm up
-        for name, way in ways.items():
-            clock = Clock()
-            with clock("train"):
-                way()
-            seconds[name].append(clock.seconds["train"])
-    medians = {name: statistics.median(every[1:]) for name, every in seconds.items()}
+    medians = medians_in_turn(ways)
     for name, median in medians.items():
         print(f"{chosen.seeds} seeds {name:<18} {median:7.3f} s  {medians['one after another'] / median:5.2f} x")
 

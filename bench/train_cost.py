@@ -9,17 +9,13 @@ that lie ready. Both take turns; the ratio is that of medians.
 from __future__ import annotations
 
 import argparse
-import statistics
 
-import torch
 from lada_al import Config
 from lada_al.keys import Keys
-from lada_al.timing import Clock, NoMeter
+from lada_al.timing import NoMeter
 from torch.nn import functional as F  # noqa: N812
 
-from bench.stack_seeds import replicas
-
-REPEATS = 7
+from bench.stack_seeds import medians_in_turn, replicas
 
 
 def main() -> None:
@@ -31,11 +27,8 @@ def main() -> None:
     chosen = parser.parse_args()
     config = Config(method="random", epochs=chosen.epochs, model=chosen.model, device=chosen.device)
     (replica,) = replicas(config, 1, chosen.labels)
-    learner, pool, crops = (
-        replica.learner,
-        replica.pool,
-        Keys(1).key("training crops", 0, 0, torch.device(chosen.device)),
-    )
+    learner, pool = replica.learner, replica.pool
+    crops = Keys(1).key("training crops", 0, 0, pool.device)
     ids = list(pool.labelled.split(config.batch))
     ready = list(pool.training_batches(ids, crops))
 
@@ -48,14 +41,7 @@ def main() -> None:
                 learner.optimizer.step()
 
     ways = {"bare": bare, "loop": lambda: learner.fit(pool, replica.bought, replica.keys, NoMeter())}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS + 1):  # the first is to warm up
-        for name, way in ways.items():
-            clock = Clock()
-            with clock("train"):
-                way()
-            seconds[name].append(clock.seconds["train"])
-    medians = {name: statistics.median(every[1:]) for name, every in seconds.items()}
+    medians = medians_in_turn(ways)
     for name, median in medians.items():
         step = median / (config.epochs * len(ids))
         print(f"{name} {median:.3f} s, {1e3 * step:.3f} ms a step, {100 * (median / medians['bare'] - 1):+.1f}%")
