@@ -64,11 +64,11 @@ class BaldTiles {
   // body(pass, softmax, d) of each pass; the exponentials are in exps_.
   template <int kFirst, class Body>
   LADA_512_HELPER void for_passes(const PassTile& tile, const Body& body) {
-    LogitTile *now = &work_[0], *next = &work_[1];
+    RowTile *now = &work_[0], *next = &work_[1];
     transpose_and_exponentiate<kFirst>(tile.rows(0), tile.classes, *now, *next, exps_);
     for (int64_t pass = 0; pass < tile.passes; ++pass) {
       const Softmax s = transpose_and_exponentiate<kFirst>(tile.rows(pass + 1), tile.classes, *next, *now, exps_);
-      body(pass, s, now->z);
+      body(pass, s, now->value);
       std::swap(now, next);
     }
   }
@@ -123,7 +123,7 @@ class BaldTiles {
 
   static constexpr int64_t kMost = kTileClasses * kVectorLanes;
   bool streams_;
-  LogitTile work_[2];
+  RowTile work_[2];
   alignas(64) float exps_[kMost], mean_[kMost], streamed_[kMost];
 };
 

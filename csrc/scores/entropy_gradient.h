@@ -97,7 +97,7 @@ class EntropyGradient {
 
   template <int kFirst>
   LADA_512 void gradients_from(const float* rows, int64_t tiles, const float* factors, float* out) {
-    LogitTile *tile = &work_[0], *next = &work_[1];
+    RowTile *tile = &work_[0], *next = &work_[1];
     const int64_t size = kVectorLanes * classes_;
     float* exps = exps_.data();
     transpose_and_exponentiate<kFirst>({rows, classes_, rows}, classes_, *tile, *next, exps);
@@ -107,7 +107,7 @@ class EntropyGradient {
           transpose_and_exponentiate<kFirst>({after, classes_, after + size}, classes_, *next, *tile, exps);
       const Slope slope(load(factors + t * kVectorLanes), s.sum, s.weighted);
       const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
-        return slope.at(tile->z + j * kVectorLanes, exps + j * kVectorLanes);
+        return slope.at(tile->value + j * kVectorLanes, exps + j * kVectorLanes);
       };
       store_tile<kFirst>(gradient, classes_, streamed(), out + t * size);
       std::swap(tile, next);
@@ -116,7 +116,7 @@ class EntropyGradient {
 
   int64_t classes_;
   std::vector<float> d_, exps_, streamed_;
-  LogitTile work_[2];
+  RowTile work_[2];
 };
 
 }  // namespace lada::cpu::avx512

@@ -57,26 +57,15 @@ LADA_512_HELPER void put_aside(Vector z, Vector& max, float*& others) {
   others += kVectorLanes;
 }
 
-// A tile of rows: the largest logit of each, and the others. The size keeps two of them in a row from meeting in the
-// low bits of their addresses, where the processor takes a load for one of what has just been stored.
-struct alignas(64) PartedTile {
-  float max[kVectorLanes];
-  float others[(kTileClasses + 31) * kVectorLanes];
-
-  void clear(int64_t classes) {
-    std::fill_n(max, kVectorLanes, 0.0f);
-    std::fill_n(others, classes * kVectorLanes, 0.0f);
-  }
-};
-
-// Parts a tile of rows, and meanwhile sums one that has been parted. What lies a tile behind `rows` is asked of memory,
-// as rows of a tile are too many streams for the processor to foresee. Up to three logits behind the last row are read.
+// Parts a tile of rows into the largest logit of each and the others, and meanwhile sums one that has been parted. What
+// lies a tile behind `rows` is asked of memory, as rows of a tile are too many streams for the processor to foresee. Up
+// to three logits behind the last row are read.
 template <Score kScore, int kFirst>
-LADA_512_HELPER OtherSums<kScore> part_and_sum(const float* rows, int64_t classes, PartedTile& parted,
-                                               const PartedTile& summed) {
+LADA_512_HELPER OtherSums<kScore> part_and_sum(const float* rows, int64_t classes, RowTile& parted,
+                                               const RowTile& summed) {
   OtherSums<kScore> sums(load(summed.max));
-  const float *other = summed.others, *ahead = rows + kVectorLanes * classes;
-  float* to = parted.others;
+  const float *other = summed.value, *ahead = rows + kVectorLanes * classes;
+  float* to = parted.value;
   const auto take = [&](Vector z, Vector& max) LADA_512_LAMBDA {
     _mm_prefetch(ahead, _MM_HINT_T0);
     put_aside(z, max, to);
@@ -106,8 +95,8 @@ struct BlockRows {
 };
 
 template <Score kScore, int kFirst>
-LADA_512 void sum_tiles_from(const BlockRows& block, PartedTile (&tiles)[2], BlockSums& block_sums) {
-  PartedTile *summed = &tiles[0], *parted = &tiles[1];
+LADA_512 void sum_tiles_from(const BlockRows& block, RowTile (&tiles)[2], BlockSums& block_sums) {
+  RowTile *summed = &tiles[0], *parted = &tiles[1];
   part_and_sum<kScore, kFirst>(block.tile(0), block.classes, *summed, *parted);
   for (int64_t t = 0; t < block.tiles; ++t) {
     const float* next = block.tile(std::min(t + 1, block.tiles - 1));
@@ -120,7 +109,7 @@ LADA_512 void sum_tiles_from(const BlockRows& block, PartedTile (&tiles)[2], Blo
 }
 
 template <Score kScore>
-void sum_tiles(const BlockRows& block, PartedTile (&tiles)[2], BlockSums& sums) {
+void sum_tiles(const BlockRows& block, RowTile (&tiles)[2], BlockSums& sums) {
   switch (block.classes % 4) {
     case 1:
       return sum_tiles_from<kScore, 1>(block, tiles, sums);
@@ -269,7 +258,7 @@ class Scorer {
 
   int64_t classes_;
   std::vector<float> copy_;
-  PartedTile tiles_[2];
+  RowTile tiles_[2];
   PartedChunk chunk_;
   LaneSums lanes_{};
   BlockSums sums_{};

@@ -23,16 +23,6 @@ struct Softmax {
   }
 };
 
-struct alignas(64) LogitTile {
-  float max[kVectorLanes];
-  float z[(kTileClasses + 31) * kVectorLanes];
-
-  void clear(int64_t classes) {
-    std::fill_n(max, kVectorLanes, 0.0f);
-    std::fill_n(z, classes * kVectorLanes, 0.0f);
-  }
-};
-
 // The rows of a tile, `stride` apart, and what memory is asked for while they are read.
 struct StridedRows {
   const float* first;
@@ -42,11 +32,11 @@ struct StridedRows {
 
 // Transposes a tile of rows of at least four classes, and meanwhile takes the exponentials of another.
 template <int kFirst>
-LADA_512_HELPER Softmax transpose_and_exponentiate(const StridedRows& rows, int64_t classes, LogitTile& next,
-                                                   LogitTile& tile, float* exps) {
+LADA_512_HELPER Softmax transpose_and_exponentiate(const StridedRows& rows, int64_t classes, RowTile& next,
+                                                   RowTile& tile, float* exps) {
   Softmax s{load(tile.max)};
   const float* ahead = rows.ahead;
-  float *to = next.z, *z = tile.z;
+  float *to = next.value, *z = tile.value;
   Vector max;
   const auto take = [&](Vector logits) LADA_512_LAMBDA {
     _mm_prefetch(ahead, _MM_HINT_T0);

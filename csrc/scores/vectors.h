@@ -28,6 +28,18 @@ LADA_512_HELPER Vector all(float value) { return Vector{} + value; }
 LADA_512_HELPER Vector load(const float* from) { return _mm512_loadu_ps(from); }
 LADA_512_HELPER void store(float* to, Vector value) { _mm512_storeu_ps(to, value); }
 
+// A tile of rows: the largest logit of each, and a value for each class. The size keeps two of them in a row from
+// meeting in the low bits of their addresses, where the processor takes a load for one of what has just been stored.
+struct alignas(64) RowTile {
+  float max[kVectorLanes];
+  float value[(kTileClasses + 31) * kVectorLanes];
+
+  void clear(int64_t classes) {
+    std::fill_n(max, kVectorLanes, 0.0f);
+    std::fill_n(value, classes * kVectorLanes, 0.0f);
+  }
+};
+
 // As larger() and smaller(). With masks of all lanes, since g++ warns of its own header without.
 LADA_512_HELPER Vector larger_of(Vector a, Vector b) { return _mm512_maskz_max_ps(0xffff, a, b); }
 LADA_512_HELPER Vector smaller_of(Vector a, Vector b) { return _mm512_maskz_min_ps(0xffff, a, b); }
