@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from filelock import FileLock
 from packaging.requirements import Requirement
 
 import lada_ext
@@ -127,7 +128,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder),
         str(ROOT),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with FileLock(ROOT / "build" / "wheel.lock"):  # every wheel of a checkout passes through its one build folder
+        done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = folder.glob("*.whl")
     return path
