@@ -3,6 +3,8 @@ does not trace that sampler. torch.full, of the results' sizes, is what it costs
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -150,6 +152,12 @@ def assert_first_draws(tau: Tensor) -> None:
     torch.testing.assert_close(ours_sampled(tau)[:1000].double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def fill_fresh_pages(tau: Tensor) -> Tensor:
+    """What torch.full does in a young process; in an old one malloc may have so large a piece of used memory."""
+    pages = mmap.mmap(-1, 4 * len(tau) * DRAWS_OF_PAIR, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).fill_(0.5)
+
+
 def sample_case(device: str) -> Case:
     bytes_moved = 4 * PAIRS_OF_DRAWS * (1 + DRAWS_OF_PAIR)
     sets = argument_sets(many_taus, device, bytes_moved)
@@ -158,6 +166,8 @@ def sample_case(device: str) -> Case:
         "eager": partial(rsample, n=DRAWS_OF_PAIR),
         "torch.full": lambda tau: torch.full((len(tau), DRAWS_OF_PAIR), 0.5, device=tau.device),
     }
+    if device == "cpu" and sys.platform == "linux":
+        contenders["fill of fresh pages"] = fill_fresh_pages
     return Case(
         "beta_mix",
         f"beta_sample of {PAIRS_OF_DRAWS * DRAWS_OF_PAIR:.0e}, tau from 0.01 to 100",

@@ -244,18 +244,18 @@ def test_a_draw_depends_on_key_index_and_sample_alone(device: str) -> None:
     """Batch split, order, number of samples and threads change nothing, bit for bit."""
     tau = torch.rand(700, generator=generator("tau")).to(device) + 0.01
     key, index = lada_ext.make_key(3, device), torch.arange(700, device=device) * 7919
-    whole = lada_ext.beta_sample(tau, 6, key, index)
+    whole = lada_ext.beta_sample(tau, 20, key, index)
     order = torch.randperm(700, generator=generator("order")).to(device)
-    assert torch.equal(lada_ext.beta_sample(tau[order], 6, key, index[order]), whole[order])
+    assert torch.equal(lada_ext.beta_sample(tau[order], 20, key, index[order]), whole[order])
     assert torch.equal(lada_ext.beta_sample(tau[13:40], 4, key, index[13:40]), whole[13:40, :4])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert torch.equal(lada_ext.beta_sample(tau, 6, key, index), whole)
+        assert torch.equal(lada_ext.beta_sample(tau, 20, key, index), whole)
     finally:
         torch.set_num_threads(threads)
-    assert not torch.equal(lada_ext.beta_sample(tau, 6, lada_ext.make_key(4, device), index), whole)
-    assert not torch.equal(lada_ext.beta_sample(tau, 6, torch.tensor([3, 1], device=device), index), whole)
+    assert not torch.equal(lada_ext.beta_sample(tau, 20, lada_ext.make_key(4, device), index), whole)
+    assert not torch.equal(lada_ext.beta_sample(tau, 20, torch.tensor([3, 1], device=device), index), whole)
 
 
 def test_features_of_a_pair_do_not_depend_on_the_batch(device: str) -> None:

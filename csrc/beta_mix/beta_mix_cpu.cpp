@@ -224,17 +224,53 @@ void beta_logit_gradient(const BetaLogitGradient& k, int threads) {
   });
 }
 
+constexpr int kSamples = 16;  // that are drawn of kLanes pairs before they are written
+
+// lam[sample][pair] to the rows of the pairs.
+template <class A>
+LADA_CLONES void write_lanes(const A (*lam)[kLanes], int64_t pairs, int64_t samples, int64_t stride, A* out) {
+  for (int64_t pair = 0; pair < pairs; ++pair)
+    for (int64_t n = 0; n < samples; ++n) out[pair * stride + n] = lam[n][pair];
+}
+
+template <class A>
+void sample_pairs(const BetaSample& k, int64_t begin, int64_t end) {
+  const int64_t samples = k.source.samples;
+  DrawsOfPairs<A> draws;
+  A lam[kSamples][kLanes];
+  for (int64_t first = begin; first < end; first += kLanes) {
+    const int64_t pairs = std::min<int64_t>(kLanes, end - first);
+    draws.take(k.source, first, pairs, Want::kLam);
+    for (int64_t from = 0; from < samples; from += kSamples) {
+      const int64_t count = std::min<int64_t>(kSamples, samples - from);
+      for (int64_t n = 0; n < count; ++n) {
+        draws.draw(from + n);
+        std::copy_n(draws.lanes.lam, kLanes, lam[n]);
+      }
+      write_lanes(lam, pairs, count, samples, static_cast<A*>(k.lam) + first * samples + from);
+    }
+  }
+}
+
+template <class A>
+void sample_rows(const BetaSample& k, int64_t begin, int64_t end) {
+  DrawLanes<A> lanes;
+  for (int64_t first = begin; first < end; first += kLanes) {
+    const int64_t size = std::min<int64_t>(kLanes, end - first);
+    draw_lanes(k.source, first, size, Want::kLam, lanes);
+    std::copy_n(lanes.lam, size, static_cast<A*>(k.lam) + first);
+  }
+}
+
 void beta_sample(const BetaSample& k, int threads) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    parallel_for(k.source.pairs * k.source.samples, kCostOfDraw, threads, [&](int64_t begin, int64_t end) {
-      DrawLanes<A> lanes;
-      for (int64_t first = begin; first < end; first += kLanes) {
-        const int64_t size = std::min<int64_t>(kLanes, end - first);
-        draw_lanes(k.source, first, size, Want::kLam, lanes);
-        std::copy_n(lanes.lam, size, static_cast<A*>(k.lam) + first);
-      }
-    });
+    const int64_t pairs = k.source.pairs, samples = k.source.samples;
+    if (pairs < 4 * kLanes)  // too few to fill lanes with
+      return parallel_for(pairs * samples, kCostOfDraw, threads,
+                          [&](int64_t begin, int64_t end) { sample_rows<A>(k, begin, end); });
+    parallel_for(pairs, samples * kCostOfDraw, threads,
+                 [&](int64_t begin, int64_t end) { sample_pairs<A>(k, begin, end); });
   });
 }
 

@@ -53,15 +53,7 @@ LADA_HD double sin_half_pi(double v) {
 #endif
 }
 
-// An unsigned integer to the nearest A. In float32 by halves: few processors convert unsigned integers in vectors.
-LADA_HD float real_of(uint32_t k) {
-#if defined(__CUDA_ARCH__)
-  return static_cast<float>(k);
-#else
-  return static_cast<float>(static_cast<int32_t>(k >> 16)) * 65536.0f +
-         static_cast<float>(static_cast<int32_t>(k & 0xffff));
-#endif
-}
+LADA_HD float real_of(uint32_t k) { return static_cast<float>(k); }
 
 LADA_HD double real_of(uint64_t k) { return static_cast<double>(k); }
 
