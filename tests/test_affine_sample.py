@@ -334,6 +334,34 @@ class TestTransforms:
             torch.testing.assert_close(out, image[:, None].expand_as(out), rtol=0, atol=4e-6)
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [(72, 16, 64, 64), (72, 19, 64, 64), (130, 35, 31, 33)],
+    ids=["rows_of_cache_lines", "a_block_of_three", "odd"],
+)
+def test_results_beyond_the_caches(shape: tuple[int, ...], device: str) -> None:
+    """More than 16 MiB, which on the CPU pass by the caches, are those of parts that do not."""
+    g = generator("large")
+    image, grad = torch.randn(shape, generator=g).to(device), torch.randn(shape, generator=g).to(device)
+    theta = (torch.eye(2, 3) + 0.3 * torch.randn(shape[0], 2, 3, generator=g)).to(device)
+    assert image.nbytes > 16 << 20
+
+    def results(part: slice) -> tuple[Tensor, ...]:
+        leaves = image[part].clone().requires_grad_(), theta[part].clone().requires_grad_()
+        sampled = lada_ext.affine_sample(*leaves)
+        return sampled, *torch.autograd.grad(sampled, leaves, grad[part])
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        whole, parts = results(slice(None)), [results(slice(i, i + 10)) for i in range(0, shape[0], 10)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for of_all, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(of_all, torch.cat(of_parts))
+    expected = reference.affine_sample(image[:2].double(), theta[:2].double())
+    torch.testing.assert_close(whole[0][:2].double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def bytes_and_theta(device: str, *shape: int) -> tuple[Tensor, Tensor]:
     g = generator("bytes")
     image = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)

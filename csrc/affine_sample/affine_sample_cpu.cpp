@@ -89,8 +89,8 @@ class Cells {
   }
 
   template <class T>
-  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides) const {
-    block.write({pixels_.data, pixels_.pitch, pixels_.height, pixels_.width}, to, strides);
+  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides, bool streams) const {
+    block.write({pixels_.data, pixels_.pitch, pixels_.height, pixels_.width}, to, strides, streams);
   }
 
  private:
@@ -119,8 +119,8 @@ class Band {
     block.read(from + first * strides.row, strides, LaneRows<A>{row(0), pitch_, rows_from(first), width_});
   }
   template <class T>
-  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides, int64_t first) const {
-    block.write({row(0), pitch_, rows_from(first), width_}, to + first * strides.row, strides);
+  void write(ChannelBlock<A, kLanes>& block, T* to, const Strides& strides, int64_t first, bool streams) const {
+    block.write({row(0), pitch_, rows_from(first), width_}, to + first * strides.row, strides, streams);
   }
 
  private:
@@ -322,11 +322,11 @@ LADA_CLONES void dot_row(const A* grad, const A* cells, const RowSamplings<A, kT
     cells_of<kLanes>(row, column, cell);
 #pragma GCC unroll 4
     for (int i = 0; i < kTaps * kTaps; i += 4) {
-      typename Quad<A>::Vector product[4];
+      Quad<A> product[4];
 #pragma GCC unroll 4
       for (int tap = 0; tap < 4; ++tap)
         product[tap] = (go * L::load(cells + cell[(i + tap) / kTaps][(i + tap) % kTaps])).in_quad();
-      const typename Quad<A>::Vector sums = sums_of<A>(product);
+      const Quad<A> sums = sums_of<A>(product);
       std::memcpy(dots + column * kTaps * kTaps + i, &sums, sizeof sums);
     }
   }
@@ -410,6 +410,7 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
   Cells<A, kLanes> cells(g);
   const RowSamplings<A, kTaps> samplings(g);
   const Band<A, kLanes> band(g);
+  const bool streams = is_large<A>(in.images * in.transforms * in.channels * g.out_height * g.out_width);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
     ChannelBlock<A, kLanes> source(unit.channels, g.width), result(unit.channels, g.out_width);
@@ -430,11 +431,12 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
         }
         dispatch_result<A>(in, [&](auto tag) {
           using Out = typename decltype(tag)::type;
-          band.write(result, at<Out>(k.out, k.out_strides, t, unit), k.out_strides, first);
+          band.write(result, at<Out>(k.out, k.out_strides, t, unit), k.out_strides, first, streams);
         });
       }
     }
   }
+  end_stream();
 }
 
 template <class A, int kLanes, int kTaps>
@@ -449,6 +451,7 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   const ColumnSums<A> sums(g.out_width);
   const Buffer<A> dots = buffer<A>(kTaps * kTaps * g.out_width);
   Band<A, kLanes> band(g);
+  const bool streams = is_large<A>(in.images * in.channels * g.height * g.width);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
     ChannelBlock<A, kLanes> source(unit.channels, g.width), incoming(unit.channels, g.out_width),
@@ -490,9 +493,11 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
     if (image)
       dispatch_result<A>(in, [&](auto tag) {
         using In = typename decltype(tag)::type;
-        grad_cells.write(outgoing, at<In>(k.grad_image, k.grad_image_strides, unit.image, unit), k.grad_image_strides);
+        grad_cells.write(outgoing, at<In>(k.grad_image, k.grad_image_strides, unit.image, unit), k.grad_image_strides,
+                         streams);
       });
   }
+  end_stream();
 }
 
 // Rows [begin, end) of all sampled images.

@@ -12,7 +12,7 @@
 namespace lada::cpu {
 namespace {
 
-static_assert(kFewChannels == kPlanes);
+constexpr int kPlanes = kFewChannels;
 
 // Cells of one pixel, and of two.
 typedef float Cell __attribute__((vector_size(kPlanes * sizeof(float))));

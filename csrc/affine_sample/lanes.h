@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../common/cpu.h"
+#include "../common/stream.h"
 #include "affine_sample.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
@@ -83,40 +85,90 @@ struct Plane {
   int64_t row_stride;
 };
 
-constexpr int kPlanes = 4;  // that are moved together: a vector of one value of each
+constexpr int kQuad = 4;
 
-template <class A>
-struct Quad {
+// One value of each of kPlanes planes; or a quad of neighbours of each kQuad-th.
+template <class A, int kPlanes>
+struct Across {
   typedef A Vector __attribute__((vector_size(kPlanes * sizeof(A))));
 };
-
-// Four vectors as the rows of a 4 x 4 matrix become its columns.
 template <class A>
-LADA_HD void transpose(typename Quad<A>::Vector (&v)[4]) {
-  typedef std::conditional_t<sizeof(A) == 4, int32_t, int64_t> Order __attribute__((vector_size(4 * sizeof(A))));
-  const typename Quad<A>::Vector low_01 = __builtin_shuffle(v[0], v[1], Order{0, 4, 1, 5});
-  const typename Quad<A>::Vector low_23 = __builtin_shuffle(v[2], v[3], Order{0, 4, 1, 5});
-  const typename Quad<A>::Vector high_01 = __builtin_shuffle(v[0], v[1], Order{2, 6, 3, 7});
-  const typename Quad<A>::Vector high_23 = __builtin_shuffle(v[2], v[3], Order{2, 6, 3, 7});
-  v[0] = __builtin_shuffle(low_01, low_23, Order{0, 1, 4, 5});
-  v[1] = __builtin_shuffle(low_01, low_23, Order{2, 3, 6, 7});
-  v[2] = __builtin_shuffle(high_01, high_23, Order{0, 1, 4, 5});
-  v[3] = __builtin_shuffle(high_01, high_23, Order{2, 3, 6, 7});
+using Quad = typename Across<A, kQuad>::Vector;
+
+template <class V>
+constexpr int kLanesOf = sizeof(V) / sizeof(std::declval<V>()[0]);
+
+// Of each quad: the lower two lanes of a and b in turn, the higher two, the lower two of a and then of b, the higher
+// two.
+template <class V>
+LADA_HD V low_in_turn(V a, V b) {
+  if constexpr (kLanesOf<V> == 4)
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  else
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+}
+template <class V>
+LADA_HD V high_in_turn(V a, V b) {
+  if constexpr (kLanesOf<V> == 4)
+    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  else
+    return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+}
+template <class V>
+LADA_HD V low(V a, V b) {
+  if constexpr (kLanesOf<V> == 4)
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5);
+  else
+    return __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+}
+template <class V>
+LADA_HD V high(V a, V b) {
+  if constexpr (kLanesOf<V> == 4)
+    return __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  else
+    return __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+
+// Four vectors as the rows of a 4 x 4 matrix for each quad: they become its columns.
+template <class V>
+LADA_HD void transpose(V (&v)[4]) {
+  const V low_01 = low_in_turn(v[0], v[1]), low_23 = low_in_turn(v[2], v[3]);
+  const V high_01 = high_in_turn(v[0], v[1]), high_23 = high_in_turn(v[2], v[3]);
+  v[0] = low(low_01, low_23), v[1] = high(low_01, low_23);
+  v[2] = low(high_01, high_23), v[3] = high(high_01, high_23);
 }
 
 // The sum over each of four vectors.
 template <class A>
-LADA_HD typename Quad<A>::Vector sums_of(const typename Quad<A>::Vector (&v)[4]) {
-  typedef std::conditional_t<sizeof(A) == 4, int32_t, int64_t> Order __attribute__((vector_size(4 * sizeof(A))));
-  const typename Quad<A>::Vector first =
-      __builtin_shuffle(v[0], v[1], Order{0, 4, 1, 5}) + __builtin_shuffle(v[0], v[1], Order{2, 6, 3, 7});
-  const typename Quad<A>::Vector second =
-      __builtin_shuffle(v[2], v[3], Order{0, 4, 1, 5}) + __builtin_shuffle(v[2], v[3], Order{2, 6, 3, 7});
-  return __builtin_shuffle(first, second, Order{0, 1, 4, 5}) + __builtin_shuffle(first, second, Order{2, 3, 6, 7});
+LADA_HD Quad<A> sums_of(const Quad<A> (&v)[4]) {
+  const Quad<A> first = low_in_turn(v[0], v[1]) + high_in_turn(v[0], v[1]);
+  const Quad<A> second = low_in_turn(v[2], v[3]) + high_in_turn(v[2], v[3]);
+  return low(first, second) + high(first, second);
+}
+
+// Four neighbours of row i, and of the rows a quad after it.
+template <class A, int kPlanes>
+LADA_HD auto load_quads(const A* const (&row)[kPlanes], int i, int64_t x) {
+  Quad<A> quad[kPlanes / kQuad];
+  for (int q = 0; q < kPlanes / kQuad; ++q) std::memcpy(&quad[q], row[i + q * kQuad] + x, sizeof quad[q]);
+  if constexpr (kPlanes == kQuad)
+    return quad[0];
+  else
+    return __builtin_shufflevector(quad[0], quad[1], 0, 1, 2, 3, 4, 5, 6, 7);
+}
+template <class A, int kPlanes>
+LADA_HD void store_quads(typename Across<A, kPlanes>::Vector v, A* const (&row)[kPlanes], int i, int64_t x) {
+  if constexpr (kPlanes == kQuad) {
+    std::memcpy(row[i] + x, &v, sizeof v);
+  } else {
+    const Quad<A> first = __builtin_shufflevector(v, v, 0, 1, 2, 3), second = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    std::memcpy(row[i] + x, &first, sizeof first);
+    std::memcpy(row[i + kQuad] + x, &second, sizeof second);
+  }
 }
 
 // The planes' values of each pixel side by side: pixel (y, x) at lanes + y * pitch + x * step.
-template <class A>
+template <class A, int kPlanes>
 LADA_CLONES void interleave(const Plane<const A> (&plane)[kPlanes], int64_t height, int64_t width, A* lanes,
                             int64_t pitch, int64_t step) {
   for (int64_t y = 0; y < height; ++y, lanes += pitch) {
@@ -124,9 +176,9 @@ LADA_CLONES void interleave(const Plane<const A> (&plane)[kPlanes], int64_t heig
     for (int i = 0; i < kPlanes; ++i) row[i] = plane[i].data + y * plane[i].row_stride;
     int64_t x = 0;
     for (; x + 4 <= width; x += 4) {
-      typename Quad<A>::Vector v[4];
-      for (int i = 0; i < kPlanes; ++i) std::memcpy(&v[i], row[i] + x, sizeof v[i]);
-      transpose<A>(v);
+      typename Across<A, kPlanes>::Vector v[4];
+      for (int i = 0; i < 4; ++i) v[i] = load_quads(row, i, x);
+      transpose(v);
       for (int i = 0; i < 4; ++i) std::memcpy(lanes + (x + i) * step, &v[i], sizeof v[i]);
     }
     for (; x < width; ++x)
@@ -134,22 +186,33 @@ LADA_CLONES void interleave(const Plane<const A> (&plane)[kPlanes], int64_t heig
   }
 }
 
-// The reverse.
-template <class A>
+// The reverse for four pixels.
+template <class A, int kPlanes>
+LADA_HD void separate_four(const A* lanes, int64_t step, A* const (&row)[kPlanes], int64_t x) {
+  typename Across<A, kPlanes>::Vector v[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&v[i], lanes + i * step, sizeof v[i]);
+  transpose(v);
+  for (int i = 0; i < 4; ++i) store_quads<A, kPlanes>(v[i], row, i, x);
+}
+
+// The reverse. With `streams`, where planes and their rows begin with a cache line, whole lines pass by the caches.
+template <class A, int kPlanes>
 LADA_CLONES void separate(const A* lanes, int64_t pitch, int64_t step, int64_t height, int64_t width,
-                          const Plane<A> (&plane)[kPlanes]) {
-  for (int64_t y = 0; y < height; ++y, lanes += pitch) {
-    A* row[kPlanes];
-    for (int i = 0; i < kPlanes; ++i) row[i] = plane[i].data + y * plane[i].row_stride;
+                          const Plane<A> (&plane)[kPlanes], bool streams) {
+  constexpr int64_t kLine = kCacheLine / sizeof(A);
+  alignas(kCacheLine) A line[kPlanes][kLine];
+  for (int64_t y = 0; y < height; ++y) {
+    const A* pixels = lanes + y * pitch;
+    A *row[kPlanes], *to[kPlanes];
+    for (int i = 0; i < kPlanes; ++i) row[i] = plane[i].data + y * plane[i].row_stride, to[i] = line[i];
     int64_t x = 0;
-    for (; x + 4 <= width; x += 4) {
-      typename Quad<A>::Vector v[4];
-      for (int i = 0; i < 4; ++i) std::memcpy(&v[i], lanes + (x + i) * step, sizeof v[i]);
-      transpose<A>(v);
-      for (int i = 0; i < kPlanes; ++i) std::memcpy(row[i] + x, &v[i], sizeof v[i]);
+    for (; streams && x + kLine <= width; x += kLine) {
+      for (int64_t part = 0; part < kLine; part += 4) separate_four(pixels + (x + part) * step, step, to, part);
+      for (int i = 0; i < kPlanes; ++i) stream_line(line[i], row[i] + x);
     }
+    for (; x + 4 <= width; x += 4) separate_four(pixels + x * step, step, row, x);
     for (; x < width; ++x)
-      for (int i = 0; i < kPlanes; ++i) row[i][x] = lanes[x * step + i];
+      for (int i = 0; i < kPlanes; ++i) row[i][x] = pixels[x * step + i];
   }
 }
 
@@ -190,6 +253,8 @@ struct LaneRows {
 // processor follows would each wait for memory.
 template <class A, int kLanes>
 class ChannelBlock {
+  static constexpr int kPlanes = sizeof(A) == 4 && kLanes % 8 == 0 ? 8 : kQuad;  // that are moved together
+
  public:
   ChannelBlock(int channels, int64_t longest_row)
       : channels_(channels), row_size_(longest_row), spare_((kPlanes + 1) * longest_row, A(0)) {
@@ -228,8 +293,9 @@ class ChannelBlock {
     }
   }
 
+  // With `streams`, past the caches where that is possible; end_stream() has to follow.
   template <class T>
-  void write(const LaneRows<const A>& from, T* to, const Strides& strides) {
+  void write(const LaneRows<const A>& from, T* to, const Strides& strides, bool streams) {
     if (is_channels_last(strides)) {
       for (int64_t y = 0; y < from.height; ++y)
         convert_pixels<kLanes>(from.data + y * from.pitch, kLanes, to + y * strides.row, strides.column, from.width,
@@ -242,11 +308,11 @@ class ChannelBlock {
       if (is_plain<T>(first, strides)) {
         for (int i = 0; i < planes_from(first); ++i)
           plane[i] = {reinterpret_cast<A*>(to) + (first + i) * strides.channel, strides.row};
-        separate(from.data + first, from.pitch, kLanes, from.height, from.width, plane);
+        separate(from.data + first, from.pitch, kLanes, from.height, from.width, plane, streams && begins_lines(plane));
         continue;
       }
       for (int64_t y = 0; y < from.height; ++y) {
-        separate(from.data + y * from.pitch + first, from.pitch, kLanes, 1, from.width, plane);
+        separate(from.data + y * from.pitch + first, from.pitch, kLanes, 1, from.width, plane, false);
         for (int i = 0; i < planes_from(first); ++i)
           convert(row(i), 1, to + (first + i) * strides.channel + y * strides.row, strides.column, from.width,
                   scale_[first + i], shift_[first + i]);
@@ -266,6 +332,13 @@ class ChannelBlock {
     bool plain = std::is_same_v<T, A> && strides.column == 1;
     for (int c = first; c < first + planes_from(first); ++c) plain = plain && scale_[c] == 1 && shift_[c] == 0;
     return plain;
+  }
+
+  static bool begins_lines(const Plane<A> (&plane)[kPlanes]) {
+    uintptr_t low = 0;
+    for (const Plane<A>& p : plane)
+      low |= reinterpret_cast<uintptr_t>(p.data) | static_cast<uintptr_t>(p.row_stride) * sizeof(A);
+    return low % kCacheLine == 0;
   }
 
   A* row(int plane) { return spare_.data() + plane * row_size_; }

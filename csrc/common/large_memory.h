@@ -6,10 +6,9 @@
 #pragma once
 #include <c10/core/Allocator.h>
 
-namespace lada {
+#include "large_bytes.h"
 
-// Smaller memory is mostly used again by glibc.
-constexpr size_t kLargeBytes = size_t{16} << 20;
+namespace lada {
 
 c10::Allocator* large_memory();
 

@@ -4,6 +4,7 @@
 // short rows (bald_tiles.h).
 #include <vector>
 
+#include "../common/stream.h"
 #include "bald_tiles.h"
 #include "entropy_gradient.h"
 #include "lanes.h"
@@ -83,12 +84,6 @@ void take_factors(const RowScoresBackward& k, int64_t row, int64_t count, A* fac
 }
 
 #ifdef LADA_AVX512
-// Of results too large for the caches, which do not pass through them.
-template <class T>
-bool is_large(int64_t count) {
-  return count * static_cast<int64_t>(sizeof(T)) > int64_t{16} << 20;
-}
-
 template <class T>
 void entropy_gradients_in_blocks(const RowScoresBackward& k, int64_t begin, int64_t end) {
   const bool streams = std::is_same_v<T, float> && is_large<T>(k.rows * k.classes);
