@@ -178,6 +178,28 @@ def test_scores_do_not_depend_on_the_batch(op: str, classes: int, device: str) -
     assert torch.equal(score(shifted), whole)
 
 
+@pytest.mark.parametrize("classes", [4, 10, 103, 1000])
+@pytest.mark.parametrize("op", ["entropy", "bald"])
+def test_gradients_beyond_the_caches(op: str, classes: int, device: str) -> None:
+    """More than 16 MiB, which on the CPU pass by the caches, are those of parts that do not."""
+    g, rows = generator(f"large-{classes}"), (18 << 20) // (4 * classes) // 16 * 16 + 5
+    passes = (2,) if op == "bald" else ()
+    logits = 3 * torch.randn(*passes, rows, classes, generator=g).to(device)
+    weights = torch.randn(rows, generator=g).to(device)
+
+    def gradient(part: slice) -> Tensor:
+        leaf = logits[..., part, :].clone().requires_grad_()
+        return torch.autograd.grad(getattr(lada_ext, op)(leaf), leaf, weights[part])[0]
+
+    whole, size = gradient(slice(None)), rows // 5 // 16 * 16
+    assert whole.nbytes > 16 << 20
+    parts = [gradient(slice(i, i + size)) for i in range(0, rows, size)]
+    assert torch.equal(whole, torch.cat(parts, -2))
+    few = logits[..., :20, :].double().requires_grad_()
+    (expected,) = torch.autograd.grad(getattr(reference, op)(few), few, weights[:20].double())
+    assert_close(whole[..., :20, :], expected)
+
+
 @pytest.mark.parametrize("op", ROW_SCORES)
 def test_scores_of_extreme_gaps(op: str, device: str) -> None:
     logits = torch.tensor([[1e4, 0, -1e4], [1e4, 1e4, 0], [-1e4, -1e4, -1e4], [3e38, -3e38, 0]], device=device)

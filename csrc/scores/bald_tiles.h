@@ -32,35 +32,20 @@ class BaldTiles {
 
   // H(mean p) - mean H(p), in nats.
   void values(const PassTile& tile, float* out) {
-    with_first(tile.classes, [&](auto first) { take_mean<decltype(first)::value>(tile, out); });
+    with_first_step(tile.classes, [&](auto first) { take_mean<first()>(tile, out); });
   }
 
   // The gradients, times the factor of each instance; pass t of the tile's goes to out + t * out_stride.
   void gradients(const PassTile& tile, const float* factors, float* out, int64_t out_stride) {
-    with_first(tile.classes, [&](auto first) {
+    with_first_step(tile.classes, [&](auto first) {
       float unused[kVectorLanes];
-      take_mean<decltype(first)::value>(tile, unused);
-      store_gradients<decltype(first)::value>(tile, factors, out, out_stride);
+      take_mean<first()>(tile, unused);
+      store_gradients<first()>(tile, factors, out, out_stride);
     });
     if (streams_) _mm_sfence();
   }
 
  private:
-  // Calls f with how many classes are in the step that comes first, as a constant.
-  template <class F>
-  static void with_first(int64_t classes, const F& f) {
-    switch (classes % 4) {
-      case 1:
-        return f(std::integral_constant<int, 1>{});
-      case 2:
-        return f(std::integral_constant<int, 2>{});
-      case 3:
-        return f(std::integral_constant<int, 3>{});
-      default:
-        return f(std::integral_constant<int, 4>{});
-    }
-  }
-
   // body(pass, softmax, d) of each pass; the exponentials are in exps_.
   template <int kFirst, class Body>
   LADA_512_HELPER void for_passes(const PassTile& tile, const Body& body) {
@@ -117,7 +102,9 @@ class BaldTiles {
         const int64_t i = j * kVectorLanes;
         return scale * load(exps_ + i) * (load(d + i) - load(mean_ + i) + offset);
       };
-      store_tile<kFirst>(gradient, tile.classes, streams_ ? streamed_ : nullptr, out + pass * out_stride);
+      float* to = out + pass * out_stride;
+      store_tile<kFirst>(gradient, tile.classes, streams_ ? streamed_ : to);
+      if (streams_) stream(streamed_, size, to);
     });
   }
 

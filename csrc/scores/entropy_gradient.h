@@ -42,7 +42,7 @@ class EntropyGradient {
  public:
   static constexpr int64_t kFewestClasses = 4;
 
-  // With `streams`, results do not pass through the caches.
+  // With `streams`, results do not pass through the caches; those of whole tiles begin with a cache line.
   EntropyGradient(int64_t classes, bool streams)
       : classes_(classes),
         d_(padded(classes)),
@@ -61,7 +61,7 @@ class EntropyGradient {
       }
     } else {
       const int64_t tiles = count / kVectorLanes, done = tiles * kVectorLanes;
-      if (tiles > 0) gradients_of_tiles(rows, tiles, factors, out);
+      if (tiles > 0) gradients_of_tiles(rows, tiles, factors, out, streamed() != nullptr);
       if (done < count) gradients_of_some(rows + done * classes_, count - done, factors + done, out + done * classes_);
     }
     if (streamed()) _mm_sfence();
@@ -78,40 +78,40 @@ class EntropyGradient {
     float all_factors[kVectorLanes] = {};
     std::copy_n(rows, size, tile.begin());
     std::copy_n(factors, count, all_factors);
-    gradients_of_tiles(tile.data(), 1, all_factors, result.data());
+    gradients_of_tiles(tile.data(), 1, all_factors, result.data(), false);
     std::copy_n(result.begin(), size, out);
   }
 
-  void gradients_of_tiles(const float* rows, int64_t tiles, const float* factors, float* out) {
-    switch (classes_ % 4) {
-      case 1:
-        return gradients_from<1>(rows, tiles, factors, out);
-      case 2:
-        return gradients_from<2>(rows, tiles, factors, out);
-      case 3:
-        return gradients_from<3>(rows, tiles, factors, out);
-      default:
-        return gradients_from<4>(rows, tiles, factors, out);
-    }
+  void gradients_of_tiles(const float* rows, int64_t tiles, const float* factors, float* out, bool streams) {
+    with_first_step(classes_, [&](auto first) {
+      streams ? gradients_from<first(), true>(rows, tiles, factors, out)
+              : gradients_from<first(), false>(rows, tiles, factors, out);
+    });
   }
 
-  template <int kFirst>
+  // What is streamed of a tile is so while the next is worked on; of the first tile, before it is there as well.
+  template <int kFirst, bool kStreams>
   LADA_512 void gradients_from(const float* rows, int64_t tiles, const float* factors, float* out) {
     RowTile *tile = &work_[0], *next = &work_[1];
     const int64_t size = kVectorLanes * classes_;
-    float* exps = exps_.data();
+    float *exps = exps_.data(), *to = out, *done = out;
     transpose_and_exponentiate<kFirst>({rows, classes_, rows}, classes_, *tile, *next, exps);
-    for (int64_t t = 0; t < tiles; ++t) {
+    for (int64_t t = 0; t < tiles; ++t, done = to, to += size) {
       const float* after = rows + std::min(t + 1, tiles - 1) * size;
-      const Softmax s =
-          transpose_and_exponentiate<kFirst>({after, classes_, after + size}, classes_, *next, *tile, exps);
+      const StridedRows following = {after, classes_, after + size};
+      Softmax s{all(0)};
+      if constexpr (kStreams)
+        s = transpose_and_exponentiate<kFirst>(following, classes_, *next, *tile, exps, StreamLines{streamed(), done});
+      else
+        s = transpose_and_exponentiate<kFirst>(following, classes_, *next, *tile, exps);
       const Slope slope(load(factors + t * kVectorLanes), s.sum, s.weighted);
       const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
         return slope.at(tile->value + j * kVectorLanes, exps + j * kVectorLanes);
       };
-      store_tile<kFirst>(gradient, classes_, streamed(), out + t * size);
+      store_tile<kFirst>(gradient, classes_, kStreams ? streamed() : to);
       std::swap(tile, next);
     }
+    if constexpr (kStreams) stream(streamed(), size, done);
   }
 
   int64_t classes_;

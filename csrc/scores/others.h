@@ -95,7 +95,7 @@ struct BlockRows {
 };
 
 template <Score kScore, int kFirst>
-LADA_512 void sum_tiles_from(const BlockRows& block, RowTile (&tiles)[2], BlockSums& block_sums) {
+LADA_512 void sum_tiles(const BlockRows& block, RowTile (&tiles)[2], BlockSums& block_sums) {
   RowTile *summed = &tiles[0], *parted = &tiles[1];
   part_and_sum<kScore, kFirst>(block.tile(0), block.classes, *summed, *parted);
   for (int64_t t = 0; t < block.tiles; ++t) {
@@ -105,20 +105,6 @@ LADA_512 void sum_tiles_from(const BlockRows& block, RowTile (&tiles)[2], BlockS
     if constexpr (kScore == Score::kEntropy) store(block_sums.weighted + t * kVectorLanes, sums.weighted);
     if constexpr (kScore == Score::kMargin) store(block_sums.second + t * kVectorLanes, sums.second);
     std::swap(parted, summed);
-  }
-}
-
-template <Score kScore>
-void sum_tiles(const BlockRows& block, RowTile (&tiles)[2], BlockSums& sums) {
-  switch (block.classes % 4) {
-    case 1:
-      return sum_tiles_from<kScore, 1>(block, tiles, sums);
-    case 2:
-      return sum_tiles_from<kScore, 2>(block, tiles, sums);
-    case 3:
-      return sum_tiles_from<kScore, 3>(block, tiles, sums);
-    default:
-      return sum_tiles_from<kScore, 4>(block, tiles, sums);
   }
 }
 
@@ -253,7 +239,8 @@ class Scorer {
       copy_.assign(static_cast<size_t>((tiles - whole) * size + 3), 0.0f);
       std::copy(rows + whole * size, rows + count * classes_, copy_.begin());
     }
-    sum_tiles<kScore>({rows, copy_.data(), whole, tiles, classes_}, tiles_, sums_);
+    const BlockRows block = {rows, copy_.data(), whole, tiles, classes_};
+    with_first_step(classes_, [&](auto first) { sum_tiles<kScore, first()>(block, tiles_, sums_); });
   }
 
   int64_t classes_;

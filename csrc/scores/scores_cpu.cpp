@@ -86,7 +86,8 @@ void take_factors(const RowScoresBackward& k, int64_t row, int64_t count, A* fac
 #ifdef LADA_AVX512
 template <class T>
 void entropy_gradients_in_blocks(const RowScoresBackward& k, int64_t begin, int64_t end) {
-  const bool streams = std::is_same_v<T, float> && is_large<T>(k.rows * k.classes);
+  const bool streams = std::is_same_v<T, float> && is_large<T>(k.rows * k.classes) &&
+                       reinterpret_cast<uintptr_t>(k.grad_logits) % kCacheLine == 0;
   const int64_t block = std::min(avx512::block_rows(k.classes), end - begin);
   avx512::EntropyGradient gradient(k.classes, streams);
   WideRow<T> wide(block * k.classes);

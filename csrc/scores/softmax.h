@@ -30,10 +30,26 @@ struct StridedRows {
   const float* ahead;
 };
 
-// Transposes a tile of rows of at least four classes, and meanwhile takes the exponentials of another.
-template <int kFirst>
+struct Nothing {
+  LADA_512_HELPER void operator()() {}
+};
+
+// Of a finished tile, a cache line at a time past the caches, to the beginning of one. A fence has to follow.
+struct StreamLines {
+  const float* from;
+  float* to;
+
+  LADA_512_HELPER void operator()() {
+    _mm512_stream_ps(to, load(from));
+    from += kVectorLanes, to += kVectorLanes;
+  }
+};
+
+// Transposes a tile of rows of at least four classes, and meanwhile takes the exponentials of another. `beside` is
+// called once a class.
+template <int kFirst, class Beside = Nothing>
 LADA_512_HELPER Softmax transpose_and_exponentiate(const StridedRows& rows, int64_t classes, RowTile& next,
-                                                   RowTile& tile, float* exps) {
+                                                   RowTile& tile, float* exps, Beside beside = {}) {
   Softmax s{load(tile.max)};
   const float* ahead = rows.ahead;
   float *to = next.value, *z = tile.value;
@@ -43,6 +59,7 @@ LADA_512_HELPER Softmax transpose_and_exponentiate(const StridedRows& rows, int6
     store(to, logits);
     max = larger_of(logits, max);
     s.add(load(z), z, exps);
+    beside();
     ahead += kVectorLanes, to += kVectorLanes, z += kVectorLanes, exps += kVectorLanes;
   };
   const FourClasses start(rows.first, rows.stride);
@@ -71,13 +88,11 @@ LADA_512_HELPER void store_classes(const VectorOf& vector_of, int64_t classes, i
   }
 }
 
-// The same of all classes. With `streamed`, memory for a tile, they do not pass through the caches.
+// The same of all classes.
 template <int kFirst, class VectorOf>
-LADA_512_HELPER void store_tile(const VectorOf& vector_of, int64_t classes, float* streamed, float* out) {
-  float* to = streamed ? streamed : out;
-  store_classes(vector_of, classes, 0, to);
-  for (int64_t j = kFirst; j < classes; j += 4) store_classes(vector_of, classes, j, to);
-  if (streamed) stream(streamed, kVectorLanes * classes, out);
+LADA_512_HELPER void store_tile(const VectorOf& vector_of, int64_t classes, float* out) {
+  store_classes(vector_of, classes, 0, out);
+  for (int64_t j = kFirst; j < classes; j += 4) store_classes(vector_of, classes, j, out);
 }
 
 }  // namespace lada::cpu::avx512

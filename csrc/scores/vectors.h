@@ -1,6 +1,8 @@
 // The words in which the loops for float32 are written where the processor has AVX-512: vectors of 16, and tiles of 16
 // rows transposed four classes at a time.
 #pragma once
+#include <type_traits>
+
 #include "../common/avx512.h"
 #include "lanes.h"
 
@@ -106,6 +108,21 @@ struct FourClasses {
     transpose(z[0], z[1], z[2], z[3]);
   }
 };
+
+// Calls f with how many classes are in the step that comes first, as a constant, so that the others are of four.
+template <class F>
+void with_first_step(int64_t classes, const F& f) {
+  switch (classes % 4) {
+    case 1:
+      return f(std::integral_constant<int, 1>{});
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+    case 3:
+      return f(std::integral_constant<int, 3>{});
+    default:
+      return f(std::integral_constant<int, 4>{});
+  }
+}
 
 }  // namespace lada::cpu::avx512
 #endif
