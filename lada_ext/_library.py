@@ -23,11 +23,11 @@ def build_info() -> dict[str, Any]:
 
 
 def release_memory() -> None:
-    """Gives the memory back to the system that is kept on the CPU for large results (over 16 MiB each) to come.
+    """Gives the memory back to the system that is kept on the CPU for results to come (of 2 MiB and more).
 
     Such memory is used again, because the system takes longer to hand out fresh pages than most ops take to fill them.
     What is kept and what is in use together never exceed the most that was in use at once, and on Linux the system may
-    take kept pages back by itself when it is short of memory, so that this call is rarely needed.
+    take all but 32 MiB of what is kept by itself when it is short of memory, so that this call is rarely needed.
     """
     _C.release_memory()
 

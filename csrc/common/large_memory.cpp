@@ -24,9 +24,13 @@ size_t whole_pages(size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
+// Of kept blocks that the kernel may not take; about what glibc keeps of an ordinary process.
+constexpr size_t kMostWarmBytes = size_t{32} << 20;
+
 struct Block {
   char* data;
   size_t bytes;
+  bool is_warm = false;  // kept, and not for the kernel to take
 };
 
 // Huge pages as far as whole ones go, and small ones for the rest. Null if the system has no memory.
@@ -95,25 +99,28 @@ class LargeMemory final : public c10::Allocator {
           (best == kept_.end() || (*it)->bytes < (*best)->bytes))
         best = it;
     if (best == kept_.end()) return nullptr;
-    Block* block = *best;
-    kept_.erase(best);
-    kept_bytes_ -= block->bytes;
-    return block;
+    return remove(best);
   }
 
   void keep(Block* block) {
     const std::lock_guard<std::mutex> lock(mutex_);
     lent_bytes_ -= block->bytes;
     report(block->data, -static_cast<int64_t>(block->bytes));
-    if (madvise(block->data, block->bytes, MADV_FREE) != 0) return unmap(block);
+    block->is_warm = block->bytes <= kLargeBytes && warm_bytes_ + block->bytes <= kMostWarmBytes;
+    if (!block->is_warm && madvise(block->data, block->bytes, MADV_FREE) != 0) return unmap(block);
     kept_.push_back(block);
     kept_bytes_ += block->bytes;
+    warm_bytes_ += block->is_warm ? block->bytes : 0;
   }
 
-  void forget_oldest() {
-    kept_bytes_ -= kept_.front()->bytes;
-    unmap(kept_.front());
-    kept_.erase(kept_.begin());
+  void forget_oldest() { unmap(remove(kept_.begin())); }
+
+  Block* remove(std::vector<Block*>::iterator it) {
+    Block* block = *it;
+    kept_.erase(it);
+    kept_bytes_ -= block->bytes;
+    warm_bytes_ -= block->is_warm ? block->bytes : 0;
+    return block;
   }
 
   void report(void* data, int64_t bytes) const {
@@ -123,7 +130,7 @@ class LargeMemory final : public c10::Allocator {
 
   std::mutex mutex_;
   std::vector<Block*> kept_;  // the oldest first
-  size_t kept_bytes_ = 0, lent_bytes_ = 0, most_lent_bytes_ = 0;
+  size_t kept_bytes_ = 0, warm_bytes_ = 0, lent_bytes_ = 0, most_lent_bytes_ = 0;
 };
 
 }  // namespace

@@ -94,7 +94,7 @@ inline at::ScalarType arithmetic_type(const at::Tensor& tensor) {
 inline at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options,
                         at::MemoryFormat order = at::MemoryFormat::Contiguous) {
   const size_t bytes = at::detail::computeStorageNbytesContiguous(sizes, options.dtype().itemsize());
-  if (!options.device().is_cpu() || bytes <= kLargeBytes) return at::empty(sizes, options, order);
+  if (!options.device().is_cpu() || bytes < kKeptBytes) return at::empty(sizes, options, order);
   return at::Tensor(at::detail::empty_generic(sizes, large_memory(), c10::DispatchKeySet(c10::DispatchKey::CPU),
                                               c10::typeMetaToScalarType(options.dtype()), order));
 }
