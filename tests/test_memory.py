@@ -60,8 +60,8 @@ def test_it_is_used_again() -> None:
     assert large(17).data_ptr() != address
 
 
-def test_smaller_ones_are_used_again_page_for_page() -> None:
-    """Up to 32 MiB of results between 2 and 16 MiB stay as they are, so that writing to them faults no page in."""
+def test_it_is_used_again_page_for_page() -> None:
+    """Up to 32 MiB stay as they are, so that writing to them faults no page in."""
     row, key = torch.ones(1, MIB // 4), lada_ext.make_key(0)
     address = lada_ext.beta_mix(row, row, 1.0, 3, key)[0].data_ptr()
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

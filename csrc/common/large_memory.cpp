@@ -24,9 +24,6 @@ size_t whole_pages(size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
-// Of kept blocks that the kernel may not take; about what glibc keeps of an ordinary process.
-constexpr size_t kMostWarmBytes = size_t{32} << 20;
-
 struct Block {
   char* data;
   size_t bytes;
@@ -106,7 +103,7 @@ class LargeMemory final : public c10::Allocator {
     const std::lock_guard<std::mutex> lock(mutex_);
     lent_bytes_ -= block->bytes;
     report(block->data, -static_cast<int64_t>(block->bytes));
-    block->is_warm = block->bytes <= kLargeBytes && warm_bytes_ + block->bytes <= kMostWarmBytes;
+    block->is_warm = warm_bytes_ + block->bytes <= kWarmBytes;
     if (!block->is_warm && madvise(block->data, block->bytes, MADV_FREE) != 0) return unmap(block);
     kept_.push_back(block);
     kept_bytes_ += block->bytes;
