@@ -32,10 +32,10 @@ def replicas(config: Config, seeds: int, labels: int) -> list[Replica]:
     return found
 
 
-def medians_in_turn(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+def medians_in_turn(ways: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
     """Median seconds of each way to train, the ways taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS + 1):  # the first is to warm up
+    for _ in range(repeats + 1):  # the first is to warm up
         for name, way in ways.items():
             clock = Clock()
             with clock("train"):
