@@ -17,7 +17,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.stack_seeds import medians_in_turn, replicas
 
-
 TURNS = 100
 
 
