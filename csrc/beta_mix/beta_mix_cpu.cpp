@@ -233,6 +233,7 @@ LADA_CLONES void write_lanes(const A (*lam)[kLanes], int64_t pairs, int64_t samp
     for (int64_t n = 0; n < samples; ++n) out[pair * stride + n] = lam[n][pair];
 }
 
+// The draws of the pairs [begin, end), with pairs as lanes.
 template <class A>
 void sample_pairs(const BetaSample& k, int64_t begin, int64_t end) {
   const int64_t samples = k.source.samples;
@@ -252,6 +253,7 @@ void sample_pairs(const BetaSample& k, int64_t begin, int64_t end) {
   }
 }
 
+// The rows [begin, end) of (pairs x samples).
 template <class A>
 void sample_rows(const BetaSample& k, int64_t begin, int64_t end) {
   DrawLanes<A> lanes;
