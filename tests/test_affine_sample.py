@@ -334,6 +334,7 @@ class TestTransforms:
             torch.testing.assert_close(out, image[:, None].expand_as(out), rtol=0, atol=4e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "shape",
     [(72, 16, 64, 64), (72, 19, 64, 64), (130, 35, 31, 33)],

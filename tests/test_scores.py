@@ -178,6 +178,7 @@ def test_scores_do_not_depend_on_the_batch(op: str, classes: int, device: str) -
     assert torch.equal(score(shifted), whole)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("classes", [4, 10, 103, 1000])
 @pytest.mark.parametrize("op", ["entropy", "bald"])
 def test_gradients_beyond_the_caches(op: str, classes: int, device: str) -> None:
