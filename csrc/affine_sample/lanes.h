@@ -98,52 +98,33 @@ using Quad = typename Across<A, kQuad>::Vector;
 template <class V>
 constexpr int kLanesOf = sizeof(V) / sizeof(std::declval<V>()[0]);
 
-// Of each quad: the lower two lanes of a and b in turn, the higher two, the lower two of a and then of b, the higher
-// two.
-template <class V>
-LADA_HD V low_in_turn(V a, V b) {
-  if constexpr (kLanesOf<V> == 4)
-    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  else
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
-}
-template <class V>
-LADA_HD V high_in_turn(V a, V b) {
-  if constexpr (kLanesOf<V> == 4)
-    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  else
-    return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-}
-template <class V>
-LADA_HD V low(V a, V b) {
-  if constexpr (kLanesOf<V> == 4)
-    return __builtin_shufflevector(a, b, 0, 1, 4, 5);
-  else
-    return __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-}
-template <class V>
-LADA_HD V high(V a, V b) {
-  if constexpr (kLanesOf<V> == 4)
-    return __builtin_shufflevector(a, b, 2, 3, 6, 7);
-  else
-    return __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+// Each quad made of those lanes of the same quads of a (0 to 3) and of b (4 to 7).
+template <int kFirst, int kSecond, int kThird, int kFourth, class V>
+LADA_HD V of_quads(V a, V b) {
+  if constexpr (kLanesOf<V> == kQuad) {
+    return __builtin_shufflevector(a, b, kFirst, kSecond, kThird, kFourth);
+  } else {
+    constexpr auto lane = [](int i, int quad) { return i + quad * kQuad + (i < kQuad ? 0 : kQuad); };
+    return __builtin_shufflevector(a, b, lane(kFirst, 0), lane(kSecond, 0), lane(kThird, 0), lane(kFourth, 0),
+                                   lane(kFirst, 1), lane(kSecond, 1), lane(kThird, 1), lane(kFourth, 1));
+  }
 }
 
 // Four vectors as the rows of a 4 x 4 matrix for each quad: they become its columns.
 template <class V>
 LADA_HD void transpose(V (&v)[4]) {
-  const V low_01 = low_in_turn(v[0], v[1]), low_23 = low_in_turn(v[2], v[3]);
-  const V high_01 = high_in_turn(v[0], v[1]), high_23 = high_in_turn(v[2], v[3]);
-  v[0] = low(low_01, low_23), v[1] = high(low_01, low_23);
-  v[2] = low(high_01, high_23), v[3] = high(high_01, high_23);
+  const V low_01 = of_quads<0, 4, 1, 5>(v[0], v[1]), low_23 = of_quads<0, 4, 1, 5>(v[2], v[3]);
+  const V high_01 = of_quads<2, 6, 3, 7>(v[0], v[1]), high_23 = of_quads<2, 6, 3, 7>(v[2], v[3]);
+  v[0] = of_quads<0, 1, 4, 5>(low_01, low_23), v[1] = of_quads<2, 3, 6, 7>(low_01, low_23);
+  v[2] = of_quads<0, 1, 4, 5>(high_01, high_23), v[3] = of_quads<2, 3, 6, 7>(high_01, high_23);
 }
 
 // The sum over each of four vectors.
 template <class A>
 LADA_HD Quad<A> sums_of(const Quad<A> (&v)[4]) {
-  const Quad<A> first = low_in_turn(v[0], v[1]) + high_in_turn(v[0], v[1]);
-  const Quad<A> second = low_in_turn(v[2], v[3]) + high_in_turn(v[2], v[3]);
-  return low(first, second) + high(first, second);
+  const Quad<A> first = of_quads<0, 4, 1, 5>(v[0], v[1]) + of_quads<2, 6, 3, 7>(v[0], v[1]);
+  const Quad<A> second = of_quads<0, 4, 1, 5>(v[2], v[3]) + of_quads<2, 6, 3, 7>(v[2], v[3]);
+  return of_quads<0, 1, 4, 5>(first, second) + of_quads<2, 3, 6, 7>(first, second);
 }
 
 // Four neighbours of row i, and of the rows a quad after it.

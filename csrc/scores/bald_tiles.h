@@ -42,7 +42,7 @@ class BaldTiles {
       take_mean<first()>(tile, unused);
       store_gradients<first()>(tile, factors, out, out_stride);
     });
-    if (streams_) _mm_sfence();
+    if (streams_) end_stream();
   }
 
  private:

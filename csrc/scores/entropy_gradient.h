@@ -64,7 +64,7 @@ class EntropyGradient {
       if (tiles > 0) gradients_of_tiles(rows, tiles, factors, out, streamed() != nullptr);
       if (done < count) gradients_of_some(rows + done * classes_, count - done, factors + done, out + done * classes_);
     }
-    if (streamed()) _mm_sfence();
+    if (streamed()) end_stream();
   }
 
  private:

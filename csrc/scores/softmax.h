@@ -34,7 +34,8 @@ struct Nothing {
   LADA_512_HELPER void operator()() {}
 };
 
-// Of a finished tile, a cache line at a time past the caches, to the beginning of one. A fence has to follow.
+// Of a finished tile, a cache line at a time past the caches, to the beginning of one. end_stream() has to
+// follow.
 struct StreamLines {
   const float* from;
   float* to;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "../common/avx512.h"
+#include "../common/stream.h"
 #include "lanes.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -83,7 +84,7 @@ LADA_512_HELPER void store_some(float* to, int64_t count, Vector value) {
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), value);
 }
 
-// A copy past the caches, for what is larger than they are. A fence has to follow.
+// A copy past the caches, for what is larger than they are. end_stream() has to follow.
 LADA_512 inline void stream(const float* from, int64_t size, float* to) {
   const auto misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) / sizeof(float) % kVectorLanes);
   int64_t i = std::min(misaligned == 0 ? 0 : kVectorLanes - misaligned, size);
