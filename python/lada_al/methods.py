@@ -52,6 +52,11 @@ class Method:
     semi_supervised: bool = False
 
     @property
+    def trains_by_cross_entropy(self) -> bool:
+        """Whether labelled batches go through the classifier alone, and add nothing but their cross entropy."""
+        return not self.semi_supervised and not self.acquisition.in_training
+
+    @property
     def summary(self) -> str:
         if self.semi_supervised:
             return f"{replace(self, semi_supervised=False).summary} Train by the Pi-model."

@@ -36,13 +36,16 @@ class SplitModel(nn.Module):
     `steps` are the modules of the chain, those of all stages one after the other.
     `version` counts the weight updates of `train.fit`, so that features computed before one are not used after it.
     Without `shortcuts` no part of it counts as affine: instances are mixed where they are asked to be.
+    With `launches_the_same` it promises that training steps on batches of one shape launch the same kernels, and decide
+    nothing in Python, so that on a GPU they can be recorded and replayed.
     """
 
-    def __init__(self, stages: Sequence[nn.Module]) -> None:
+    def __init__(self, stages: Sequence[nn.Module], *, launches_the_same: bool = False) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.version = 0
         self.shortcuts = True
+        self.launches_the_same = launches_the_same
         chains = [_chain(stage) for stage in stages]
         self.steps = [step for chain in chains for step in chain]
         self.kept_tail: AffineTail | None = None
@@ -180,7 +183,8 @@ def small(channels: int, size: tuple[int, int], classes: int, dropout: float = 0
             nn.Sequential(_conv3x3(8, 32), nn.BatchNorm2d(32), nn.ReLU()),
             nn.Sequential(nn.AvgPool2d(2), nn.Flatten()),
             Classifier(32 * height * width, classes, dropout),
-        ]
+        ],
+        launches_the_same=True,
     )
 
 
@@ -195,7 +199,8 @@ def resnet18(channels: int, size: tuple[int, int], classes: int, dropout: float 
             nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256)),
             nn.Sequential(_Residual(256, 512, stride=2), _Residual(512, 512), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             Classifier(512, classes, dropout),
-        ]
+        ],
+        launches_the_same=True,
     )
 
 

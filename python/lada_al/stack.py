@@ -9,9 +9,10 @@ numbers that they would draw alone, so they learn the same up to rounding; dropo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,9 @@ from torch.nn import functional as F  # noqa: N812
 from lada_al.events import Bought
 from lada_al.keys import Keys, Purpose
 from lada_al.pool import Pool
-from lada_al.run.config import Config
+from lada_al.replay import Replayed, Step
 from lada_al.timing import Meter
 from lada_al.train import Learner
-
-
-def can_stack(config: Config) -> bool:
-    """Whether the labelled batches of a method go through its classifier alone."""
-    return not config.chosen.semi_supervised and not config.chosen.acquisition.in_training
 
 
 @dataclass
@@ -92,14 +88,18 @@ def fit(replicas: list[Replica], meter: Meter) -> list[float]:
     for replica in replicas:
         replica.learner.begin()
     with stacked([replica.learner.net for replica in replicas]) as stack:
+        step: Step = partial(_labelled_step, replicas, stack)
+        if all(replica.learner.replays(replica.pool.device) for replica in replicas):
+            step = Replayed(step)
         for epoch in meter.track("train", range(replicas[0].learner.config.epochs)):
-            losses = _epoch(replicas, stack, epoch)
+            losses = _epoch(replicas, stack, epoch, step)
+        means: list[float] = losses.tolist()
     for replica in replicas:
         replica.learner.net.version += 1
-    return losses.tolist()
+    return means
 
 
-def _epoch(replicas: list[Replica], stack: Stack, epoch: int) -> Tensor:
+def _epoch(replicas: list[Replica], stack: Stack, epoch: int, labelled_step: Step) -> Tensor:
     """`Learner._epoch` of all of them; their mean losses (S,)."""
     config, bought = replicas[0].learner.config, replicas[0].bought
     has_virtual = replicas[0].learner.has_virtual(bought)
@@ -110,19 +110,32 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int) -> Tensor:
         batches.append(replica.pool.training_batches(ids, replica.key("training crops", epoch)))
     total = torch.zeros(len(replicas), device=replicas[0].pool.device)
     for step, of_each in enumerate(zip(*batches, strict=True)):
-        _forget_gradients(replicas, stack)
-        images, targets = zip(*of_each, strict=True)
-        losses = _labelled_losses(stack, torch.stack(images), torch.stack(targets))
-        total += losses.detach().sum(1)
-        loss = losses.mean(1).sum()
+        images, targets = (torch.stack(values) for values in zip(*of_each, strict=True))
         if has_virtual and step == 0 and config.virtual_loss == "summed":
-            loss = loss + sum(replica.virtual_loss(epoch) for replica in replicas)
-        _step(replicas, loss)
+            losses = _labelled_step(replicas, stack, images, targets, lambda: _virtual_losses(replicas, epoch))
+        else:
+            losses = labelled_step(images, targets)
+        total += losses.sum(1)
     if has_virtual and config.virtual_loss == "own step":
         if not config.stale_gradient:
             _forget_gradients(replicas, stack)
-        _step(replicas, torch.stack([replica.virtual_loss(epoch) for replica in replicas]).sum())
+        _descend(replicas, _virtual_losses(replicas, epoch))
     return total / len(replicas[0].pool.labelled)
+
+
+def _labelled_step(
+    replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor, summed: Callable[[], Tensor] | None = None
+) -> Tensor:
+    """One step of each on a labelled batch of its own, and on a loss that is added; the cross entropies (S, B)."""
+    _forget_gradients(replicas, stack)
+    losses = _labelled_losses(stack, images, targets)
+    loss = losses.mean(1).sum()
+    _descend(replicas, loss if summed is None else loss + summed())
+    return losses.detach()
+
+
+def _virtual_losses(replicas: list[Replica], epoch: int) -> Tensor:
+    return torch.stack([replica.virtual_loss(epoch) for replica in replicas]).sum()
 
 
 def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor) -> Tensor:
@@ -139,7 +152,7 @@ def _forget_gradients(replicas: list[Replica], stack: Stack) -> None:
     torch._foreach_zero_(list(stack.gradients.values()))
 
 
-def _step(replicas: list[Replica], loss: Tensor) -> None:
+def _descend(replicas: list[Replica], loss: Tensor) -> None:
     loss.backward()
     for replica in replicas:
         replica.learner.optimizer.step()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from lada_al import replay
 from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
@@ -49,9 +52,12 @@ class Learner:
             The mean cross entropy of the labelled instances in the last epoch.
         """
         self.begin()
+        replayed = None
+        if self.replays(pool.device):
+            replayed = replay.Replayed(lambda image, target: self._step(pool, image, target, len(image), 0.0))
         with keys.scope("training batches", bought.round):
             for epoch in meter.track("train", range(self.config.epochs)):
-                loss = self._epoch(pool, bought, keys, epoch)
+                loss = self._epoch(pool, bought, keys, epoch, replayed)
         self.net.version += 1
         return float(loss)
 
@@ -63,30 +69,58 @@ class Learner:
             self.optimizer = self._new_optimizer()
         self.modules.train()
 
-    def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int) -> Tensor:
+    def replays(self, device: torch.device) -> bool:
+        """Whether steps on labelled batches alone are replayed: on a GPU, where they launch the same each time."""
+        config = self.config
+        return (
+            replay.can_record(device)
+            and self.net.launches_the_same
+            and config.chosen.trains_by_cross_entropy
+            and ours().count == 1
+            and not (config.plain or config.stale_gradient)
+        )
+
+    def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int, replayed: replay.Replayed | None) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
         config, every = self.config, []
         has_virtual = self.has_virtual(bought)
         batches = self.batches(pool, bought, epoch)
         crops, key = (keys.key(p, bought.round, epoch, pool.device) for p in ("training crops", "virtual samples"))
+        virtual_loss = partial(self.virtual_loss, pool, bought, key)
         mine = pool.training_batches([ids[ours().part(len(ids))] for ids in batches], crops)
         for step, (ids, (image, target)) in enumerate(zip(batches, mine, strict=True)):
-            self.optimizer.zero_grad()
-            view = View(self.net, 0, image=image, target=target)
-            losses, loss = self._labelled_losses(pool, view, len(ids), epoch / config.epochs)
-            every.append(losses.detach())
-            if has_virtual and step == 0 and config.virtual_loss == "summed":
-                loss = loss + self.virtual_loss(pool, bought, key)
-            loss.backward()
-            ours().sum_gradients(self.modules.parameters())
-            self.optimizer.step()
+            summed = virtual_loss if has_virtual and step == 0 and config.virtual_loss == "summed" else None
+            if replayed is None or summed is not None:
+                losses = self._step(pool, image, target, len(ids), epoch / config.epochs, summed)
+            else:
+                losses = replayed(image, target)
+            every.append(losses)
         if has_virtual and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
-            self.virtual_loss(pool, bought, key).backward()
-            ours().sum_gradients(self.modules.parameters())
-            self.optimizer.step()
+            self._descend(virtual_loss())
         return ours().sum(torch.cat(every).sum()) / len(pool.labelled)
+
+    def _step(
+        self,
+        pool: Pool,
+        image: Tensor,
+        target: Tensor,
+        whole: int,
+        progress: float,
+        summed: Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        """One step on our part of a labelled batch of `whole` instances, and on a loss that is added to theirs; the
+        cross entropies (B,)."""
+        self.optimizer.zero_grad()
+        losses, loss = self._labelled_losses(pool, View(self.net, 0, image=image, target=target), whole, progress)
+        self._descend(loss if summed is None else loss + summed())
+        return losses.detach()
+
+    def _descend(self, loss: Tensor) -> None:
+        loss.backward()
+        ours().sum_gradients(self.modules.parameters())
+        self.optimizer.step()
 
     def has_virtual(self, bought: Bought) -> bool:
         """Whether this purchase is trained on with virtual instances too: not the initial one."""
@@ -126,11 +160,16 @@ class Learner:
             group["lr"], group["betas"] = factor * self.config.lr, (beta_1, group["betas"][1])
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True)
+        return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True, capturable=self._on_gpu)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return next(self.modules.parameters()).is_cuda
 
     def to(self, device: torch.device) -> None:
         """Moves the weights, before any training."""
         self.modules.to(device)
+        self.optimizer = self._new_optimizer()
         self._initial = copy.deepcopy(self.restarting.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,6 +178,8 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.modules.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the state may come from another device
+            group["capturable"] = self._on_gpu
         self.net.version += 1
 
 

@@ -20,7 +20,6 @@ from lada_al.loop import Fit, fit_alone
 from lada_al.run import experiment, journal
 from lada_al.run.config import Config
 from lada_al.run.together import Together
-from lada_al.stack import can_stack
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def groups(jobs: list[Job], stack_seeds: bool) -> list[list[Job]]:
     """Jobs that a process carries out together: the seeds of a method, if they are to be stacked and can be."""
     by_method: dict[str, list[Job]] = {}
     for job in jobs:
-        together = stack_seeds and can_stack(job.config)
+        together = stack_seeds and job.config.chosen.trains_by_cross_entropy
         by_method.setdefault(job.config.method if together else job.name, []).append(job)
     return list(by_method.values())
 

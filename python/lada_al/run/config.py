@@ -52,7 +52,9 @@ class Config(BaseModel):
     preset: Literal["clean", "paper", "official"] = "clean"
     seed: CountOrNone = 1
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    plain: bool = Field(False, description="no shortcuts: mix where Eq. 10 says, compose Eq. 13; for finding errors")
+    plain: bool = Field(
+        False, description="no shortcuts: mix at layer k, compose Eq. 13, no replays; for finding errors"
+    )
     threads: CountOrNone = Field(0, description="CPU threads, 0: torch's choice; results differ in their last bits")
 
     rounds: CountOrNone = 10

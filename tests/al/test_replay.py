@@ -1,0 +1,216 @@
+"""Replayed steps: what is recorded and when, and that training by replays is training.
+
+Without a GPU a stand-in for the CUDA graph takes its place: it keeps the step and runs it at each replay, on the memory
+that was there when it was recorded, and writes the result into the same memory, as a graph does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lada_al import Bought, Config, models, replay, stack
+from lada_al.data import Dataset
+from lada_al.keys import Keys
+from lada_al.models import SplitModel
+from lada_al.pool import Pool
+from lada_al.replay import Replayed, ReplayWarning
+from lada_al.run.experiment import make_learner
+from lada_al.timing import NoMeter
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+
+
+class Stub:
+    """Records as `replay.record` does, on the CPU; counts recordings and replays."""
+
+    def __init__(self) -> None:
+        self.recordings = self.replays = 0
+
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.recordings += 1
+        results: list[Tensor] = []
+
+        def run() -> Tensor:
+            self.replays += 1
+            result = step()
+            if not results:
+                results.append(torch.empty_like(result))
+            return results[0].copy_(result)
+
+        return run
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    stub = Stub()
+    monkeypatch.setattr(replay, "record", stub.record)
+    monkeypatch.setattr(replay, "can_record", lambda device: True)
+    return stub
+
+
+class TestReplayed:
+    def test_the_fourth_of_a_shape_is_recorded(self, stub: Stub) -> None:
+        replayed = Replayed(lambda x: 2 * x)
+        for count in range(1, 7):
+            assert torch.equal(replayed(torch.full((3,), float(count))), torch.full((3,), 2.0 * count))
+            assert stub.recordings == (count > replay.WARM)
+            assert stub.replays == max(0, count - replay.WARM)
+
+    def test_each_shape_for_itself(self, stub: Stub) -> None:
+        replayed = Replayed(lambda x: x + 1)
+        for _ in range(replay.WARM + 2):
+            for rows in (10, 7):
+                x = torch.rand(rows, 2)
+                assert torch.equal(replayed(x), x + 1)
+        assert (stub.recordings, stub.replays) == (2, 4)
+
+    def test_results_are_kept(self, stub: Stub) -> None:
+        """A replay writes where the one before wrote."""
+        replayed = Replayed(lambda x: 2 * x)
+        results = [replayed(torch.tensor([float(i)])) for i in range(8)]
+        assert torch.cat(results).tolist() == [2.0 * i for i in range(8)]
+
+    def test_the_order_of_memory_is_kept(self, stub: Stub) -> None:
+        seen = []
+        replayed = Replayed(lambda x: seen.append(x.stride()) or x.sum())
+        image = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+        for _ in range(replay.WARM + 1):
+            replayed(image)
+        assert set(seen) == {image.stride()}
+
+    def test_what_cannot_be_recorded_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def record(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr(replay, "record", record)
+        replayed = Replayed(lambda x: 2 * x)
+        for _ in range(replay.WARM):
+            replayed(torch.ones(1))
+        with pytest.warns(ReplayWarning, match="without CUDA graphs: operation not permitted"):
+            assert replayed(torch.ones(1)) == 2
+        assert replayed(torch.ones(1)) == 2
+
+
+METHODS = [
+    {"method": "entropy"},
+    {"method": "lada-ent-mix"},
+    {"method": "lada-ent-mix", "virtual_loss": "own step"},
+    {"method": "lada-ent-stn", "restart_weights": False, "keep_optimizer": True},
+    {"method": "ent+adamixup"},
+]
+
+
+def config_of(base: Config, changes: dict[str, Any]) -> Config:
+    return Config(**{**base.model_dump(), "epochs": 6, "batch": 5, **changes})
+
+
+def bought_by(pool: Pool, dataset: Dataset, config: Config, r: int) -> Bought:
+    """Eight labels more, so that batches of 5 leave one of 3 or of 1."""
+    ids = torch.arange(9 * r, 9 * r + 8)
+    augmentation = config.chosen.augmentation
+    k = int(augmentation is not None and augmentation.uses_hidden)
+    bought = Bought(r, ids.tolist(), dataset.train_labels[ids].tolist(), k=k)
+    pool.add(bought.ids, bought.labels)
+    return bought
+
+
+def trained(config: Config, dataset: Dataset, device: torch.device) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and weights after two rounds of training."""
+    learner, pool, losses = make_learner(config, dataset, Keys(1), device), Pool(dataset, device), []
+    for r in range(2):
+        losses.append(learner.fit(pool, bought_by(pool, dataset, config, r), Keys(1), NoMeter()))
+    return losses, learner.modules.state_dict()
+
+
+@pytest.mark.parametrize("changes", METHODS, ids=lambda changes: " ".join(map(str, changes.values())))
+class TestTraining:
+    def test_is_the_same(
+        self, changes: dict[str, Any], tiny: Dataset, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = config_of(tiny_config, changes)
+        expected_losses, expected = trained(config, tiny, CPU)
+        stub = Stub()
+        monkeypatch.setattr(replay, "record", stub.record)
+        monkeypatch.setattr(replay, "can_record", lambda device: True)
+        losses, weights = trained(config, tiny, CPU)
+        assert stub.recordings == 4  # two shapes in each of two rounds
+        assert losses == expected_losses
+        for name, value in weights.items():
+            assert torch.equal(value, expected[name]), name
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_on_a_gpu(
+        self, changes: dict[str, Any], tiny: Dataset, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = config_of(tiny_config, {**changes, "lr": 1e-4})
+        recordings = []
+        record = replay.record
+        monkeypatch.setattr(replay, "record", lambda step: recordings.append(step) or record(step))
+        losses, weights = trained(config, tiny, torch.device("cuda"))
+        assert len(recordings) == 4
+        expected_losses, expected = trained(config.model_copy(update={"plain": True}), tiny, torch.device("cuda"))
+        assert losses == pytest.approx(expected_losses, rel=1e-3)
+        for name, value in weights.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-3)
+
+
+def test_seeds_at_once(stub: Stub, tiny: Dataset, tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(tiny_config, {"method": "lada-ent-mix"})
+
+    def trained_at_once() -> tuple[list[float], list[dict[str, Tensor]]]:
+        replicas = []
+        for seed in (3, 4):
+            pool = Pool(tiny, CPU)
+            bought = bought_by(pool, tiny, config, 1)
+            replicas.append(stack.Replica(make_learner(config, tiny, Keys(seed), CPU), pool, bought, Keys(seed)))
+        return stack.fit(replicas, NoMeter()), [replica.learner.modules.state_dict() for replica in replicas]
+
+    losses, weights = trained_at_once()
+    assert stub.recordings == 1  # in each epoch the batch of 5 comes with the virtual one, that of 3 alone
+    monkeypatch.setattr(replay, "can_record", lambda device: False)
+    expected_losses, expected = trained_at_once()
+    assert stub.recordings == 1
+    assert losses == expected_losses
+    for mine, wanted in zip(weights, expected, strict=True):
+        for name, value in mine.items():
+            assert torch.equal(value, wanted[name]), name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "ll4al"},
+        {"method": "pi+entropy"},
+        {"plain": True},
+        {"virtual_loss": "own step", "stale_gradient": True},
+    ],
+    ids=" ".join,
+)
+def test_steps_that_differ_are_not_recorded(
+    changes: dict[str, Any], stub: Stub, tiny: Dataset, tiny_config: Config
+) -> None:
+    trained(config_of(tiny_config, changes), tiny, CPU)
+    assert stub.recordings == 0
+
+
+def test_a_network_has_to_promise(stub: Stub, tiny: Dataset, tiny_config: Config) -> None:
+    net = SplitModel([nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()), models.Classifier(648, 3, 0.0)])
+    config = config_of(tiny_config, {"method": "entropy"})
+    learner, pool = make_learner(config, tiny, Keys(1), CPU, net), Pool(tiny, CPU)
+    learner.fit(pool, bought_by(pool, tiny, config, 0), Keys(1), NoMeter())
+    assert stub.recordings == 0
+
+
+def test_the_optimiser_follows_the_device(tiny: Dataset, tiny_config: Config) -> None:
+    """A checkpoint of a GPU, where steps are recorded, goes on where they cannot be."""
+    learner = make_learner(tiny_config, tiny, Keys(1), CPU)
+    state = learner.state_dict()
+    state["optimizer"]["param_groups"][0]["capturable"] = True
+    learner.load_state_dict(state)
+    assert not learner.optimizer.param_groups[0]["capturable"]
+    pool = Pool(tiny, CPU)
+    learner.fit(pool, bought_by(pool, tiny, tiny_config, 0), Keys(1), NoMeter())
