@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -160,18 +161,31 @@ def bench(stage: Stage) -> None:
 
 
 def paper(stage: Stage) -> None:
-    """The main comparison of the paper, as far as the time goes."""
+    """Training by replayed steps against the same steps launched, then the paper's main comparison, as far as the time
+    goes."""
+    loop = [str(ROOT / "python"), *_values_of("--packages", stage.options), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(loop)}
+    if stage.device == "cuda":
+        code = stage.run(
+            sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", "-k", "gpu",
+            ROOT / "tests" / "al" / "test_replay.py", log=stage.out / "test.log", **environment,
+        )  # fmt: skip
+        stage.verdict("replayed steps", code == 0, f"exit status {code}" if code else "")
     minutes = (stage.deadline - time.monotonic()) / 60
     table = stage.out / "paper.csv"
     code = stage.run(
         sys.executable, "-m", "bench.gpu.paper", "--minutes", f"{minutes:.2f}", "--out", stage.out,
-        "--device", stage.device, *stage.options, PYTHONPATH=f"{ROOT / 'python'}:{os.environ.get('PYTHONPATH', '')}",
+        "--device", stage.device, *stage.options, **environment,
     )  # fmt: skip
     stage.verdict("paper", code == 0, f"exit status {code}" if code else "")
     summary = stage.out / "paper.md"
     if table.exists() and summary.exists():
         stage.tables.append(summary.read_text())
         summary.unlink()
+
+
+def _values_of(option: str, options: list[str]) -> list[str]:
+    return [str(Path(value).resolve()) for name, value in pairwise(options) if name == option]
 
 
 STAGES = {"build": build, "test": test, "sanitize": sanitize, "bench": bench, "paper": paper}
