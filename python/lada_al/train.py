@@ -52,12 +52,12 @@ class Learner:
             The mean cross entropy of the labelled instances in the last epoch.
         """
         self.begin()
-        replayed = None
+        alone: replay.Step = self._step_alone
         if self.replays(pool.device):
-            replayed = replay.Replayed(lambda image, target: self._step(pool, image, target, len(image), 0.0))
+            alone = replay.Replayed(alone)
         with keys.scope("training batches", bought.round):
             for epoch in meter.track("train", range(self.config.epochs)):
-                loss = self._epoch(pool, bought, keys, epoch, replayed)
+                loss = self._epoch(pool, bought, keys, epoch, alone)
         self.net.version += 1
         return float(loss)
 
@@ -70,36 +70,31 @@ class Learner:
         self.modules.train()
 
     def replays(self, device: torch.device) -> bool:
-        """Whether steps on labelled batches alone are replayed: on a GPU, where they launch the same each time."""
-        config = self.config
-        return (
-            replay.can_record(device)
-            and self.net.launches_the_same
-            and config.chosen.trains_by_cross_entropy
-            and ours().count == 1
-            and not (config.plain or config.stale_gradient)
-        )
+        """Whether `_step_alone` is replayed: on a GPU, where it launches the same each time."""
+        launches_the_same = self.net.launches_the_same and not (self.config.plain or self.config.stale_gradient)
+        return replay.can_record(device) and launches_the_same
 
-    def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int, replayed: replay.Replayed | None) -> Tensor:
+    def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int, alone: replay.Step) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
         config, every = self.config, []
+        is_plain = config.chosen.trains_by_cross_entropy and ours().count == 1
         has_virtual = self.has_virtual(bought)
         batches = self.batches(pool, bought, epoch)
         crops, key = (keys.key(p, bought.round, epoch, pool.device) for p in ("training crops", "virtual samples"))
         virtual_loss = partial(self.virtual_loss, pool, bought, key)
         mine = pool.training_batches([ids[ours().part(len(ids))] for ids in batches], crops)
         for step, (ids, (image, target)) in enumerate(zip(batches, mine, strict=True)):
-            summed = virtual_loss if has_virtual and step == 0 and config.virtual_loss == "summed" else None
-            if replayed is None or summed is not None:
-                losses = self._step(pool, image, target, len(ids), epoch / config.epochs, summed)
+            summed = has_virtual and step == 0 and config.virtual_loss == "summed"
+            if is_plain and not summed:
+                every.append(alone(image, target))
             else:
-                losses = replayed(image, target)
-            every.append(losses)
+                added = virtual_loss if summed else None
+                every.append(self._step(pool, image, target, len(ids), epoch / config.epochs, added))
         if has_virtual and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
             self._descend(virtual_loss())
-        return ours().sum(torch.cat(every).sum()) / len(pool.labelled)
+        return ours().sum(torch.stack(every).sum()) / len(pool.labelled)
 
     def _step(
         self,
@@ -108,14 +103,21 @@ class Learner:
         target: Tensor,
         whole: int,
         progress: float,
-        summed: Callable[[], Tensor] | None = None,
+        added: Callable[[], Tensor] | None,
     ) -> Tensor:
-        """One step on our part of a labelled batch of `whole` instances, and on a loss that is added to theirs; the
-        cross entropies (B,)."""
+        """One step on our part of a labelled batch of `whole`, by all that the method has to say of it, and by a loss
+        that is added; returns the sum of the cross entropies."""
         self.optimizer.zero_grad()
         losses, loss = self._labelled_losses(pool, View(self.net, 0, image=image, target=target), whole, progress)
-        self._descend(loss if summed is None else loss + summed())
-        return losses.detach()
+        self._descend(loss if added is None else loss + added())
+        return losses.detach().sum()
+
+    def _step_alone(self, image: Tensor, target: Tensor) -> Tensor:
+        """One step on a labelled batch by its mean cross entropy alone; returns the sum."""
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(image), target)
+        self._descend(loss)
+        return loss.detach() * len(image)
 
     def _descend(self, loss: Tensor) -> None:
         loss.backward()

@@ -6,6 +6,7 @@ that was there when it was recorded, and writes the result into the same memory,
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -24,14 +25,21 @@ from torch import Tensor, nn
 CPU = torch.device("cpu")
 
 
+def gradients_under_way() -> list[Tensor]:
+    """Tensors that know how they were made; `isinstance` would touch what torch has deprecated."""
+    return [value for value in gc.get_objects() if issubclass(type(value), Tensor) and value.grad_fn is not None]
+
+
 class Stub:
     """Records as `replay.record` does, on the CPU; counts recordings and replays."""
 
     def __init__(self) -> None:
         self.recordings = self.replays = 0
+        self.under_way: list[Tensor] = []
 
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         self.recordings += 1
+        self.under_way = gradients_under_way()
         results: list[Tensor] = []
 
         def run() -> Tensor:
@@ -141,6 +149,15 @@ class TestTraining:
         assert losses == expected_losses
         for name, value in weights.items():
             assert torch.equal(value, expected[name]), name
+
+    def test_no_gradient_is_under_way(
+        self, changes: dict[str, Any], stub: Stub, tiny: Dataset, tiny_config: Config
+    ) -> None:
+        """What an earlier step recorded for its gradient would bring that step's stream into the graph."""
+        gc.collect()
+        elsewhere = {id(value) for value in gradients_under_way()}
+        trained(config_of(tiny_config, changes), tiny, CPU)
+        assert [value.shape for value in stub.under_way if id(value) not in elsewhere] == []
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     def test_on_a_gpu(
