@@ -99,11 +99,8 @@ class EntropyGradient {
     for (int64_t t = 0; t < tiles; ++t, done = to, to += size) {
       const float* after = rows + std::min(t + 1, tiles - 1) * size;
       const StridedRows following = {after, classes_, after + size};
-      Softmax s{all(0)};
-      if constexpr (kStreams)
-        s = transpose_and_exponentiate<kFirst>(following, classes_, *next, *tile, exps, StreamLines{streamed(), done});
-      else
-        s = transpose_and_exponentiate<kFirst>(following, classes_, *next, *tile, exps);
+      const Softmax s = transpose_and_exponentiate<kFirst>(following, classes_, *next, *tile, exps,
+                                                           meanwhile<kStreams>(streamed(), done));
       const Slope slope(load(factors + t * kVectorLanes), s.sum, s.weighted);
       const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
         return slope.at(tile->value + j * kVectorLanes, exps + j * kVectorLanes);

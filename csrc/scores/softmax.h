@@ -46,6 +46,14 @@ struct StreamLines {
   }
 };
 
+template <bool kStreams>
+LADA_512_HELPER auto meanwhile(const float* from, float* to) {
+  if constexpr (kStreams)
+    return StreamLines{from, to};
+  else
+    return Nothing{};
+}
+
 // Transposes a tile of rows of at least four classes, and meanwhile takes the exponentials of another. `beside` is
 // called once a class.
 template <int kFirst, class Beside = Nothing>
