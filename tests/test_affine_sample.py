@@ -363,6 +363,19 @@ def test_results_beyond_the_caches(shape: tuple[int, ...], device: str) -> None:
     torch.testing.assert_close(whole[0][:2].double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("side", [4200, 5000])
+def test_images_of_more_pixels_than_float32_can_count(side: int, device: str) -> None:
+    """The identity returns the image, and the gradient of the result."""
+    image = torch.rand(1, 1, side, side, generator=generator("many pixels")).to(device).requires_grad_()
+    theta = torch.eye(2, 3, device=device)[None].requires_grad_()
+    grad = torch.rand(1, 1, side, side, generator=generator("grad")).to(device)
+    sampled = lada_ext.affine_sample(image, theta)
+    torch.testing.assert_close(sampled, image, rtol=0, atol=2e-3)  # coordinates are rounded to 1/4096 of a pixel or so
+    grad_image, _ = torch.autograd.grad(sampled, (image, theta), grad)
+    torch.testing.assert_close(grad_image, grad, rtol=0, atol=4e-3)
+
+
 def bytes_and_theta(device: str, *shape: int) -> tuple[Tensor, Tensor]:
     g = generator("bytes")
     image = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)

@@ -228,6 +228,20 @@ def test_out(name: str, device: str) -> None:
         assert torch.equal(out[1], lam)
 
 
+def test_what_out_overwrites_is_missed_by_whoever_needs_it(device: str) -> None:
+    arguments = cast(MIXES["odd"](generator("odd")), torch.float32, device)
+    for op, given in (
+        (lada_ext.beta_mix, arguments),
+        (lada_ext.beta_mix_pairs, cast(MIXED_PAIRS["odd"](generator("odd")), torch.float32, device)),
+    ):
+        mixed, lam = op(**given)
+        weight = torch.ones_like(mixed, requires_grad=True)
+        result = (mixed * weight).sum()
+        op(**given, out=(mixed, lam))
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            result.backward()
+
+
 def test_tau_may_be_a_number_a_scalar_or_a_column(device: str) -> None:
     arguments = cast(MIXES["small_tau"](generator("t")), torch.float32, device)
     tau = arguments.pop("tau")

@@ -26,6 +26,7 @@ ops = torch.ops.lada_ext
 DEVICE = "cuda"
 RANDOM_OPS = [op for op in OPS if "key" in {a.name for a in getattr(ops, op).default._schema.arguments}]
 REPEATS = 20
+NAN = float("nan")
 GIB = 2**30
 
 
@@ -267,3 +268,32 @@ def test_no_op_waits_for_the_device() -> None:
             results_of(op, arguments[op])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("rows", [40, 513, 5000])
+@pytest.mark.parametrize("bad", ["last", "every second", "all"])
+def test_k_center_picks_rows_that_are_not_finite_last(rows: int, bad: str) -> None:
+    """Values are not looked at, so they reach the kernel."""
+    features = torch.randn(rows, 8, generator=generator("not finite"))
+    invalid = {"last": slice(rows - 1, None), "every second": slice(1, None, 2), "all": slice(None)}[bad]
+    features[invalid] = NAN
+    finite = int(features.isfinite().all(1).sum())
+    count = min(rows, finite + 3)
+    picks = lada_ext.k_center_greedy(features.to(DEVICE), features[:0].to(DEVICE), count).cpu()
+    assert len(picks.unique()) == count
+    assert features[picks[:finite]].isfinite().all()
+    if finite:
+        valid = features.isfinite().all(1).nonzero().squeeze(1)
+        chosen = lada_ext.k_center_greedy(features[valid], features[:0], min(10, finite))
+        assert torch.equal(picks[: len(chosen)], valid[chosen])
+
+
+def test_pairs_of_a_pool_without_rows_have_no_score() -> None:
+    logits = torch.empty(0, 4, device=DEVICE, requires_grad=True)
+    tau = torch.ones(2, device=DEVICE, requires_grad=True)
+    pairs = torch.zeros(2, 2, dtype=torch.int64, device=DEVICE)
+    score = lada_ext.mixed_pair_score(logits, pairs, tau, 3, lada_ext.make_key(1, DEVICE))
+    assert score.isnan().all()
+    grad_logits, grad_tau = torch.autograd.grad(score.sum(), (logits, tau))
+    assert grad_logits.shape == (0, 4)
+    assert grad_tau.isnan().all()

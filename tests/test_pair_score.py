@@ -197,6 +197,34 @@ def test_top_pairs_for_any_gamma(gamma: float, device: str) -> None:
     assert_close(got.scores, scores)
 
 
+@pytest.mark.parametrize(
+    ("lam", "weights"), [((0.2, 0.5), (0.0, 1.0)), ((0.1, 0.3, 0.5), (0.0, 2.0, 0.0)), ((0.5,), (0.0,))]
+)
+def test_nodes_without_weight_do_not_count(
+    lam: tuple[float, ...], weights: tuple[float, ...], dtype: torch.dtype, device: str
+) -> None:
+    logits = (4 * torch.randn(200, 10, generator=generator("weights"))).to(device, dtype)
+    nodes = torch.tensor(lam, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64)
+    got = lada_ext.top_pairs(logits, 100, nodes=nodes)
+    every = lada_ext.top_pairs(logits, 100, nodes=nodes, prune=False)
+    assert torch.equal(got.pairs, every.pairs)
+    assert torch.equal(got.scores, every.scores)
+
+
+def test_nodes_so_light_that_float32_has_none_of_them(device: str) -> None:
+    logits = (4 * torch.randn(200, 10, generator=generator("light"))).to(device)
+    assert lada_ext.beta_nodes(1000.0, 64)[1].float().min() == 0
+    got, every = (lada_ext.top_pairs(logits, 100, 1000.0, 64, prune=prune) for prune in (True, False))
+    assert torch.equal(got.pairs, every.pairs)
+
+
+def test_ties_under_a_large_weight(device: str) -> None:
+    """Scores of which most is rounding: pruning still drops none that would win its tie."""
+    logits = (1e-3 * torch.randn(300, 10, generator=generator("large gamma"))).to(device)
+    got, every = (lada_ext.top_pairs(logits, 50, gamma=1000.0, prune=prune) for prune in (True, False))
+    assert torch.equal(got.pairs, every.pairs)
+
+
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1e4])
 @pytest.mark.parametrize("score", SCORES)
 def test_top_pairs_in_every_dtype(score: str, scale: float, dtype: torch.dtype, device: str) -> None:

@@ -194,6 +194,21 @@ def test_badge_draws_uniformly_where_every_distance_is_zero(device: str) -> None
     assert_law([p[1] for p in picks], torch.arange(9).sign())
 
 
+@pytest.mark.parametrize("classes", [10, 12, 100])
+def test_equal_rows_have_no_distance(classes: int, device: str) -> None:
+    """Copies of five rows: once one of each is picked, all others are drawn uniformly."""
+    g = generator("copies")
+    features, logits = torch.randn(5, 24, generator=g), torch.randn(5, classes, generator=g)
+    copies = torch.arange(200) % 5
+    later = []
+    for seed in range(20):
+        key = lada_ext.make_key(seed, device)
+        picks = lada_ext.badge_select(features[copies].to(device), logits[copies].to(device), 25, key).cpu()
+        assert copies[picks[:5]].unique().numel() == 5
+        later.append(copies[picks[5:]])
+    assert stats.chisquare(torch.cat(later).bincount(minlength=5)).pvalue > 1e-4
+
+
 def test_badge_depends_on_its_key_and_its_stream() -> None:
     features, logits, key = pool(200, 5), pool(200, 3, seed="logits"), lada_ext.make_key(11)
     picks = lada_ext.badge_select(features, logits, 20, key)

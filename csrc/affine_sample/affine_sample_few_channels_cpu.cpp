@@ -17,7 +17,6 @@ constexpr int kPlanes = kFewChannels;
 // Cells of one pixel, and of two.
 typedef float Cell __attribute__((vector_size(kPlanes * sizeof(float))));
 typedef float Pair __attribute__((vector_size(2 * kPlanes * sizeof(float))));
-typedef int32_t Order __attribute__((vector_size(2 * kPlanes * sizeof(float))));
 
 template <class V>
 LADA_HD V load(const float* from) {
@@ -32,11 +31,13 @@ LADA_HD void store(float* to, V v) {
 
 LADA_HD Pair pair_of(Cell a, Cell b) { return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7); }
 // Lane 0 everywhere: one broadcast, where g++ fills a vector of eight times x by seven insertions.
-LADA_HD Pair all(float x) { return __builtin_shuffle(Pair{x}, Order{}); }
+LADA_HD Pair all(float x) { return __builtin_shufflevector(Pair{x}, Pair{x}, 0, 0, 0, 0, 0, 0, 0, 0); }
 LADA_HD Cell left(Pair v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
 LADA_HD Cell right(Pair v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
-LADA_HD Pair lefts(Pair a, Pair b) { return __builtin_shuffle(a, b, Order{0, 1, 2, 3, 8, 9, 10, 11}); }
-LADA_HD Pair rights(Pair a, Pair b) { return __builtin_shuffle(a, b, Order{4, 5, 6, 7, 12, 13, 14, 15}); }
+LADA_HD Pair by_pixel(Pair v) { return __builtin_shufflevector(v, v, 0, 4, 2, 6, 1, 5, 3, 7); }
+LADA_HD Pair by_plane(Pair v) { return __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7); }
+LADA_HD Pair lefts(Pair a, Pair b) { return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11); }
+LADA_HD Pair rights(Pair a, Pair b) { return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15); }
 
 // A row of each of four planes.
 template <class T>
@@ -56,19 +57,17 @@ struct Planes {
 
 // Four pixels from planes to cells, and back.
 LADA_HD void read_four(Rows<const float> from, float* cells) {
-  constexpr Order kByPixel = {0, 4, 2, 6, 1, 5, 3, 7};
   const Pair rows_01 = pair_of(load<Cell>(from.row[0]), load<Cell>(from.row[1]));
   const Pair rows_23 = pair_of(load<Cell>(from.row[2]), load<Cell>(from.row[3]));
-  const Pair pixels_01 = __builtin_shuffle(rows_01, kByPixel), pixels_23 = __builtin_shuffle(rows_23, kByPixel);
-  store(cells, __builtin_shuffle(pixels_01, pixels_23, Order{0, 1, 8, 9, 4, 5, 12, 13}));
-  store(cells + 2 * kPlanes, __builtin_shuffle(pixels_01, pixels_23, Order{2, 3, 10, 11, 6, 7, 14, 15}));
+  const Pair pixels_01 = by_pixel(rows_01), pixels_23 = by_pixel(rows_23);
+  store(cells, __builtin_shufflevector(pixels_01, pixels_23, 0, 1, 8, 9, 4, 5, 12, 13));
+  store(cells + 2 * kPlanes, __builtin_shufflevector(pixels_01, pixels_23, 2, 3, 10, 11, 6, 7, 14, 15));
 }
 
 LADA_HD void write_four(Pair pixels_01, Pair pixels_23, Rows<float> to) {
-  constexpr Order kByPlane = {0, 4, 1, 5, 2, 6, 3, 7};
-  const Pair low = __builtin_shuffle(pixels_01, pixels_23, Order{0, 8, 1, 9, 4, 12, 5, 13});
-  const Pair high = __builtin_shuffle(pixels_01, pixels_23, Order{2, 10, 3, 11, 6, 14, 7, 15});
-  const Pair rows_01 = __builtin_shuffle(low, kByPlane), rows_23 = __builtin_shuffle(high, kByPlane);
+  const Pair low = __builtin_shufflevector(pixels_01, pixels_23, 0, 8, 1, 9, 4, 12, 5, 13);
+  const Pair high = __builtin_shufflevector(pixels_01, pixels_23, 2, 10, 3, 11, 6, 14, 7, 15);
+  const Pair rows_01 = by_plane(low), rows_23 = by_plane(high);
   store(to.row[0], left(rows_01)), store(to.row[1], right(rows_01));
   store(to.row[2], left(rows_23)), store(to.row[3], right(rows_23));
 }
@@ -156,8 +155,7 @@ LADA_HD void sample_row(const float* theta, float grid_y, const Frame<float>& fr
   float* __restrict right = samplings.right.get(), * __restrict lower = samplings.lower.get();
   float* __restrict slope_x = samplings.slope_x.get(), * __restrict slope_y = samplings.slope_y.get();
   int32_t* __restrict offset = samplings.offset.get();
-  // whole numbers of cells are exact: a copy has fewer than 2^24
-  const float cells_of_row = static_cast<float>(pitch / kPlanes);
+  const auto row_of_cells = static_cast<int32_t>(pitch);
   for (int64_t first = 0; first < samplings.columns; first += RowSamplings::kStep)
 #pragma GCC ivdep  // the arrays of samplings do not overlap
     for (int64_t column = first; column < first + RowSamplings::kStep; ++column) {
@@ -165,9 +163,8 @@ LADA_HD void sample_row(const float* theta, float grid_y, const Frame<float>& fr
       const Position<float> x = padded(place.x, frame.across), y = padded(place.y, frame.down);
       const float first_x = std::floor(x.at), first_y = std::floor(y.at);
       right[column] = x.at - first_x, lower[column] = y.at - first_y;
-      const float cell =
-          place_in_cells(first_y, frame.down.size) * cells_of_row + place_in_cells(first_x, frame.across.size);
-      offset[column] = static_cast<int32_t>(cell) * kPlanes;
+      offset[column] = static_cast<int32_t>(place_in_cells(first_y, frame.down.size)) * row_of_cells +
+                       static_cast<int32_t>(place_in_cells(first_x, frame.across.size)) * kPlanes;
       if constexpr (kSlopes) slope_x[column] = x.slope, slope_y[column] = y.slope;
     }
 }
@@ -197,11 +194,11 @@ LADA_HD void gather_row(const float* cells, int64_t pitch, const RowSamplings& s
   const float *right = samplings.right.get(), *lower = samplings.lower.get();
   write_row(to, samplings.width, [=](int64_t x, Rows<float> rows) __attribute__((always_inline)) {
     const Pair beside = load<Pair>(right + x);
-    write_four(
-        gather_two(cells, pitch, offset + x, lower + x, __builtin_shuffle(beside, Order{0, 0, 0, 0, 1, 1, 1, 1})),
-        gather_two(cells, pitch, offset + x + 2, lower + x + 2,
-                   __builtin_shuffle(beside, Order{2, 2, 2, 2, 3, 3, 3, 3})),
-        rows);
+    write_four(gather_two(cells, pitch, offset + x, lower + x,
+                          __builtin_shufflevector(beside, beside, 0, 0, 0, 0, 1, 1, 1, 1)),
+               gather_two(cells, pitch, offset + x + 2, lower + x + 2,
+                          __builtin_shufflevector(beside, beside, 2, 2, 2, 2, 3, 3, 3, 3)),
+               rows);
   });
 }
 
@@ -224,8 +221,8 @@ struct ThetaSums {
 // The sums over the cells of four pairs: four left, four right.
 LADA_HD Pair sums_of_cells(const Pair (&v)[4]) {
   const auto sums = [](Pair a, Pair b) __attribute__((always_inline)) {
-    return __builtin_shuffle(a, b, Order{0, 2, 8, 10, 4, 6, 12, 14}) +
-           __builtin_shuffle(a, b, Order{1, 3, 9, 11, 5, 7, 13, 15});
+    return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
   };
   return sums(sums(v[0], v[1]), sums(v[2], v[3]));
 }
@@ -260,7 +257,7 @@ LADA_HD void add_slopes(const float* grad, const float* cells, int64_t pitch, co
 
 LADA_HD void scatter_pixel(Cell go, float right, float lower, float* pair, int64_t pitch) {
   const Pair beside = all(right);
-  const Pair of_columns = pair_of(go, go) * __builtin_shuffle(1 - beside, beside, Order{0, 1, 2, 3, 12, 13, 14, 15});
+  const Pair of_columns = pair_of(go, go) * __builtin_shufflevector(1 - beside, beside, 0, 1, 2, 3, 12, 13, 14, 15);
   store(pair, load<Pair>(pair) + (1 - lower) * of_columns);
   store(pair + pitch, load<Pair>(pair + pitch) + lower * of_columns);
 }

@@ -1,4 +1,4 @@
-// The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is beta_mix_autograd.cpp.
+// The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is ../autograd.cpp.
 #include "beta_mix.h"
 
 #include <ATen/ops/arange.h>
@@ -235,6 +235,8 @@ void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mix
   check_out(mixed, op, "mixed", shape_of_mixed(ends.a, pairs, n), ends.a.scalar_type(),
             flat.view(shape_of_mixed(ends.a, pairs, n)));
   check_out(lam, op, "lam", {pairs, n}, source.tau.scalar_type(), meta({pairs, n}));
+  // what has saved them for a gradient is told
+  for (const auto* out : {&mixed, &lam}) out->unsafeGetTensorImpl()->bump_version();
   mix_into(ends, source, mixed, lam);
 }
 

@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -63,9 +64,15 @@ class LargeMemory final : public c10::Allocator {
     while (!kept_.empty()) forget_oldest();
   }
 
-  // Never destroyed, since results may outlive everything.
+  // Never destroyed, since results may outlive everything. A process that forks while another of its threads is in here
+  // would leave the child a lock that nobody opens.
   static LargeMemory& instance() {
-    static auto* memory = new LargeMemory;
+    static auto* memory = [] {
+      auto* made = new LargeMemory;
+      pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                     [] { instance().mutex_.unlock(); });
+      return made;
+    }();
     return *memory;
   }
 

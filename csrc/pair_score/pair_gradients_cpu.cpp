@@ -15,7 +15,7 @@ struct SlotsOfRows {
   int64_t count = 0;
 
   SlotsOfRows(const int64_t* ends, int64_t all, int64_t begin, int64_t end)
-      : slots(std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(all) + 1)) {
+      : slots(new int64_t[static_cast<size_t>(all) + 1]) {
     const auto rows = static_cast<uint64_t>(end - begin);
     for (int64_t s = 0; s < all; ++s) {
       slots[static_cast<size_t>(count)] = s;

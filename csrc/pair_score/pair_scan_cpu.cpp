@@ -74,7 +74,7 @@ class Search {
         values_(static_cast<size_t>(scan.samples)),
         mixed_(static_cast<size_t>(scan.classes * kRowLanes<A>)) {
     const A* weight = static_cast<const A*>(scan.weight);
-    std::fill(values_.begin(), values_.end(), scan.samples > 0 && weight[0] > 0 ? most_ : A(0));
+    for (int64_t n = 0; n < scan.samples; ++n) values_[static_cast<size_t>(n)] = weight[n] > 0 ? most_ : A(0);
     bound_ = weighted_sum(weight, values_.data(), scan.samples);
     room_ = A(0);
     for (int64_t n = 0; n < scan.samples; ++n) room_ += static_cast<A>(kRoom) * std::abs(weight[n]);

@@ -198,6 +198,7 @@ at::Tensor mixed_pair_score(const at::Tensor& logits, const at::Tensor& pairs, c
                             const at::Tensor& key, double gamma, std::string_view score, const OptionalTensor& index) {
   const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
   at::Tensor out = at::empty({pairs.size(0)}, inputs.tau.options());
+  if (logits.size(0) == 0) return out.fill_(not_a_number<double>());  // every pair names rows that do not exist
   MixedPairScores arguments = inputs.pointers();
   arguments.out = out.mutable_data_ptr();
   run(inputs.logits, LADA_BACKENDS(mixed_pair_scores), arguments);
@@ -236,6 +237,9 @@ std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& g
                                                              std::array<bool, 2> needed) {
   const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
   check_shape(grad, "mixed_pair_score_backward", "grad", {pairs.size(0)});
+  if (logits.size(0) == 0)
+    return {needed[0] ? at::empty(logits.sizes(), logits.options()) : no_gradient(logits),
+            needed[1] ? at::empty(tau.sizes(), tau.options()).fill_(not_a_number<double>()) : no_gradient(tau)};
   const at::Tensor g = arithmetic(grad, arithmetic_type(logits));
   const int64_t count = pairs.size(0);
   const MixedPairScores forward = inputs.pointers();

@@ -112,8 +112,10 @@ Pairs best_pairs(const Pool& pool, int64_t k, int64_t& evaluated) {
     scan(pool, in, k, best, evaluated);
     return best;
   }
-  const double least = best.back().score - pool.bound - top.select(0, 0).item<double>();
-  const double slack = 1e-5 * (1 + std::abs(least));  // rounding of the bound; the scan's own is exact
+  const double worst = best.back().score, first = top.select(0, 0).item<double>();
+  const double least = worst - pool.bound - first;
+  // for the rounding of what it is made of; the scan's own bound is exact
+  const double slack = 1e-5 * (1 + std::abs(worst) + std::abs(pool.bound) + std::abs(first));
   scan(pool, pool.own.ge(least - slack).nonzero().flatten(), k, best, evaluated);
   return best;
 }

@@ -133,13 +133,10 @@ __global__ void __launch_bounds__(kThreads, 4) badge_residuals_kernel(BadgeResid
     for (int64_t j = lane; j < k.classes; j += kWarp)
       if (j != residual.argmax) residual.rest += std::exp(widen(z[j]) - residual.max);
     residual.rest = warp_sum(residual.rest);
-    A length = 0;
-    for (int64_t j = lane; j < k.classes; j += kWarp) {
-      const A value = residual(widen(z[j]), j);
-      q[j] = value;
-      length += value * value;
-    }
-    length = warp_sum(length);
+    for (int64_t j = lane; j < k.classes; j += kWarp) q[j] = residual(widen(z[j]), j);
+    __syncwarp();
+    // in the order in which products with other rows are summed, so that equal rows have no distance
+    const A length = warp_sum_over(q, q, k.classes, in_packs(static_cast<const A*>(k.residuals), k.classes), Product());
     if (lane == 0) static_cast<A*>(k.lengths)[row] = length;
   }
 }
@@ -181,7 +178,8 @@ struct Centres {
 };
 
 // k-center: a weight that some row has after the newest pick, from the runners-up of the launch before. Each warp takes
-// the best of its share of the blocks' champions.
+// the best of its share of the blocks' champions. None is a row that is not finite: its distance, NaN, would not be the
+// same floor for all threads.
 template <class T, int kThreads>
 __device__ __forceinline__ arithmetic_t<T> reached_floor(const Centres<T, false>& centres,
                                                          const Candidate<arithmetic_t<T>>* champions, int64_t blocks) {
@@ -190,12 +188,12 @@ __device__ __forceinline__ arithmetic_t<T> reached_floor(const Centres<T, false>
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   Candidate<A> top;
   for (int64_t i = warp + kWarps * lane; i < blocks; i += kThreads)
-    if (champions[i].row != centres.newest && beats(champions[i], top)) top = champions[i];
+    if (champions[i].row != centres.newest && champions[i].worth >= 0 && beats(champions[i], top)) top = champions[i];
   top = warp_best(top);
   if (top.row >= 0) {  // the same for the whole warp
     const A distance = centres.distance(top.row, centres.count - 1);
     const bool was_length = centres.count == 1;
-    top.worth = distance < top.worth || was_length ? distance : top.worth;
+    if (distance < top.worth || (was_length && distance == distance)) top.worth = distance;
   }
   const A worth = block_best<kThreads>(top).worth;
   return worth > Weight<A>::lowest() ? worth : Weight<A>::lowest();
