@@ -33,7 +33,7 @@ def cast(arguments: dict[str, Any], dtype: torch.dtype, device: str) -> dict[str
     def one(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        base = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+        base = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
         base = base.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
         return base.as_strided(value.shape, value.stride(), value.storage_offset())
 

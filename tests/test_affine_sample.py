@@ -228,6 +228,7 @@ class TestDeterministicGradient:
 
 def torch_samples() -> list[Any]:
     """torch's own sample inputs of grid_sample for images."""
+    pytest.importorskip("expecttest", reason="torch's samples need it")
     from torch.testing._internal.common_methods_invocations import op_db
 
     (info,) = [op for op in op_db if op.name == "nn.functional.grid_sample"]
