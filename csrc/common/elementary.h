@@ -11,8 +11,8 @@ namespace lada {
 #define LADA_CUDA_ELEMENTARY
 #endif
 
-// exp_negative of this is 0: on the host everything is that would be denormal. Arguments are clamped here, so that a sum
-// of exp(x) x never meets 0 * infinity.
+// exp_negative of this is 0: on the host everything is that would be denormal. Arguments are clamped here, so that a
+// sum of exp(x) x never meets 0 * infinity.
 template <class A>
 LADA_HD constexpr A exp_floor() {
 #ifdef LADA_CUDA_ELEMENTARY
