@@ -14,7 +14,6 @@ namespace {
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
-using torch::autograd::compute_requires_grad;
 using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 
@@ -27,6 +26,15 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
 OptionalTensor if_defined(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
 Tensor or_undefined(const OptionalTensor& tensor) { return tensor ? *tensor : Tensor(); }
+
+// Whether a gradient of the results will be asked for. A tangent would be lost without a word.
+template <class... Tensors>
+bool needs_gradient(const Tensors&... inputs) {
+  const auto has_tangent = [](const Tensor& tensor) { return tensor.defined() && tensor._fw_grad(0).defined(); };
+  TORCH_CHECK_NOT_IMPLEMENTED((!has_tangent(inputs) && ...),
+                              "lada_ext: forward-mode differentiation (jvp) is not implemented; use reverse mode");
+  return torch::autograd::compute_requires_grad(inputs...);
+}
 
 using Mixed = std::tuple<Tensor, Tensor>;
 using std::string_view;
@@ -150,14 +158,14 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
 
 Tensor sample(const Tensor& tau, c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
               bool log_tau) {
-  if (compute_requires_grad(tau)) return SampleFunction::apply(tau, std::move(n), key, index, grad, log_tau);
+  if (needs_gradient(tau)) return SampleFunction::apply(tau, std::move(n), key, index, grad, log_tau);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return sample_op().call(tau, std::move(n), key, index, grad, log_tau);
 }
 
 Mixed mix(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
           const OptionalTensor& index, string_view grad, bool log_tau) {
-  if (compute_requires_grad(a, b, tau)) {
+  if (needs_gradient(a, b, tau)) {
     const variable_list out = MixFunction::apply(a, b, tau, std::move(n), key, index, grad, log_tau);
     return {out[0], out[1]};
   }
@@ -167,7 +175,7 @@ Mixed mix(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, co
 
 Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
                 const OptionalTensor& index, string_view grad, bool log_tau) {
-  if (compute_requires_grad(h, tau)) {
+  if (needs_gradient(h, tau)) {
     const variable_list out = MixPairsFunction::apply(h, pairs, tau, std::move(n), key, index, grad, log_tau);
     return {out[0], out[1]};
   }
@@ -239,13 +247,13 @@ struct LossFunction : torch::autograd::Function<LossFunction> {
 };
 
 Tensor mix_labels(const Tensor& y_a, const Tensor& y_b, const Tensor& lam, c10::SymInt num_classes) {
-  if (compute_requires_grad(lam)) return MixLabelsFunction::apply(y_a, y_b, lam, std::move(num_classes));
+  if (needs_gradient(lam)) return MixLabelsFunction::apply(y_a, y_b, lam, std::move(num_classes));
   const at::AutoDispatchBelowADInplaceOrView guard;
   return labels_op().call(y_a, y_b, lam, std::move(num_classes));
 }
 
 Tensor soft_cross_entropy(const Tensor& logits, const Tensor& y_a, const Tensor& y_b, const Tensor& lam) {
-  if (compute_requires_grad(logits, lam)) return LossFunction::apply(logits, y_a, y_b, lam);
+  if (needs_gradient(logits, lam)) return LossFunction::apply(logits, y_a, y_b, lam);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return loss_op().call(logits, y_a, y_b, lam);
 }
@@ -295,7 +303,7 @@ struct AffineSampleFunction : torch::autograd::Function<AffineSampleFunction> {
 Tensor affine_sample(const Tensor& image, const Tensor& theta, c10::SymIntArrayRef size, string_view mode,
                      string_view padding_mode, bool align_corners, const OptionalTensor& mean,
                      const OptionalTensor& deviation) {
-  if (compute_requires_grad(image, theta))
+  if (needs_gradient(image, theta))
     return AffineSampleFunction::apply(image, theta, size, mode, padding_mode, align_corners, mean, deviation);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return affine_op().call(image, theta, size, mode, padding_mode, align_corners, mean, deviation);
@@ -382,7 +390,7 @@ struct MixedPairScoreFunction : torch::autograd::Function<MixedPairScoreFunction
 
 Tensor pair_score(const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed, double gamma,
                   string_view score) {
-  if (compute_requires_grad(logits_a, logits_b, mixed))
+  if (needs_gradient(logits_a, logits_b, mixed))
     return PairScoreFunction::apply(logits_a, logits_b, mixed, gamma, score);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return pair_score_op().call(logits_a, logits_b, mixed, gamma, score);
@@ -390,7 +398,7 @@ Tensor pair_score(const Tensor& logits_a, const Tensor& logits_b, const Tensor& 
 
 Tensor mixed_pair_score(const Tensor& logits, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
                         double gamma, string_view score, const OptionalTensor& index) {
-  if (compute_requires_grad(logits, tau))
+  if (needs_gradient(logits, tau))
     return MixedPairScoreFunction::apply(logits, pairs, tau, std::move(n), key, gamma, score, index);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return mixed_pair_score_op().call(logits, pairs, tau, std::move(n), key, gamma, score, index);
@@ -449,7 +457,7 @@ struct ScoreFunction : torch::autograd::Function<ScoreFunction<ops, Options...>>
 
 template <auto ops, class... Options>
 Tensor score(const Tensor& logits, Options... options) {
-  if (compute_requires_grad(logits)) return ScoreFunction<ops, Options...>::apply(logits, options...);
+  if (needs_gradient(logits)) return ScoreFunction<ops, Options...>::apply(logits, options...);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return ops().forward.call(logits, options...);
 }

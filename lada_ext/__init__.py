@@ -1,7 +1,8 @@
 """Fused torch ops of look-ahead data acquisition (LADA): scores of a pool, Beta mixing, spatial sampling.
 
-Every function here is differentiable, runs on CPU and CUDA, traces under torch.compile and is also reachable as
-``torch.ops.lada_ext.<name>``. ``lada_ext.reference`` says in plain torch what each of them computes.
+Every op runs on CPU and CUDA, traces under torch.compile and is also reachable as ``torch.ops.lada_ext.<name>``.
+Scores, mixing and sampling are differentiable once, in reverse mode. ``lada_ext.reference`` says in plain torch what
+each of them computes.
 """
 
 from lada_ext import nn, reference

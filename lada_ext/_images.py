@@ -12,13 +12,19 @@ from lada_ext._library import score_dtype
 Numbers = Tensor | Sequence[float]
 
 
-def constants(op: str, image: Tensor, mean: Numbers, std: Numbers) -> list[Tensor]:
+def constants(
+    op: str, image: Tensor, normalize: tuple[Numbers, Numbers] | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Mean and standard deviation of the channels, on the image's device and in the type of its arithmetic."""
-    tensors = [torch.as_tensor(numbers, dtype=score_dtype(image), device=image.device) for numbers in (mean, std)]
-    for name, tensor in zip(("mean", "std"), tensors, strict=True):
+    if normalize is None:
+        return None, None
+    if not isinstance(normalize, tuple | list) or len(normalize) != 2:
+        raise TypeError(f"{op}: normalize must be a pair (mean, std), got {type(normalize).__name__}")
+    mean, std = (torch.as_tensor(numbers, dtype=score_dtype(image), device=image.device) for numbers in normalize)
+    for name, tensor in (("mean", mean), ("std", std)):
         if tensor.requires_grad:
             raise ValueError(f"{op}: {name} of normalize is a constant and cannot require a gradient")
-    return tensors
+    return mean, std
 
 
 def empty_images(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

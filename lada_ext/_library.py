@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 try:
     from lada_ext import _C
@@ -30,6 +32,35 @@ def release_memory() -> None:
     take all but 32 MiB of what is kept by itself when it is short of memory, so that this call is rarely needed.
     """
     _C.release_memory()
+
+
+def check_tensor(op: str, name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+
+
+Fake = TypeVar("Fake", bound=Callable[..., Any])
+
+
+def register_fake(op: str) -> Callable[[Fake], Fake]:
+    """torch.library.register_fake, for ops whose tensors are on one device.
+
+    The dispatcher takes a call for one of the meta device if one tensor is there; a result made like another tensor,
+    which is not, would be memory that nobody has written.
+    """
+
+    def register(fake: Fake) -> Fake:
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            devices = {value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
+            if torch.device("meta") in devices and len(devices) > 1:
+                names = " and ".join(sorted(map(str, devices)))
+                raise RuntimeError(f"{op.removeprefix('lada_ext::')}: tensors must be on one device, got {names}")
+            return fake(*args, **kwargs)
+
+        torch.library.register_fake(op, checked)
+        return fake
+
+    return register
 
 
 def score_dtype(tensor: torch.Tensor) -> torch.dtype:

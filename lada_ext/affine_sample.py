@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._images import Numbers, constants, empty_images
+from lada_ext._library import register_fake
 
 
 def affine_sample(
@@ -44,12 +46,14 @@ def affine_sample(
         TypeError: a dtype is wrong.
         ValueError: a shape or an option is wrong, or a std is not positive (on CUDA only with LADA_EXT_CHECK=1).
     """
+    if isinstance(size, int):
+        raise TypeError(f"affine_sample: size must be a height and a width, got {size}")
     height_width = list(image.shape[-2:] if size is None else size)
-    mean, std = (None, None) if normalize is None else constants("affine_sample", image, *normalize)
+    mean, std = constants("affine_sample", image, normalize)
     return torch.ops.lada_ext.affine_sample(image, theta, height_width, mode, padding_mode, align_corners, mean, std)
 
 
-@torch.library.register_fake("lada_ext::affine_sample")
+@register_fake("lada_ext::affine_sample")
 def _(
     image: Tensor,
     theta: Tensor,
@@ -63,11 +67,11 @@ def _(
     del mode, padding_mode, align_corners, mean, std
     channels, leading = image.shape[1], theta.shape[:-2]
     dtype = torch.float32 if image.dtype == torch.uint8 else image.dtype
-    out = empty_images(image, (leading.numel(), channels, *size), dtype)
+    out = empty_images(image, (math.prod(leading), channels, *size), dtype)
     return out.view(*leading, channels, *size) if len(leading) == 2 else out
 
 
-@torch.library.register_fake("lada_ext::affine_sample_backward")
+@register_fake("lada_ext::affine_sample_backward")
 def _(
     grad: Tensor,
     image: Tensor,

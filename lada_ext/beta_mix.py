@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lada_ext._library import score_dtype
+from lada_ext._library import check_tensor, register_fake, score_dtype
 from lada_ext._vmap import Dims, fold, fold_index, one_by_one, unfold
 
 Gradient = Literal["implicit", "pathwise"]
@@ -50,8 +50,12 @@ def beta_sample(
         ValueError: a shape or `grad` is wrong, or on the CPU a tau is not positive (the first is named). On CUDA such
             a tau gives NaN for its pair alone; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
-    pairs = 1 if index is None else index.shape[0]
-    return _ops.beta_sample(_for_each(tau, pairs, torch.float32, key.device), n, key, index, grad, log_tau)
+    check_tensor("beta_sample", "key", key)
+    if index is not None:
+        check_tensor("beta_sample", "index", index)
+    pairs = 1 if index is None or index.dim() == 0 else index.shape[0]
+    taus = _for_each("beta_sample", tau, pairs, torch.float32, key.device)
+    return _ops.beta_sample(taus, n, key, index, grad, log_tau)
 
 
 def beta_mix(
@@ -88,7 +92,8 @@ def beta_mix(
         TypeError: a dtype is wrong.
         ValueError: a shape is wrong, or on the CPU a tau is not positive (see `beta_sample`).
     """
-    taus = _for_each(tau, a.shape[0] if a.dim() else 1, score_dtype(a), a.device)
+    check_tensor("beta_mix", "a", a)
+    taus = _for_each("beta_mix", tau, a.shape[0] if a.dim() else 1, score_dtype(a), a.device)
     if out is None:
         mixed, lam = _ops.beta_mix(a, b, taus, n, key, index, grad, log_tau)
         return mixed, lam
@@ -124,7 +129,9 @@ def beta_mix_pairs(
         ValueError: a shape is wrong, or on the CPU a tau is not positive or a row does not exist (the first is named).
             On CUDA a pair of rows that do not exist gives NaN.
     """
-    taus = _for_each(tau, pairs.shape[0] if pairs.dim() else 1, score_dtype(h), h.device)
+    check_tensor("beta_mix_pairs", "h", h)
+    check_tensor("beta_mix_pairs", "pairs", pairs)
+    taus = _for_each("beta_mix_pairs", tau, pairs.shape[0] if pairs.dim() else 1, score_dtype(h), h.device)
     if out is None:
         mixed, lam = _ops.beta_mix_pairs(h, pairs, taus, n, key, index, grad, log_tau)
         return mixed, lam
@@ -150,8 +157,10 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
     return _ops.beta_logit_grad(x, tau)
 
 
-def _for_each(tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """tau as (P,)."""
+    if isinstance(tau, str | list | tuple):
+        raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
     if not isinstance(tau, Tensor):
         return torch.full((pairs,), float(tau), dtype=dtype, device=device)
     if tau.dim() == 0:
@@ -178,40 +187,40 @@ def _like_mixed(rows: Tensor, pairs: int, n: int) -> Mixed:
     return flat.view(pairs, n, *rows.shape[1:]), rows.new_empty((pairs, n), dtype=score_dtype(rows))
 
 
-@torch.library.register_fake("lada_ext::beta_logit_grad")
+@register_fake("lada_ext::beta_logit_grad")
 def _(x: Tensor, tau: Tensor) -> Tensor:
     del tau
     return x.new_empty(x.shape)
 
 
-@torch.library.register_fake("lada_ext::beta_sample")
+@register_fake("lada_ext::beta_sample")
 def _(tau: Tensor, n: int, *_: Any) -> Tensor:
     return tau.new_empty((tau.shape[0], n), dtype=score_dtype(tau))
 
 
-@torch.library.register_fake("lada_ext::beta_sample_backward")
+@register_fake("lada_ext::beta_sample_backward")
 def _(grad_lam: Tensor, tau: Tensor, *_: Any) -> Tensor:
     del grad_lam
     return tau.new_empty(tau.shape)
 
 
-@torch.library.register_fake("lada_ext::beta_mix")
+@register_fake("lada_ext::beta_mix")
 def _(a: Tensor, b: Tensor, tau: Tensor, n: int, *_: Any) -> Mixed:
     del b, tau
     return _like_mixed(a, a.shape[0], n)
 
 
-@torch.library.register_fake("lada_ext::beta_mix_pairs")
+@register_fake("lada_ext::beta_mix_pairs")
 def _(h: Tensor, pairs: Tensor, tau: Tensor, n: int, *_: Any) -> Mixed:
     del tau
     return _like_mixed(h, pairs.shape[0], n)
 
 
 for _name in ("beta_mix.out", "beta_mix_pairs.out"):
-    torch.library.register_fake(f"lada_ext::{_name}", lambda *args, **out: None)
+    register_fake(f"lada_ext::{_name}")(lambda *args, **out: None)
 
 
-@torch.library.register_fake("lada_ext::beta_mix_backward")
+@register_fake("lada_ext::beta_mix_backward")
 def _(
     grad_mixed: Tensor | None, grad_lam: Tensor | None, a: Tensor, b: Tensor, tau: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
@@ -223,7 +232,7 @@ def _(
     return tuple(g if need else g.new_empty(0) for g, need in zip(grads, needed, strict=True))
 
 
-@torch.library.register_fake("lada_ext::beta_mix_pairs_backward")
+@register_fake("lada_ext::beta_mix_pairs_backward")
 def _(grad_mixed: Tensor | None, grad_lam: Tensor | None, h: Tensor, pairs: Tensor, tau: Tensor, *rest: Any) -> Mixed:
     del grad_mixed, grad_lam, pairs
     needed = rest[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ class BetaMix(nn.Module):
         super().__init__()
         if not tau > 0:
             raise ValueError(f"BetaMix: tau must be positive, got {tau}")
+        if samples is not None and samples < 1:
+            raise ValueError(f"BetaMix: samples must be at least 1, or None, got {samples}")
+        if grad not in get_args(Gradient):
+            raise ValueError(f"BetaMix: grad must be 'implicit' or 'pathwise', got {grad!r}")
         self.samples, self.grad = samples, grad
         log_tau = torch.tensor(math.log(tau))
         if learn:
@@ -56,14 +61,15 @@ class BetaMix(nn.Module):
             mixed, (P, ...) or (P, samples, ...); lam, (P,) or (P, samples), the weights of ``h[pairs[:, 0]]``; pairs.
         """
         if pairs is None:
-            partner = torch.randperm(len(h), device=h.device)
-            pairs = torch.stack([torch.arange(len(h), device=h.device), partner], 1)
+            partner = torch.randperm(h.shape[0], device=h.device)
+            pairs = torch.stack([torch.arange(h.shape[0], device=h.device), partner], 1)
         key = make_key(device=h.device) if key is None else key
         mixed, lam = beta_mix_pairs(h, pairs, self.log_tau, self.samples or 1, key, grad=self.grad, log_tau=True)
         return (mixed.squeeze(1), lam.squeeze(1), pairs) if self.samples is None else (mixed, lam, pairs)
 
     def extra_repr(self) -> str:
-        return f"tau={self.log_tau.exp().item():.4g}, samples={self.samples}, grad={self.grad!r}"
+        tau = "?" if self.log_tau.is_meta else f"{self.log_tau.exp().item():.4g}"
+        return f"tau={tau}, samples={self.samples}, grad={self.grad!r}"
 
 
 class AffineSample(nn.Module):
@@ -86,7 +92,7 @@ class AffineSample(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.mode, self.padding_mode, self.align_corners = size, mode, padding_mode, align_corners
-        mean, std = normalize or (None, None)
+        mean, std = (None, None) if normalize is None else normalize
         self.register_buffer("mean", None if mean is None else torch.as_tensor(mean), persistent=False)
         self.register_buffer("std", None if std is None else torch.as_tensor(std), persistent=False)
 

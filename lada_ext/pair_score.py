@@ -7,13 +7,12 @@ pairs of a pool, which the paper approximates by one random matching, can be com
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lada_ext._library import forbid_double_backward, score_dtype
+from lada_ext._library import check_tensor, forbid_double_backward, register_fake, score_dtype
 
 
 def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
@@ -89,6 +88,8 @@ def mixed_pair_score(
         ValueError: a shape is wrong, or `score` is unknown, or on the CPU a pair names no row or a tau is not positive
             (the first is named). On CUDA such a pair is NaN; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
+    check_tensor("mixed_pair_score", "logits", logits)
+    check_tensor("mixed_pair_score", "pairs", pairs)
     if not isinstance(tau, Tensor):
         tau = torch.full(pairs.shape[:1], float(tau), dtype=score_dtype(logits), device=logits.device)
     return torch.ops.lada_ext.mixed_pair_score(logits, pairs, tau, n, key, gamma, score, index)
@@ -101,18 +102,18 @@ def beta_nodes(tau: float, n: int) -> tuple[Tensor, Tensor]:
     (lam (1 - lam))^(tau - 1).
 
     Args:
-        tau: the concentration, positive and finite.
+        tau: the concentration, from 1e-12 to 1e150.
         n: how many nodes, at least 1.
 
     Returns:
-        nodes (n,) in (0, 1), ascending and symmetric about 1/2, and weights (n,), positive with sum 1; float64 on the
-        CPU.
+        nodes (n,) in (0, 1), ascending and symmetric about 1/2, and weights (n,) with sum 1, positive but for
+        underflow; float64 on the CPU.
 
     Raises:
         ValueError: tau or n is not in its range.
     """
-    if not (tau > 0 and math.isfinite(tau)):
-        raise ValueError(f"beta_nodes: tau must be positive and finite, got {tau}")
+    if not 1e-12 <= tau <= 1e150:
+        raise ValueError(f"beta_nodes: tau must lie in [1e-12, 1e150], got {tau}")
     if n < 1:
         raise ValueError(f"beta_nodes: n must be at least 1, got {n}")
     k = torch.arange(2, max(2, n), dtype=torch.float64)
@@ -173,7 +174,7 @@ def top_pairs(
         TypeError: `logits` is not of a floating dtype.
         ValueError: there are fewer than k pairs, or an option is wrong.
     """
-    lam, weights = beta_nodes(tau, n_nodes) if nodes is None else _symmetric(*nodes)
+    lam, weights = beta_nodes(float(tau), n_nodes) if nodes is None else _symmetric(*nodes)
     scores, pairs, evaluated = torch.ops.lada_ext.top_pairs(
         logits.detach(), k, lam, weights, gamma, score, disjoint, prune
     )
@@ -182,6 +183,13 @@ def top_pairs(
 
 
 def _symmetric(lam: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    for name, value in (("lam", lam), ("weights", weights)):
+        check_tensor("top_pairs", f"{name} of nodes", value)
+    if lam.dim() != 1 or lam.shape != weights.shape:
+        shapes = f"{tuple(lam.shape)} and {tuple(weights.shape)}"
+        raise ValueError(f"top_pairs: lam and weights of nodes must both have shape (n,), got {shapes}")
+    if not weights.isfinite().all():
+        raise ValueError("top_pairs: weights of nodes must be finite")
     order = lam.argsort()
     lam, weights = lam[order], weights[order]
     mirrored, of_mirrored = 1 - lam.flip(0), weights.flip(0)
@@ -190,13 +198,13 @@ def _symmetric(lam: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([lam, mirrored]), torch.cat([weights, of_mirrored]) / 2
 
 
-@torch.library.register_fake("lada_ext::pair_score")
+@register_fake("lada_ext::pair_score")
 def _(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
     del logits_b, mixed, gamma, score
     return logits_a.new_empty(logits_a.shape[:1], dtype=score_dtype(logits_a))
 
 
-@torch.library.register_fake("lada_ext::pair_score_backward")
+@register_fake("lada_ext::pair_score_backward")
 def _(
     grad: Tensor, logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float, score: str, needed: list[bool]
 ) -> tuple[Tensor, ...]:
@@ -205,13 +213,13 @@ def _(
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip(logits, needed, strict=True))
 
 
-@torch.library.register_fake("lada_ext::indexed_pair_score")
+@register_fake("lada_ext::indexed_pair_score")
 def _(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
     del mixed, gamma, score
     return own.new_empty(pairs.shape[:1])
 
 
-@torch.library.register_fake("lada_ext::indexed_pair_score_backward")
+@register_fake("lada_ext::indexed_pair_score_backward")
 def _(
     grad: Tensor, own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float, score: str, needed: list[bool]
 ) -> tuple[Tensor, ...]:
@@ -219,7 +227,7 @@ def _(
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((own, mixed), needed, strict=True))
 
 
-@torch.library.register_fake("lada_ext::mixed_pair_score")
+@register_fake("lada_ext::mixed_pair_score")
 def _(
     logits: Tensor,
     pairs: Tensor,
@@ -234,7 +242,7 @@ def _(
     return logits.new_empty(pairs.shape[:1], dtype=score_dtype(logits))
 
 
-@torch.library.register_fake("lada_ext::mixed_pair_score_backward")
+@register_fake("lada_ext::mixed_pair_score_backward")
 def _(
     grad: Tensor,
     logits: Tensor,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lada_ext._library import forbid_double_backward, score_dtype
+from lada_ext._library import check_tensor, forbid_double_backward, register_fake, score_dtype
 
 
 def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
@@ -36,6 +36,7 @@ def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
             CUDA such a row is picked last, and such a center covers nothing; LADA_EXT_CHECK=1 in the environment
             makes it raise.
     """
+    check_tensor("k_center_greedy", "centers", centers)
     return torch.ops.lada_ext.k_center_greedy(features, centers, k)
 
 
@@ -85,24 +86,24 @@ def consistency_variance(logits: Tensor) -> Tensor:
     return torch.ops.lada_ext.consistency_variance(logits)
 
 
-@torch.library.register_fake("lada_ext::k_center_greedy")
+@register_fake("lada_ext::k_center_greedy")
 def _(features: Tensor, centers: Tensor, k: int) -> Tensor:
     del centers
     return features.new_empty((k,), dtype=torch.int64)
 
 
-@torch.library.register_fake("lada_ext::badge_select")
+@register_fake("lada_ext::badge_select")
 def _(features: Tensor, logits: Tensor, k: int, key: Tensor) -> Tensor:
     del logits, key
     return features.new_empty((k,), dtype=torch.int64)
 
 
-@torch.library.register_fake("lada_ext::consistency_variance")
+@register_fake("lada_ext::consistency_variance")
 def _(logits: Tensor) -> Tensor:
     return logits.new_empty(logits.shape[1:2], dtype=score_dtype(logits))
 
 
-@torch.library.register_fake("lada_ext::consistency_variance_backward")
+@register_fake("lada_ext::consistency_variance_backward")
 def _(grad: Tensor, logits: Tensor) -> Tensor:
     del grad
     return logits.new_empty(logits.shape)

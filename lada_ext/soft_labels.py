@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lada_ext._library import score_dtype
+from lada_ext._library import register_fake, score_dtype
 from lada_ext._vmap import register_folded
 
 _ops = torch.ops.lada_ext
@@ -64,25 +64,25 @@ def soft_cross_entropy(
     return loss.mean() if reduction == "mean" else loss.sum()
 
 
-@torch.library.register_fake("lada_ext::mix_labels")
+@register_fake("lada_ext::mix_labels")
 def _(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:
     del y_a, y_b
     return lam.new_empty((*lam.shape, num_classes), dtype=score_dtype(lam))
 
 
-@torch.library.register_fake("lada_ext::mix_labels_backward")
+@register_fake("lada_ext::mix_labels_backward")
 def _(grad: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor) -> Tensor:
     del grad, y_a, y_b
     return lam.new_empty(lam.shape)
 
 
-@torch.library.register_fake("lada_ext::soft_cross_entropy")
+@register_fake("lada_ext::soft_cross_entropy")
 def _(logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor) -> Tensor:
     del y_a, y_b
     return lam.new_empty(lam.shape, dtype=score_dtype(logits))
 
 
-@torch.library.register_fake("lada_ext::soft_cross_entropy_backward")
+@register_fake("lada_ext::soft_cross_entropy_backward")
 def _(grad: Tensor, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, needed: list[bool]) -> tuple[Any, ...]:
     del grad, y_a, y_b
     return tuple(t.new_empty(t.shape if need else 0) for t, need in zip((logits, lam), needed, strict=True))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._images import Numbers, constants, empty_images
+from lada_ext._library import register_fake
 
 
 def take_images(
@@ -37,11 +38,11 @@ def take_images(
         ValueError: a shape or an option is wrong, padding or mirror comes without a key, or on the CPU a row does not
             exist or a std is not positive. On CUDA (without LADA_EXT_CHECK=1) a row that does not exist is NaN.
     """
-    mean, std = (None, None) if normalize is None else constants("take_images", images, *normalize)
+    mean, std = constants("take_images", images, normalize)
     return torch.ops.lada_ext.take_images(images, index, key, padding, mirror, mean, std)
 
 
-@torch.library.register_fake("lada_ext::take_images")
+@register_fake("lada_ext::take_images")
 def _(
     images: Tensor,
     index: Tensor,
@@ -52,4 +53,4 @@ def _(
     std: Tensor | None = None,
 ) -> Tensor:
     del key, padding, mirror, mean, std
-    return empty_images(images, (len(index), *images.shape[1:]), torch.float32)
+    return empty_images(images, (index.shape[0], *images.shape[1:]), torch.float32)

@@ -590,3 +590,21 @@ class TestMakeKey:
         for bad in (2**64, -(2**63) - 1):
             with pytest.raises(ValueError, match=r"seed must lie in \[-2\^63, 2\^64\)"):
                 lada_ext.make_key(bad)
+
+
+def test_out_may_not_lie_in_what_is_mixed() -> None:
+    h, pairs = torch.randn(4, 3), torch.tensor([[3, 2], [2, 1], [1, 0], [0, 3]])
+    with pytest.raises(RuntimeError, match="refer to a single memory location"):
+        lada_ext.beta_mix_pairs(h, pairs, 0.4, 1, lada_ext.make_key(0), out=(h[:, None], torch.empty(4, 1)))
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    key = lada_ext.make_key(0)
+    for arguments, match in [
+        ((0.4, 2, 3), "beta_sample: key must be a tensor, got int"),
+        ((0.4, 2, key, [1, 2]), "beta_sample: index must be a tensor, got list"),
+        (([0.1, 0.2], 2, key), "beta_sample: tau must be a tensor or a number, got list"),
+        (("0.3", 2, key), "beta_sample: tau must be a tensor or a number, got str"),
+    ]:
+        with pytest.raises(TypeError, match=match):
+            lada_ext.beta_sample(*arguments)  # type: ignore[arg-type]

@@ -26,6 +26,8 @@ from samples import (
     generator,
 )
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import lada_ext
@@ -230,6 +232,49 @@ def test_compile_with_inductor_and_a_changing_batch() -> None:
         mixed, _ = lada_ext.beta_mix(*h.chunk(2), again.sigmoid(), 3, lada_ext.make_key(pairs))
         (-lada_ext.entropy(mixed @ weight).mean()).backward()
         torch.testing.assert_close(raw.grad, again.grad)
+
+
+IN_CPP = [op for op in OPS if op not in ("consistency_variance", "indexed_pair_score")]
+
+
+@pytest.mark.parametrize("op", IN_CPP)
+def test_forward_mode_is_refused(op: str) -> None:
+    """A tangent that is not asked after would be lost without a word."""
+    arguments = arguments_of(op, next(iter(OPS[op][0])), torch.float32)
+    for place, value in enumerate(with_gradients(arguments)):
+        if isinstance(value, Tensor) and value.requires_grad:
+            with forward_ad.dual_level():
+                dual = forward_ad.make_dual(arguments[place], torch.ones_like(arguments[place]))
+                with pytest.raises(NotImplementedError, match=r"forward-mode differentiation"):
+                    getattr(ops, op)(*arguments[:place], dual, *arguments[place + 1 :])
+
+
+@pytest.mark.parametrize("op", [*(op for op in OPS if OPS[op][0] not in (LOGITS, PASSES, VIEWS)), *PICKS])
+def test_a_tensor_on_the_meta_device_is_not_mixed_with_others(op: str) -> None:
+    if op in PICKS:
+        arguments = PICKS[op](**cast(SELECTIONS["odd"](generator("odd")), torch.float32, "cpu"))
+    else:
+        arguments = arguments_of(op, next(iter(OPS[op][0])), torch.float32)
+    for place, value in enumerate(arguments):
+        if isinstance(value, Tensor):
+            with pytest.raises(RuntimeError, match=r"tensors must be on one device, got cpu and meta"):
+                getattr(ops, op)(*arguments[:place], value.to("meta"), *arguments[place + 1 :])
+
+
+@pytest.mark.parametrize("op", ["affine_sample", "take_images"])
+def test_one_compilation_serves_every_batch(op: str) -> None:
+    def sampled(images: Tensor, theta: Tensor, index: Tensor) -> Tensor:
+        if op == "affine_sample":
+            return lada_ext.affine_sample(images.float(), theta)
+        return lada_ext.take_images(images, index)
+
+    counter = CompileCounter()
+    compiled = torch.compile(sampled, fullgraph=True, dynamic=True, backend=counter)
+    for batch in range(3, 9):
+        images = torch.randint(256, (batch, 1, 4, 4), dtype=torch.uint8)
+        arguments = images, torch.eye(2, 3).repeat(batch, 1, 1), torch.arange(batch)
+        assert torch.equal(compiled(*arguments), sampled(*arguments))
+    assert counter.frame_count == 1
 
 
 def test_checkpointing_draws_the_same_numbers() -> None:

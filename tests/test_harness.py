@@ -146,6 +146,15 @@ class TestMeasure:
         ]
         assert rounds == [20, 5, 3]
 
+    def test_what_is_compiled_at_its_first_call_is_not_slow_for_it(self) -> None:
+        """Else it would be sampled as something that takes as long as its compilation."""
+        compiled = takes(1.0)
+        first = iter([60.0])
+        contenders = {"lada_ext": takes(2.0), "torch.compile": lambda: next(first, None) or compiled()}
+        _, theirs = harness.measure(Case("toy", "sleep", contenders, lambda: None, 2**30), "cpu", ROUNDS)
+        assert theirs.ratio == Spread(0.5, 0.5, 0.5)
+        assert theirs.peak_bytes is not None
+
     def test_a_slow_peer_is_warm_after_one_call_and_sits_out_when_patience_ends(self) -> None:
         calls: list[str] = []
         slow = takes_at_once(40.0, log=calls)

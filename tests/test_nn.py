@@ -51,7 +51,14 @@ class TestBetaMix:
         assert layer.state_dict() == {}
         assert repr(layer) == "BetaMix(tau=2, samples=None, grad='implicit')"
 
+    def test_it_can_be_looked_at_without_memory(self) -> None:
+        assert "tau=?" in repr(lada_ext.nn.BetaMix(0.4).to("meta"))
+
     def test_errors(self) -> None:
+        with pytest.raises(ValueError, match="BetaMix: samples must be at least 1, or None, got 0"):
+            lada_ext.nn.BetaMix(samples=0)
+        with pytest.raises(ValueError, match="BetaMix: grad must be 'implicit' or 'pathwise', got 'foo'"):
+            lada_ext.nn.BetaMix(grad="foo")  # type: ignore[arg-type]
         for bad in (0.0, -1.0, float("nan")):
             with pytest.raises(ValueError, match="BetaMix: tau must be positive"):
                 BetaMix(bad)

@@ -162,11 +162,41 @@ def test_beta_nodes_are_those_of_scipy(tau: float) -> None:
 
 
 def test_beta_nodes_refuse() -> None:
-    for tau in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="beta_nodes: tau must be positive and finite"):
+    for tau in (0.0, -1.0, 1e-17, 1e300, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"beta_nodes: tau must lie in \[1e-12, 1e150\], got"):
             lada_ext.beta_nodes(tau, 3)
     with pytest.raises(ValueError, match="beta_nodes: n must be at least 1, got 0"):
         lada_ext.beta_nodes(1.0, 0)
+
+
+@pytest.mark.parametrize("tau", [1e-12, 1e150])
+def test_beta_nodes_of_extreme_tau(tau: float) -> None:
+    nodes, weights = lada_ext.beta_nodes(tau, 7)
+    assert nodes.min() > 0
+    assert nodes.max() < 1
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_nodes_that_are_none() -> None:
+    half, logits = torch.tensor([0.5], dtype=torch.float64), torch.eye(4)
+    with pytest.raises(
+        ValueError, match=r"lam and weights of nodes must both have shape \(n,\), got \(1,\) and \(2,\)"
+    ):
+        lada_ext.top_pairs(logits, 1, nodes=(half, half.repeat(2)))
+    with pytest.raises(ValueError, match="weights of nodes must be finite"):
+        lada_ext.top_pairs(logits, 1, nodes=(half, half / 0))
+    with pytest.raises(TypeError, match="lam of nodes must be a tensor, got list"):
+        lada_ext.top_pairs(logits, 1, nodes=([0.5], half))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_mixture_without_a_finite_logit_has_no_score(score: str, dtype: torch.dtype, device: str) -> None:
+    """Wherever it is among the others, and whatever they are: of many, since it was rounding that gave some a score."""
+    g = generator("invalid mixture")
+    mixed = (3 * torch.randn(500, 5, 10, generator=g)).to(dtype)
+    mixed[torch.arange(500), torch.arange(500) % 5] = -torch.inf
+    ends = torch.zeros(500, 10, dtype=dtype, device=device)
+    assert lada_ext.pair_score(ends, ends, mixed.to(device), score=score).isnan().all()
 
 
 def brute_force(logits: Tensor, k: int, nodes: tuple[Tensor, Tensor], **options: Any) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 // The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is ../autograd.cpp.
 #include "beta_mix.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sort.h>
@@ -235,6 +236,8 @@ void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mix
   check_out(mixed, op, "mixed", shape_of_mixed(ends.a, pairs, n), ends.a.scalar_type(),
             flat.view(shape_of_mixed(ends.a, pairs, n)));
   check_out(lam, op, "lam", {pairs, n}, source.tau.scalar_type(), meta({pairs, n}));
+  for (const auto* out : {&mixed, &lam})
+    for (const auto* in : {&ends.a, &ends.b, &source.tau}) at::assert_no_overlap(*out, *in);
   // what has saved them for a gradient is told
   for (const auto* out : {&mixed, &lam}) out->unsafeGetTensorImpl()->bump_version();
   mix_into(ends, source, mixed, lam);

@@ -90,11 +90,13 @@ struct ScoreSum {
     for (int l = 0; l < kRowLanes<A>; ++l) p[l] = q[l] = zero;
   }
 
-  // w_n is the weighted sum of S_n, or r_n itself for the variation ratio. Without a maximum S_n is 0, and so is 1 + p.
+  // w_n is the weighted sum of S_n, or r_n itself for the variation ratio. Without a maximum there is no r_n: with -1
+  // in its place 1 + p would be 0, but for its rounding.
   template <class Sums>
   LADA_HD void add(const Sums& s) {
     LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
-      const A rest = s.below[l] + (s.ties[l] - 1), part = kScore == Score::kEntropy ? s.weighted[l] : rest;
+      const A rest = s.ties[l] > 0 ? s.below[l] + (s.ties[l] - 1) : not_a_number<A>(),
+              part = kScore == Score::kEntropy ? s.weighted[l] : rest;
       q[l] = q[l] * (s.below[l] + s.ties[l]) + part * (1 + p[l]);
       p[l] += rest + p[l] * rest;
     }
