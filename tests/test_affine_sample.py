@@ -47,7 +47,7 @@ def away_from_edges(
         if distance_to_cell_edge(rounded, options) > EDGE:
             return rounded
         noise = nudge * torch.randn(arguments["theta"].shape, generator=g, dtype=torch.float64)
-        arguments = {**arguments, "theta": arguments["theta"] + noise}
+        arguments = {**arguments, "theta": arguments["theta"] + noise.to(arguments["theta"].device)}
     return rounded
 
 

@@ -262,7 +262,7 @@ def test_a_tensor_on_the_meta_device_is_not_mixed_with_others(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", ["affine_sample", "take_images"])
-def test_one_compilation_serves_every_batch(op: str) -> None:
+def test_few_compilations_serve_every_batch(op: str) -> None:
     def sampled(images: Tensor, theta: Tensor, index: Tensor) -> Tensor:
         if op == "affine_sample":
             return lada_ext.affine_sample(images.float(), theta)
@@ -274,7 +274,7 @@ def test_one_compilation_serves_every_batch(op: str) -> None:
         images = torch.randint(256, (batch, 1, 4, 4), dtype=torch.uint8)
         arguments = images, torch.eye(2, 3).repeat(batch, 1, 1), torch.arange(batch)
         assert torch.equal(compiled(*arguments), sampled(*arguments))
-    assert counter.frame_count == 1
+    assert counter.frame_count <= 2  # the second may find that sizes vary which the first took for constants
 
 
 def test_checkpointing_draws_the_same_numbers() -> None:

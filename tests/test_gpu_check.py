@@ -318,14 +318,16 @@ class TestStatus:
         self.results(tmp_path / "h200-new", "bbbbbbb", "2026-01-02", mix.digest)
         page = status.render(tmp_path, [mix, scores])
         assert "| `beta_mix_kernel` | bbbbbbb | NVIDIA H200 | 1.0e-07 | 93% (large) |" in page
-        assert "| `row_scores_kernel` | never | | | |" in page
-        assert "Of 2 kernels, 1 have never run on one." in page
+        assert "| `row_scores_kernel` | not yet | | | |" in page
+        assert "Of 2 kernels, 1 are not verified." in page
         assert "| h200-new | sanitize: racecheck | FAILED | errors |" in page
+        (tmp_path / "h200-new" / "notes.md").write_text("The driver was an old one.\n")
+        assert "The driver was an old one." in status.render(tmp_path, [mix, scores])
         assert "5 s" not in page
         self.results(tmp_path / "h200-new", "bbbbbbb", "2026-01-02", "another digest")
         page = status.render(tmp_path, [mix, scores])
         assert "| bbbbbbb; changed since, so unverified |" in page
-        assert "1 have never run on one and 1 changed since they did." in page
+        assert "1 are not verified and 1 changed since they were." in page
 
     def test_results_are_taken_over(self, tmp_path: Path) -> None:
         out = self.results(tmp_path / "out", "0123456789", "2026-01-01", "digest")

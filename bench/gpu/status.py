@@ -4,7 +4,7 @@
     python -m bench.gpu.status --add FOLDER  takes over the results of check.sh first, the $OUT of all its stages
 
 A kernel counts as verified if all tests had passed and the driver launched it. It is unverified again once its sources
-are no longer those of that run.
+are no longer those of that run. What the verdicts do not say is written by hand into notes.md beside them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ HEAD = """# What was verified on a GPU
 
 Written by `python -m bench.gpu.status` from bench/results/gpu; do not edit. {state}
 
+- **verified**: all tests of the ops passed on the GPU in one run, after which the driver launched the kernel.
 - **error**: the largest of |result - exact| / (1 + |exact|) in float32 over an ordinary input of each op that launches
   the kernel; exact is the same op in float64 on the CPU, which the tests compare with its definition.
 - **of copy bandwidth**: the least bytes that the op has to move, in the time it took, as a part of what a plain copy
@@ -56,8 +57,8 @@ def render(results: Path = RESULTS, found: list[Kernel] | None = None) -> str:
     latest = [(kernel, *_latest(results, kernel)) for kernel in found]
     never = sum(row is None for _, row, _ in latest)
     changed = sum(row is not None and row["sources"] != kernel.digest for kernel, row, _ in latest)
-    state = f"Of {len(found)} kernels, {never} have never run on one" + (
-        f" and {changed} changed since they did." if changed else "."
+    state = f"Of {len(found)} kernels, {never} are not verified" + (
+        f" and {changed} changed since they were." if changed else "."
     )
     lines = [_line(kernel, row, folder) for kernel, row, folder in latest]
     return HEAD.format(state=state) + "\n".join(lines) + "\n" + _checks(results) + FOOT
@@ -76,7 +77,7 @@ def _latest(results: Path, kernel: Kernel) -> tuple[Row | None, Path]:
 
 def _line(kernel: Kernel, row: Row | None, folder: Path) -> str:
     if row is None:
-        return f"| `{kernel.name}` | never | | | |"
+        return f"| `{kernel.name}` | not yet | | | |"
     commit = row["commit"] + ("" if row["sources"] == kernel.digest else "; changed since, so unverified")
     speed = fraction_of_copy(kernel.name, read(folder / "bench.csv"))
     return f"| `{kernel.name}` | {commit} | {row['device']} | {row['error'] or 'not measured'} | {speed} |"
@@ -101,7 +102,9 @@ def _checks(results: Path) -> str:
         for row in read(folder / "checks.csv")
         if row["stage"] == "build" or row["check"] != "build"
     ]
-    return "\n".join(["\n| results | check | | |", "|---|---|---|---|", *lines, ""]) if lines else ""
+    notes = [path.read_text().strip() for path in sorted(results.glob("*/notes.md"))]
+    table = ["| results | check | | |", "|---|---|---|---|", *lines] if lines else []
+    return "\n".join(["", *table, "", *(f"{note}\n" for note in notes)]) if lines or notes else ""
 
 
 def add(folder: Path, results: Path = RESULTS) -> Path:
