@@ -274,7 +274,7 @@ class ActiveLearner:
         order: list[Id] = []
         waiting = iter(ids)
         while missing := count - len(pixels):
-            part = [id_ for id_, _ in zip(waiting, range(missing), strict=False)]
+            part = [id_ for _, id_ in zip(range(missing), waiting, strict=False)]
             if not part:
                 break
             order += part

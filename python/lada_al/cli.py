@@ -163,6 +163,8 @@ def compare(
         plain=plain or None,
         device=device,
     )
+    for name in {"method", "seed"} & given.keys():
+        raise UsageError(f"--set {name}: lada compare takes --{name}s")
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
     wanted = methods or (planned.methods if planned else None)
     names = expand(wanted) if wanted else None
@@ -265,10 +267,10 @@ def main() -> None:
     """Entry point of `lada` and of `python -m lada_al`."""
     try:
         app(prog_name="lada")
-    except (UsageError, ValidationError) as error:
+    except (UsageError, ValidationError, OSError) as error:
         text = one_line(error) if isinstance(error, ValidationError) else str(error)
         print(f"lada: {text}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, OSError) else 2)
 
 
 def _given(settings: list[str] | None, **options: Any) -> dict[str, Any]:
@@ -289,7 +291,7 @@ def _seeds(text: str) -> list[int]:
         numbers = []
     if len(numbers) == 1 and numbers[0] > 0:
         return list(range(1, numbers[0] + 1))
-    if not numbers or len(set(numbers)) < len(numbers):
+    if not numbers or len(set(numbers)) < len(numbers) or text.strip() == "0":
         raise UsageError(f"--seeds takes one number, or different ones separated by commas, got '{text}'")
     return numbers
 

@@ -163,6 +163,18 @@ def frozen(*nets: nn.Module | None) -> Iterator[None]:
             parameter.requires_grad_(need)
 
 
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; gradients are as ever."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 class Classifier(nn.Linear):
     """The last layer. In training, its input goes through dropout, which methods that sample it afterwards need."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from lada_al.augment import Augmentation
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.lookahead import virtual_view
-from lada_al.models import SplitModel, frozen
+from lada_al.models import SplitModel, evaluating, frozen
 from lada_al.pool import Pool
 from lada_al.ranks import ours
 from lada_al.run.config import Config
@@ -135,7 +136,10 @@ class Learner:
         if self.unlabelled is not None:
             self._set_adam(*self.unlabelled.adam(epoch / self.config.epochs))
         order = torch.randperm(len(pool.labelled))
-        return pool.labelled[order].to(pool.device).split(self.config.batch)
+        batches = pool.labelled[order].to(pool.device).split(self.config.batch)
+        if len(batches) > 1 and len(batches[-1]) == 1 < self.config.batch:
+            return *batches[:-2], torch.cat(batches[-2:])  # of one instance batch normalisation knows no deviation
+        return batches
 
     def _labelled_losses(self, pool: Pool, view: View, whole: int, progress: float) -> tuple[Tensor, Tensor]:
         """Cross entropies (B,) of our part of a batch of `whole`; and its share of the batch's mean, with what
@@ -149,12 +153,16 @@ class Learner:
         return losses, loss
 
     def virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
-        """The second term of Eq. 14, and what the augmentation adds to it."""
+        """The second term of Eq. 14, and what the augmentation adds to it.
+
+        A single virtual instance is normalised by the statistics of the batches before it, as it has none of its own.
+        """
         assert self.f_aug is not None
         units = len(bought.ids) // self.f_aug.arity
         mine = bought.units(ours().part(units), self.f_aug.arity)
-        virtual = virtual_view(self.net, pool, self.f_aug, mine, key)
-        loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
+        with evaluating(self.net) if units == 1 else nullcontext():
+            virtual = virtual_view(self.net, pool, self.f_aug, mine, key)
+            loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
         return len(mine.ids) / len(bought.ids) * (loss if extra is None else loss + extra)
 
     def _set_adam(self, factor: float, beta_1: float) -> None:

@@ -130,6 +130,13 @@ def test_what_cannot_be_read_is_left_out_and_named() -> None:
     assert len(active.ask(58)) == 58
 
 
+def test_an_image_that_cannot_be_read_costs_no_other() -> None:
+    active = learner("entropy")
+    first = active.ask(30)
+    active.tell(first, truth(first))
+    assert len(active.ask(29)) == 29
+
+
 def test_a_folder_and_a_color_network(tmp_path: Path) -> None:
     for i in range(20):
         Image.fromarray(Images()[i][0].astype(np.uint8)).save(tmp_path / f"{i}.png")

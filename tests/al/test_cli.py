@@ -209,7 +209,40 @@ def test_a_failure_inside_a_run_exits_with_1(lada: Lada, tiny_folder: Path, tmp_
     assert done.returncode == 0
     (out / "rounds.jsonl").unlink()
     (out / "rounds.jsonl").mkdir()
-    assert process("run", "--out", out, "--resume").returncode == 1
+    done = process("run", "--out", out, "--resume")
+    assert done.returncode == 1
+    assert done.stderr.startswith("lada: [Errno 21] Is a directory: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds=0"], "--seeds takes one number, or different ones separated by commas, got '0'"),
+        (["--set=seed=7"], "--set seed: lada compare takes --seeds"),
+        (["--set=method=entropy"], "--set method: lada compare takes --methods"),
+    ],
+)
+def test_what_compare_sets_itself_cannot_be_set(
+    options: list[str], message: str, lada: Lada, tiny_folder: Path, tmp_path: Path
+) -> None:
+    done = lada("compare", "--methods=random", "--data", tiny_folder, "--out", tmp_path / "c", *OPTIONS, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_comparison_of_initial_sets_alone(lada: Lada, tiny_folder: Path, tmp_path: Path) -> None:
+    done = lada(
+        "compare",
+        "--methods=random",
+        "--seeds=1",
+        "--data",
+        tiny_folder,
+        "--out",
+        tmp_path / "c",
+        *OPTIONS,
+        "--rounds=0",
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_methods(lada: Lada) -> None:

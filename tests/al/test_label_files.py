@@ -295,6 +295,30 @@ class TestIngest:
         with Store(project / "labels.sqlite") as store:
             assert store.last_label() == 4
 
+    def test_a_file_that_is_taken_again_does_not_take_back_a_correction(self, project: Path) -> None:
+        a = ids_of(project)[0]
+        first = f"id,label\n{a},3\n"
+        assert ingest(project, first, who="ana")[0] == 0
+        assert ingest(project, f"id,label\n{a},5\n", who="ana")[0] == 0
+        code, out, _ = ingest(project, first, who="ana")
+        assert code == 1
+        assert re.search(rf"line 2: ana said '5' of '{a}' at .*, after '3'; to go back, give a later time", out)
+        assert journal(project) == {a: "5"}
+        code, out, _ = ingest(project, f"id,label,at\n{a},3,2020-01-31T12:00:00Z\n", who="ana")
+        assert code == 1
+        assert journal(project) == {a: "5"}
+        code, out, _ = ingest(project, f"id,label,at\n{a},3,2999-01-31T12:00:00\n", who="ana")
+        assert code == 0
+        assert journal(project) == {a: "3"}
+
+    def test_a_batch_does_not_overwrite_itself(self, project: Path) -> None:
+        for name, more in (("q.html", []), ("q.csv", ["--label-studio", project / "q.csv"])):
+            code, _, err = lada("query", "--project", project, "--out", project / name, *more)
+            assert code == 2
+            assert "must be different files" in err
+        with Store(project / "labels.sqlite") as store:
+            assert len(store.pending()) == 8
+
 
 class TestLabelStudio:
     """Files in the format of its documentation: "Label Studio JSON format of annotated tasks"."""

@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 from lada_al import Bought, Config, Trained, run_experiment
 from lada_al.errors import UsageError
-from lada_al.report import figures, page, tables
+from lada_al.report import figures, page, statistics, tables
 from lada_al.report.read import Run, by_method, find_runs
 from tiny import TINY_SETTINGS
 
@@ -41,6 +41,15 @@ def made_up(method: str, accuracies: list[float], seed: int = 1, headline: str =
     trained = [Trained(r, 20 + 10 * r, a, 0.0, {"train": seconds}) for r, a in enumerate(accuracies)]
     bought = [Bought(r, [r], [0]) for r in range(len(accuracies))]
     return Run(Path("."), config, list("0123456789"), 77_246, bought, trained)
+
+
+def test_methods_are_compared_over_the_budgets_that_both_have() -> None:
+    """The longer run's later rounds say nothing of the method."""
+    runs = [made_up("random", [0.2, 0.4], seed=s) for s in (1, 2, 3)]
+    runs += [made_up("entropy", [0.2, 0.4 + 0.01 * s, 0.9, 0.9], seed=s) for s in (1, 2, 3)]
+    (comparison,) = statistics.comparisons(runs)
+    assert comparison.difference == pytest.approx(0.01)
+    assert comparison.seeds == 3
 
 
 class TestTables:

@@ -23,7 +23,7 @@ from lada_al.events import Event, to_json
 from lada_al.run import checkpoint, experiment, journal
 from lada_al.run.files import write_atomically
 from PIL import Image
-from tiny import TINY_SETTINGS
+from tiny import TINY_SETTINGS, write_parquet
 
 
 def outcome(folder: Path) -> list[dict[str, Any]]:
@@ -157,6 +157,27 @@ class TestResume:
         with (tmp_path / "run" / "rounds.jsonl").open("ab") as file:
             file.write(tail)
         assert finish(config, tmp_path / "run", resume=True) == expected
+
+    @pytest.mark.parametrize("kept", [0, 1, 3, 4])
+    def test_a_journal_that_lost_lines_is_refused(self, kept: int, tiny_config: Config, tmp_path: Path) -> None:
+        """What the checkpoint was trained on would be bought again."""
+        whole = finish(tiny_config, tmp_path)
+        path = tmp_path / "rounds.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:kept]))
+        with pytest.raises(UsageError, match=r"rounds.jsonl lacks rounds that checkpoint.pt was trained on"):
+            finish(tiny_config, tmp_path, resume=True)
+        path.write_text("".join(lines))
+        assert finish(tiny_config, tmp_path, resume=True) == whole
+
+    def test_other_images_are_refused(self, tiny_config: Config, tmp_path: Path) -> None:
+        finish(tiny_config, tmp_path / "run")
+        before = (tmp_path / "run" / "config.json").read_text()
+        write_parquet(tmp_path / "train.parquet", 60, seed=1)
+        write_parquet(tmp_path / "test.parquet", 30, seed=2)
+        with pytest.raises(UsageError, match=r"was begun with other data: pool was 90, now 60"):
+            finish(with_changes(tiny_config, data=str(tmp_path)), tmp_path / "run", resume=True)
+        assert (tmp_path / "run" / "config.json").read_text() == before
 
     @pytest.mark.parametrize("damage", ["missing", "cut", "nonsense"])
     def test_a_lost_checkpoint_costs_time_but_no_label(

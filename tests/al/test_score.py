@@ -65,6 +65,27 @@ def test_the_exact_top_k_in_any_parts_and_order() -> None:
         assert top.scores.tolist() == scores[expected[:k]].tolist()
 
 
+class TestOtherPools:
+    @pytest.mark.parametrize("kind", POOLS)
+    def test_a_scoring_is_not_gone_on_with_over_another_pool(self, kind: str, here: Path) -> None:
+        (here / "one").mkdir()
+        (here / "other").mkdir()
+        one, other = POOLS[kind](here / "one", 10), POOLS[kind](here / "other", 10)
+        score(here / "out", pool=one)
+        arguments = ["--model", "scored_net:net", "--out", here / "out", "--device", "cpu", "--resume"]
+        code, _, err = lada("score", "--pool", other, *arguments)
+        assert code == 2
+        assert "was begun with another pool" in err
+
+    def test_what_a_refused_try_listed_is_forgotten(self, here: Path) -> None:
+        (here / "empty").mkdir()
+        arguments = ["--model", "scored_net:net", "--out", here / "out", "--device", "cpu"]
+        assert lada("score", "--pool", here / "empty", *arguments)[0] == 2
+        assert lada("score", "--pool", POOLS["tar"](here, 10), *arguments[:-1], "cuda:99")[0] == 2
+        (here / "pool").mkdir()
+        assert len(score(here / "out", pool=folder(here / "pool", 12))) == 12
+
+
 class TestImages:
     @pytest.mark.parametrize("kind", POOLS)
     def test_scores_are_those_of_the_network_and_the_top_is_their_best(self, kind: str, here: Path) -> None:
@@ -237,7 +258,7 @@ class TestSelections:
             assert [int(row["id"]) for row in top] == picks.tolist()
             entropy = lada_ext.entropy(torch.from_numpy(logits))[picks]
             torch.testing.assert_close(torch.tensor([float(row["entropy"]) for row in top]), entropy)
-        assert "add --resume" in lada("score", *arguments)[2]
+        assert "takes another folder" in lada("score", *arguments)[2]
 
 
 class TestWrongArguments:

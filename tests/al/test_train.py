@@ -13,6 +13,7 @@ from lada_al.data import Dataset, Task
 from lada_al.keys import Keys
 from lada_al.pool import Pool
 from lada_al.timing import NoMeter
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 TASK = Task("fashion", (1, 20, 20), 3, [0.3], [0.3])
@@ -111,6 +112,29 @@ def test_switches_of_the_official_code_change_the_result(
     reference_changes = {key: value for key, value in changes.items() if key != "stale_gradient"}
     reference = base.model_copy(update=reference_changes) if "stale_gradient" in changes else base
     assert not torch.equal(weights_after_two_fits(tiny, changed)[1], weights_after_two_fits(tiny, reference)[1])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 8])
+def test_no_batch_is_one_instance_unless_all_are(batch: int, tiny: Dataset, tiny_config: Config) -> None:
+    learner = learner_of(tiny_config.model_copy(update={"batch": batch}), None)
+    batches = learner.batches(pool_of(tiny), bought_of(tiny, round=0), 0)
+    assert sorted(torch.cat(batches).tolist()) == IDS
+    assert [len(ids) for ids in batches] == {1: [1] * 8, 3: [3, 3, 2], 7: [8], 8: [8]}[batch]
+
+
+@pytest.mark.parametrize("f_aug", ["mix", "stn"])
+def test_a_single_virtual_instance_can_be_normalised(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
+    """Also behind global pooling, where an instance alone has no deviation."""
+    pooled = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten())
+    net = models.SplitModel([nn.Conv2d(1, 4, 3), pooled, models.Classifier(4, 3, 0.0)])
+    config = tiny_config
+    augmentation = augment.load(f_aug).make(config.model_copy(update={"layers": (1,)}), TASK, net)
+    learner = train.Learner(net, config.chosen.acquisition.make(config, TASK, net), augmentation, config)
+    learner.modules.train()
+    ids = [4, 5][: learner.f_aug.arity]
+    bought = Bought(1, ids, tiny.train_labels[ids].tolist(), k=int(f_aug == "mix"))
+    learner.virtual_loss(pool_of(tiny), bought, Keys(1).key("virtual samples", 1, 0)).backward()
+    assert all(module.training for module in learner.net.modules())
 
 
 def test_fit_raises_the_version(tiny: Dataset, tiny_config: Config) -> None:

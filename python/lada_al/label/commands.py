@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -61,11 +62,16 @@ def query(
     from lada_al.label.store import JOURNAL, Store
 
     html = out.with_suffix(".html")
-    for path in (out, html, label_studio):
-        if path is not None and path.exists():
+    paths = [path for path in (out, html, label_studio) if path is not None]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"--out and --label-studio: {' and '.join(map(str, paths))} must be different files")
+    for path in paths:
+        if path.exists():
             raise UsageError(f"{path} exists and may hold labels; choose another name")
-        if path is not None and not path.parent.is_dir():
+        if not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{path.parent} cannot be written to")
     begun = projects.read(project)
     if again is None:
         batch, items, unreadable = queries.make(project, count)

@@ -11,7 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lada_al.errors import UsageError
@@ -66,8 +66,8 @@ def ingest(folder: Path, file: Path, who: str) -> Report:
     answers = [answer for answer in answers if _usable(answer, known, project.classes, report)]
     answers = _without_contradictions(answers, report)
     with Store(folder / JOURNAL) as store:
-        before = {(vote.item, vote.who): vote.label for v in store.verdicts().values() for vote in v.votes}
-        new = [answer.vote for answer in answers if _is_new(answer, before, report)]
+        past = Past(store)
+        new = [answer.vote for answer in answers if _is_new(answer, past, report)]
         store.record(new, source)
         report.taken = len(new)
         verdicts = store.verdicts()
@@ -150,16 +150,42 @@ def _without_contradictions(answers: list[Answer], report: Report) -> list[Answe
     return [answer for answer in answers if (answer.vote.item, answer.vote.who) not in contradicted]
 
 
-def _is_new(answer: Answer, before: dict[tuple[str, str], str | None], report: Report) -> bool:
-    """Whether the journal does not hold this as the person's word; notes the answer there if so."""
+class Past:
+    """What the journal holds of each person's word on each item: the last, and whatever was said before."""
+
+    def __init__(self, store: Store) -> None:
+        self.last: dict[tuple[str, str], tuple[str | None, str]] = {}
+        self.ever: set[tuple[str, str, str | None]] = set()
+        for item, who, label, at in store.said():
+            self.last[item, who] = label, at
+            self.ever.add((item, who, label))
+
+    def is_later(self, vote: Vote) -> bool:
+        """Whether the vote is known to have come after the last one; without a time, if it says something new."""
+        if vote.at is None:
+            return (vote.item, vote.who, vote.label) not in self.ever
+        return _time(vote.at) > _time(self.last[vote.item, vote.who][1])
+
+
+def _is_new(answer: Answer, past: Past, report: Report) -> bool:
+    """Whether this becomes the person's word; notes it as such if so. A file that is taken again must not take back
+    what was corrected since."""
     vote = answer.vote
     key = (vote.item, vote.who)
-    if key in before and before[key] == vote.label:
-        report.repeated += 1
-        return False
-    if key in before:
-        report.corrected.append(f"{vote.item}: {vote.who} said {_quoted(before[key])}, now {_quoted(vote.label)}")
-    before[key] = vote.label
+    if key in past.last:
+        label, at = past.last[key]
+        if label == vote.label:
+            report.repeated += 1
+            return False
+        if not past.is_later(vote):
+            report.refused.append(
+                f"{answer.place}: {vote.who} said {_quoted(label)} of '{vote.item}' at {at}, after "
+                f"{_quoted(vote.label)}; to go back, give a later time in the column at, or label it on the page"
+            )
+            return False
+        report.corrected.append(f"{vote.item}: {vote.who} said {_quoted(label)}, now {_quoted(vote.label)}")
+    past.last[key] = vote.label, vote.at or _now()
+    past.ever.add((*key, vote.label))
     return True
 
 
@@ -167,6 +193,16 @@ def count_labels(labels: Iterable[str], classes: list[str]) -> str:
     """How many labels each class has, in a line."""
     counts = Counter(labels)
     return ", ".join(f"{name} {counts[name]}" for name in classes)
+
+
+def _time(text: str) -> datetime:
+    """A time without a zone is UTC."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def _is_time(text: str) -> bool:

@@ -280,6 +280,10 @@ class Store:
         ).fetchone()
         return Progress(labelled, answered - labelled, total)
 
+    def said(self) -> list[tuple[str, str, str | None, str]]:
+        """Item, person, label and time of all that was not undone, what the person has corrected since included."""
+        return self._connection.execute("SELECT item, who, label, at FROM standing ORDER BY id").fetchall()
+
     def record(self, votes: Iterable[Vote], source: str) -> None:
         """Appends labels and skips, all or none. When this returns they are on disk."""
         with self._transaction():

@@ -48,9 +48,13 @@ class Run:
     @property
     def aubc(self) -> float:
         """Area under the budget curve: mean accuracy over the labels bought, by the trapezoidal rule."""
-        labels, accuracies = np.array(self.labelled, float), np.array(self.accuracies)
+        return self.aubc_of(len(self.trained))
+
+    def aubc_of(self, rounds: int) -> float:
+        """The same over the first `rounds` budgets."""
+        labels, accuracies = np.array(self.labelled[:rounds], float), np.array(self.accuracies[:rounds])
         if len(labels) == 1:
-            return self.accuracies[0]
+            return float(accuracies[0])
         widths = np.diff(labels)
         return float((widths * (accuracies[1:] + accuracies[:-1]) / 2).sum() / widths.sum())
 

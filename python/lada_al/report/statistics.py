@@ -20,7 +20,8 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another over the seeds both have: mean difference of AUBC, its interval, and the tests."""
+    """One method against another over the seeds and budgets both have: mean difference of AUBC, its interval, and the
+    tests. Seeds at which they bought different numbers of labels do not count."""
 
     method: str
     other: str
@@ -72,7 +73,9 @@ def _rivals(name: str) -> list[str]:
 
 def _compare(name: str, other: str, a: dict[int, Run], b: dict[int, Run]) -> Comparison:
     seeds = sorted(a.keys() & b.keys())
-    differences = np.array([a[seed].aubc - b[seed].aubc for seed in seeds])
+    rounds = min((min(len(a[s].trained), len(b[s].trained)) for s in seeds), default=0)
+    seeds = [s for s in seeds if a[s].labelled[:rounds] == b[s].labelled[:rounds]]
+    differences = np.array([a[s].aubc_of(rounds) - b[s].aubc_of(rounds) for s in seeds])
     mean = float(differences.mean()) if seeds else math.nan
     low = high = p = math.nan
     if len(seeds) > 1:

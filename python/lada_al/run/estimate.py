@@ -37,10 +37,10 @@ class Pace:
         events = [event for event in events if event.round > 0]
         bought = [event for event in events if isinstance(event, Bought)]
         trained = [event for event in events if isinstance(event, Trained)]
-        self.acquisition = sum(sum(event.seconds.values()) for event in bought) / len(bought)
-        self.evaluation = sum(event.seconds["evaluate"] for event in trained) / len(trained)
+        self.acquisition = sum(sum(event.seconds.values()) for event in bought) / max(1, len(bought))
+        self.evaluation = sum(event.seconds["evaluate"] for event in trained) / max(1, len(trained))
         shown = sum(event.labelled for event in trained) * epochs
-        self.training = sum(event.seconds["train"] for event in trained) / shown
+        self.training = sum(event.seconds["train"] for event in trained) / max(1, shown)
 
     def seconds(self, config: Config, rounds: range) -> float:
         labels = [config.initial + sum(config.labels_of(i) for i in range(1, r + 1)) for r in rounds]

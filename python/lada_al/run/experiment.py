@@ -68,10 +68,11 @@ def run_experiment(
     first = ours().is_first
     if first:
         out.mkdir(parents=True, exist_ok=True)
-        _write_text(out / CONFIG, config.model_dump_json(indent=2))
-        _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
-        (out / ACQUIRED).mkdir(exist_ok=True)
     with Journal(out / JOURNAL) if first else nullcontext() as journal:
+        if journal is not None:
+            _write_text(out / CONFIG, config.model_dump_json(indent=2))
+            _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
+            (out / ACQUIRED).mkdir(exist_ok=True)
         start, events, state = ours().of_first((0, [], None) if journal is None else _restore(journal, out))
         if state is not None:
             learner.load_state_dict(state)
@@ -113,8 +114,20 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     net = make_net(config, dataset)
     with frozen(net):
         mixing_logits = [k for k in range(net.depth) if net.mixes_logits(k)]
+    if ours().is_first and resume:
+        _check_data(dataset, out)
     config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), mixing_logits)
     return dataset
+
+
+def _check_data(dataset: Dataset, out: Path) -> None:
+    """Refuses other images than those that the run was begun with, as far as their number and colours tell."""
+    if not (out / ABOUT).exists():
+        return
+    before = json.loads((out / ABOUT).read_text())
+    for name, now in json.loads(json.dumps(_about_data(dataset))).items():
+        if before.get(name, now) != now:
+            raise UsageError(f"--resume: {out} was begun with other data: {name} was {before[name]}, now {now}")
 
 
 def _check_ranks(config: Config, device: torch.device) -> None:
@@ -229,6 +242,12 @@ def _restore(journal: Journal, out: Path) -> tuple[int, list[Event], dict[str, A
     if saved is None:
         return 0, list(journal.events), None
     done = saved.trained.round
+    held = {(type(event), event.round) for event in journal.events} | {(Trained, done)}
+    if any((kind, r) not in held for r in range(done + 1) for kind in (Bought, Trained)):
+        raise UsageError(
+            f"{out / JOURNAL} lacks rounds that {CHECKPOINT} was trained on; put it back, or remove {CHECKPOINT} to go "
+            "on from what the journal still holds"
+        )
     if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
         journal.append(saved.trained)
     return done + 1, list(journal.events), saved.learner
@@ -238,14 +257,20 @@ def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
 
 
-def _about(config: Config, dataset: Dataset, device: torch.device, learner: Learner) -> dict[str, Any]:
-    """What a reader of the folder may want to know and the configuration does not say."""
+def _about_data(dataset: Dataset) -> dict[str, Any]:
     return {
         "classes": dataset.classes,
         "pool": len(dataset.train_images),
         "test": len(dataset.test_images),
         "mean": dataset.mean,
         "std": dataset.std,
+    }
+
+
+def _about(config: Config, dataset: Dataset, device: torch.device, learner: Learner) -> dict[str, Any]:
+    """What a reader of the folder may want to know and the configuration does not say."""
+    return {
+        **_about_data(dataset),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "auxiliary_parameters": sizes.in_table(sizes.networks(config, dataset.task)),
         "note": learner.f_aug.note if learner.f_aug is not None else None,

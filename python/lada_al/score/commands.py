@@ -21,7 +21,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
-def score(
+def score(  # noqa: PLR0912  the ways in, one after the other
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
     pool: Annotated[Path | None, typer.Option(help="Folder of images, Parquet, tar shards, .npy or .npz.")] = None,
     model: Annotated[str | None, typer.Option(help="pkg.module:factory, timm:NAME or torchvision:NAME.")] = None,
@@ -41,6 +41,7 @@ def score(
 ) -> None:
     """Score a pool of any size and list the items to label first. Under torchrun, each process scores its share."""
     from lada_al.ranks import ranks
+    from lada_al.run.experiment import find_device
     from lada_al.score import methods, ray_engine, run
     from lada_al.score.methods import STEP
 
@@ -60,11 +61,15 @@ def score(
     with ranks() as our:
         if engine == "ray" and our.count > 1:
             raise UsageError("--engine ray starts its processes itself; run it without torchrun")
-        if our.rank > 0:
+        find_device(device)
+        if our.rank == 0:
+            run.check_folder(out, resume)
+        else:
             our.wait()  # for the listing of the pool, and for score.json
         scorer = make()
         if our.rank == 0:
-            run.begin(out, {**methods.about(method), "shard": size, **scorer.about()}, resume)
+            place = {} if pool is None else {"pool": str(pool.resolve())}
+            run.begin(out, {**methods.about(method), "shard": size, **place, **scorer.about()})
             our.wait()
         share = len(scorer) // our.count
         columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())

@@ -55,21 +55,34 @@ class Summary:
         return Summary(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def begin(out: Path, about: dict[str, Any], resume: bool) -> None:
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuses a folder before anything is written into it, and forgets the list of a pool that no scoring began with.
+
+    Raises:
+        UsageError: the folder holds something else, or a scoring and `resume` was not asked for.
+    """
+    if (out / ABOUT).exists():
+        if not resume:
+            raise UsageError(f"--out: {out} holds a scoring; add --resume to go on with it")
+        return
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out} is no folder")
+    if out.is_dir() and any(not entry.name.startswith((".", LISTING)) for entry in out.iterdir()):
+        raise UsageError(f"--out: {out} is not empty and holds no {ABOUT}")
+    (out / LISTING).unlink(missing_ok=True)
+
+
+def begin(out: Path, about: dict[str, Any]) -> None:
     """Writes what this scoring is about; or compares, where it was begun before.
 
     Raises:
-        UsageError: the folder holds another scoring, or this one and `resume` was not asked for.
+        UsageError: the folder holds another scoring.
     """
     path = out / ABOUT
     if not path.exists():
-        if out.is_dir() and any(not entry.name.startswith((".", LISTING)) for entry in out.iterdir()):
-            raise UsageError(f"--out: {out} is not empty and holds no {ABOUT}")
         (out / SCORES).mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(json.dumps(about, indent=2).encode() + b"\n"))
         return
-    if not resume:
-        raise UsageError(f"--out: {out} holds a scoring; add --resume to go on with it")
     before, now = json.loads(path.read_text()), json.loads(json.dumps(about))
     different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if different:

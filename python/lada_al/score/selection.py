@@ -37,7 +37,10 @@ def select(path: Path, method: str, k: int, out: Path, device: torch.device) -> 
         raise UsageError(
             f"--embeddings: labelled must have {features.shape[1]} columns as features, got {labelled.shape}"
         )
-    run.begin(out, {"method": method, "embeddings": str(path.resolve()), "top": k}, resume=False)
+    if (out / run.ABOUT).exists():
+        raise UsageError(f"--out: {out} holds a scoring or a selection; {method} takes another folder")
+    run.check_folder(out, resume=False)
+    run.begin(out, {"method": method, "embeddings": str(path.resolve()), "top": k})
     rows = torch.tensor(features, device=device)
     seen = None if logits is None else torch.tensor(logits, device=device).to(rows)
     k = min(k, len(rows))
