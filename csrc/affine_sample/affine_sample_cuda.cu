@@ -80,9 +80,9 @@ void affine_sample_backward(const AffineSampleBackward& k, void* stream) {
   const int64_t transforms = in.images * in.transforms, blocks = transforms * parts.count();
   const ChannelGroups groups = groups_of(in.channels, k.grad_image_strides, kGroup);
   const int64_t gathered = in.images * groups.count * g.height * g.width;
-  const int64_t longest = std::max({g.out_height * g.out_width,
-                                    extent(k.grad_strides, in.channels, g.out_height, g.out_width),
-                                    extent(k.grad_image_strides, in.channels, g.height, g.width)});
+  const int64_t longest =
+      std::max({g.out_height * g.out_width, extent(k.grad_strides, in.channels, g.out_height, g.out_width),
+                extent(k.grad_image_strides, in.channels, g.height, g.width)});
   dispatch_types(in, [&](auto in_tag, auto out_tag) {
     using In = typename decltype(in_tag)::type;
     using Out = typename decltype(out_tag)::type;
