@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -50,6 +51,14 @@ def test_methods_are_compared_over_the_budgets_that_both_have() -> None:
     (comparison,) = statistics.comparisons(runs)
     assert comparison.difference == pytest.approx(0.01)
     assert comparison.seeds == 3
+
+
+def test_a_run_and_its_copy_are_no_replications(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "random" / "seed-1", tmp_path / "a")
+    assert len(find_runs(tmp_path)) == 1
+    shutil.copytree(folder / "random" / "seed-1", tmp_path / "b")
+    with pytest.raises(UsageError, match=r"two runs are of random with seed 1, and so no replications: .*a and .*b; "):
+        find_runs(tmp_path)
 
 
 class TestTables:

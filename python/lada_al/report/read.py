@@ -87,13 +87,22 @@ def find_runs(folder: Path) -> list[Run]:
     """All runs in or below a folder that have trained, in the order of their methods and seeds.
 
     Raises:
-        UsageError: there is no run.
+        UsageError: there is no run, or two of the same method and seed, which are no replications.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     runs = [run for path in folder.rglob(experiment.JOURNAL) if (run := read_run(path.parent)) is not None]
     if not runs:
         raise UsageError(f"{folder} holds no run that has trained yet")
+    found: dict[tuple[object, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: run.folder):
+        config = run.config
+        other = found.setdefault((config.method, config.seed, config.dataset, config.model), run)
+        if other is not run:
+            raise UsageError(
+                f"two runs are of {config.method} with seed {config.seed}, and so no replications: {other.folder} and "
+                f"{run.folder}; report a folder that holds one of them"
+            )
     return sorted(runs, key=lambda run: (run.config.method, run.config.seed))
 
 
