@@ -188,10 +188,13 @@ class TestCpuClock:
             bytearray(b"x") * (64 << 20)  # so large that malloc maps it apart and gives it back
             return kept + torch.ones(12 << 20).sum()
 
-        peak = clock.peak_bytes(call)
-        if peak is None:
+        peaks = [clock.peak_bytes(call) for _ in range(3)]
+        if None in peaks:
             pytest.skip("this kernel does not reset the high-water mark")
-        assert 60 < peak / 2**20 < 80
+        least = min(
+            peak for peak in peaks if peak is not None
+        )  # another thread of this process may take some meanwhile
+        assert 60 < least / 2**20 < 80
 
     def test_the_clock_is_made_once_for_a_device(self) -> None:
         assert timing.clock_of("cpu") is timing.clock_of("cpu")
