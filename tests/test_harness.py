@@ -191,9 +191,8 @@ class TestCpuClock:
         peaks = [clock.peak_bytes(call) for _ in range(3)]
         if None in peaks:
             pytest.skip("this kernel does not reset the high-water mark")
-        least = min(
-            peak for peak in peaks if peak is not None
-        )  # another thread of this process may take some meanwhile
+        # another thread of this process may take some meanwhile
+        least = min(peak for peak in peaks if peak is not None)
         assert 60 < least / 2**20 < 80
 
     def test_the_clock_is_made_once_for_a_device(self) -> None:

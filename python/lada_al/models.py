@@ -151,16 +151,14 @@ def frozen(*nets: nn.Module | None) -> Iterator[None]:
     Without weight gradients, a backward pass through a network computes only the gradient to its input.
     """
     whole = nn.ModuleList(net for net in nets if net is not None)
-    modes = {module: module.training for module in whole.modules()}
     needs = {parameter: parameter.requires_grad for parameter in whole.parameters()}
-    whole.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for parameter, need in needs.items():
-            parameter.requires_grad_(need)
+    with evaluating(whole):
+        whole.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, need in needs.items():
+                parameter.requires_grad_(need)
 
 
 @contextmanager

@@ -184,8 +184,7 @@ def _is_new(answer: Answer, past: Past, report: Report) -> bool:
             )
             return False
         report.corrected.append(f"{vote.item}: {vote.who} said {_quoted(label)}, now {_quoted(vote.label)}")
-    past.last[key] = vote.label, vote.at or _now()
-    past.ever.add((*key, vote.label))
+    past.last[key] = vote.label, vote.at or ""  # its time is not asked for: a file gives one label for an item
     return True
 
 
@@ -199,10 +198,6 @@ def _time(text: str) -> datetime:
     """A time without a zone is UTC."""
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
 
 
 def _is_time(text: str) -> bool:
