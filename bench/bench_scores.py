@@ -1,4 +1,7 @@
-"""Scores of rows of logits: predictive entropy, and BALD of stochastic passes against baal."""
+"""Scores of rows of logits: predictive entropy, and BALD of stochastic passes against baal.
+
+A GPU gets more of them, so that a call takes long enough to tell the bandwidth from the launch.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from bench.contenders import compiled, op_case
 from bench.harness import Case
 from lada_ext import reference
 
-SIZES = [(100_000, 10), (50_000, 100), (20_000, 1000)]
-PASSES, ROWS, CLASSES = 20, 50_000, 10
+SIZES = {
+    "cpu": [(100_000, 10), (50_000, 100), (20_000, 1000)],
+    "cuda": [(5_000_000, 10), (500_000, 128), (64_000, 1000), (1_000, 100_000)],
+}
+PASSES, CLASSES = 20, 10
+INSTANCES = {"cpu": 50_000, "cuda": 500_000}
 
 
 def eager_entropy(logits: Tensor) -> Tensor:
@@ -39,7 +46,7 @@ def bald_of_baal(logits: Tensor) -> object:
 
 def cases(device: str) -> Iterator[Case]:
     contenders = {"lada_ext": lada_ext.entropy, "eager": eager_entropy, "torch.compile": compiled(eager_entropy)}
-    for rows, classes in SIZES:
+    for rows, classes in SIZES[device]:
 
         def logits(g: torch.Generator, rows: int = rows, classes: int = classes) -> tuple[Tensor]:
             return (torch.randn(rows, classes, generator=g),)
@@ -59,13 +66,14 @@ def cases(device: str) -> Iterator[Case]:
             bytes_moved=rows * (3 * row_bytes + 8),  # logits twice and their gradient, scores and theirs
             wrt=[0],
         )
+    instances = INSTANCES[device]
     contenders = {"lada_ext": lada_ext.bald, "eager": eager_bald, "torch.compile": compiled(eager_bald)}
     yield op_case(
         "scores",
-        f"bald {PASSES} x {ROWS} x {CLASSES}",
+        f"bald {PASSES} x {instances} x {CLASSES}",
         device,
-        lambda g: (2 * torch.randn(PASSES, ROWS, CLASSES, generator=g),),
+        lambda g: (2 * torch.randn(PASSES, instances, CLASSES, generator=g),),
         contenders | ({"baal": bald_of_baal} if device == "cpu" else {}),
         reference.bald,
-        bytes_moved=4 * ROWS * (PASSES * CLASSES + 1),
+        bytes_moved=4 * instances * (PASSES * CLASSES + 1),
     )

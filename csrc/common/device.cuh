@@ -8,7 +8,7 @@
 #include "math.h"
 
 #ifndef SHARED_ARRAY  // the host emulation has its own
-#define SHARED_ARRAY(T, name, count) __shared__ T name[count]
+#define SHARED_ARRAY(T, name, count) __shared__ alignas(16) T name[count]
 #endif
 
 namespace lada::cuda {

@@ -11,12 +11,12 @@ namespace lada {
 #define LADA_CUDA_ELEMENTARY
 #endif
 
-// exp_negative of this is 0: on the host everything is that would be denormal. Arguments are clamped here, so that a
-// sum of exp(x) x never meets 0 * infinity.
+// exp_negative of this is 0, as everything is that would be denormal, but for float64 on the device. Arguments are
+// clamped here, so that a sum of exp(x) x never meets 0 * infinity.
 template <class A>
 LADA_HD constexpr A exp_floor() {
 #ifdef LADA_CUDA_ELEMENTARY
-  return sizeof(A) == 4 ? A(-110) : A(-750);
+  return sizeof(A) == 4 ? A(-88) : A(-750);
 #else
   return sizeof(A) == 4 ? A(-88) : A(-709);
 #endif
@@ -32,7 +32,18 @@ LADA_HD To bits_as(From from) {
 
 #ifdef LADA_CUDA_ELEMENTARY
 
-LADA_HD float exp_negative(float x) { return exp2f(x * 1.44269504088896341f); }
+// 2^x to 2 units in the last place, and 0 where it would be denormal: what exp2f() does in three more instructions.
+LADA_HD float exp2_flushed(float x) {
+#ifdef __CUDA_ARCH__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#else
+  return x < -126 ? 0.0f : exp2f(x);
+#endif
+}
+
+LADA_HD float exp_negative(float x) { return exp2_flushed(x * 1.44269504088896341f); }
 LADA_HD double exp_negative(double x) { return exp(x); }
 LADA_HD float log1p_positive(float x) { return log1pf(x); }
 LADA_HD double log1p_positive(double x) { return log1p(x); }

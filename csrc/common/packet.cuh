@@ -1,15 +1,19 @@
-// 16 bytes of a row at a time: one load or store instruction where the address allows it, single elements elsewhere. An
-// element belongs to the same packet either way, so the alignment of a tensor does not change a result.
+// Neighbouring elements, 16 bytes of a row as a rule: one load or store instruction where the address allows it, single
+// elements elsewhere. An element belongs to the same packet either way, so the alignment of a tensor does not change a
+// result.
 #pragma once
 #include <cstring>
+#include <type_traits>
 
 #include "device.cuh"
 
 namespace lada::cuda {
 
-template <class T>
+template <class T, int kCount = 16 / sizeof(T)>
 struct Packet {
-  static constexpr int kSize = 16 / sizeof(T);
+  static constexpr int kSize = kCount, kBytes = kCount * sizeof(T);
+  static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4, "one instruction");
+  using Bits = std::conditional_t<kBytes == 16, uint4, std::conditional_t<kBytes == 8, uint2, unsigned>>;
   T value[kSize];
 };
 
@@ -18,19 +22,20 @@ __device__ __forceinline__ bool is_aligned(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-template <class T>
-__device__ __forceinline__ Packet<T> load_aligned(const T* from) {
-  const uint4 bits = *reinterpret_cast<const uint4*>(from);
-  Packet<T> packet;
+template <class T, int kCount = Packet<T>::kSize>
+__device__ __forceinline__ Packet<T, kCount> load_aligned(const T* from) {
+  using Bits = typename Packet<T, kCount>::Bits;
+  const Bits bits = *reinterpret_cast<const Bits*>(from);
+  Packet<T, kCount> packet;
   std::memcpy(packet.value, &bits, sizeof bits);
   return packet;
 }
 
-template <class T>
-__device__ __forceinline__ void store_aligned(T* to, const Packet<T>& packet) {
-  uint4 bits;
+template <class T, int kCount>
+__device__ __forceinline__ void store_aligned(T* to, const Packet<T, kCount>& packet) {
+  typename Packet<T, kCount>::Bits bits;
   std::memcpy(&bits, packet.value, sizeof bits);
-  *reinterpret_cast<uint4*>(to) = bits;
+  *reinterpret_cast<decltype(bits)*>(to) = bits;
 }
 
 // The elements row[j], row[j + 1], ... below `end`, and `fill` in place of those that are not.

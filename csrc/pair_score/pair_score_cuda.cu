@@ -75,9 +75,14 @@ void pair_scan(const PairScan& k, void* stream) {
   dispatch_arithmetic(k.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const RankedPair<A> threshold = {static_cast<A>(k.threshold.score), k.threshold.first, k.threshold.second};
-    const auto scan = k.score == Score::kEntropy ? pair_scan_kernel<A, Score::kEntropy, kScanThreads>
-                                                 : pair_scan_kernel<A, Score::kVariationRatio, kScanThreads>;
-    launch("pair_scan", scan, tasks, kScanThreads, stream, k, threshold);
+    const auto scan = [&](auto at_hand) {
+      constexpr bool kAtHand = decltype(at_hand)::value;
+      const auto kernel = k.score == Score::kEntropy
+                              ? pair_scan_kernel<A, Score::kEntropy, kScanThreads, kAtHand>
+                              : pair_scan_kernel<A, Score::kVariationRatio, kScanThreads, kAtHand>;
+      launch("pair_scan", kernel, tasks, kScanThreads, stream, k, threshold);
+    };
+    k.classes <= kScanClasses ? scan(std::true_type{}) : scan(std::false_type{});
   });
 }
 

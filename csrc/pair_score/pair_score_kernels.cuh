@@ -88,7 +88,7 @@ __device__ __forceinline__ RowStats<arithmetic_t<T>> mixture_stats(const T* __re
   using A = arithmetic_t<T>;
   const int first = threadIdx.x % kLanesOfRow;
   RowStats<A> s;
-  for (int j = first; j < classes; j += kLanesOfRow) s.max = larger(mixed_logit(a, b, lam, mu, j), s.max);
+  for (int j = first; j < classes; j += kLanesOfRow) s.max = raised_to(s.max, mixed_logit(a, b, lam, mu, j));
   s.max = group_reduce<kLanesOfRow>(s.max, Largest{});
   for (int j = first; j < classes; j += kLanesOfRow) add(s, mixed_logit(a, b, lam, mu, j));
   s.ties = group_reduce<kLanesOfRow>(s.ties, Sum{});
@@ -211,8 +211,9 @@ __global__ void __launch_bounds__(kThreads) gather_pair_gradients_kernel(GatherP
 }
 
 // top_pairs: one thread a row j, against kScanRows rows i < j. Logits are stored class by class, so that the threads of
-// a warp read neighbours.
-constexpr int kScanRows = 16;
+// a warp read neighbours. Of up to kScanClasses classes a thread has its own row in registers, and a block the others
+// in shared memory; there, too, all the loops over classes are unrolled.
+constexpr int kScanRows = 16, kScanClasses = 16;
 
 template <Score kScore, class A>
 __device__ __forceinline__ A largest_score(int64_t classes) {
@@ -222,26 +223,55 @@ __device__ __forceinline__ A largest_score(int64_t classes) {
   return score_of(uniform, kScore);
 }
 
-// sum_n weight_n f(mixture n) of rows i and j.
-template <Score kScore, class A>
-__device__ __forceinline__ A score_of_mixtures(const PairScan& k, int64_t i, int64_t j, A most) {
-  const A *lam = static_cast<const A*>(k.lam), *mu = static_cast<const A*>(k.mu);
-  const A *weight = static_cast<const A*>(k.weight), *logits = static_cast<const A*>(k.logits);
-  A sum = 0;
-  for (int64_t n = 0; n < k.samples; ++n) {
-    const A of_i = lam[n], of_j = mu[n];
-    RowStats<A> s;
-    for (int64_t c = 0; c < k.classes; ++c)
-      s.max = larger(of_i * logits[c * k.rows + i] + of_j * logits[c * k.rows + j], s.max);
-    for (int64_t c = 0; c < k.classes; ++c) add(s, of_i * logits[c * k.rows + i] + of_j * logits[c * k.rows + j]);
-    sum = add_weighted(sum, weight[n], bounded(score_of(s, kScore), most));
+// The statistics of the mixture of rows i and j.
+template <class A>
+__device__ __forceinline__ RowStats<A> mixture_in_memory(const PairScan& k, int64_t i, int64_t j, A of_i, A of_j) {
+  const A* logits = static_cast<const A*>(k.logits);
+  RowStats<A> s;
+  for (int64_t c = 0; c < k.classes; ++c)
+    s.max = raised_to(s.max, of_i * logits[c * k.rows + i] + of_j * logits[c * k.rows + j]);
+  for (int64_t c = 0; c < k.classes; ++c) add(s, of_i * logits[c * k.rows + i] + of_j * logits[c * k.rows + j]);
+  return s;
+}
+
+template <class A>
+__device__ __forceinline__ RowStats<A> mixture_at_hand(const A* row_i, const A (&row_j)[kScanClasses], int classes,
+                                                       A of_i, A of_j) {
+  RowStats<A> s;
+  A mixed[kScanClasses];
+#pragma unroll
+  for (int c = 0; c < kScanClasses; c += 2) {
+    if (c >= classes) break;
+    const auto two = load_aligned<A, 2>(row_i + c);
+    mixed[c] = of_i * two.value[0] + of_j * row_j[c];
+    mixed[c + 1] = of_i * two.value[1] + of_j * row_j[c + 1];
+    s.max = raised_to(raised_to(s.max, mixed[c]), mixed[c + 1]);
   }
+#pragma unroll
+  for (int c = 0; c < kScanClasses; c += 2) {
+    if (c >= classes) break;
+    add(s, mixed[c]);
+    add(s, mixed[c + 1]);
+  }
+  return s;
+}
+
+// sum_n weight_n f(mixture n); stats(lam_n, mu_n) are the statistics of one.
+template <Score kScore, class A, class Stats>
+__device__ __forceinline__ A score_of_mixtures(const PairScan& k, A most, const Stats& stats) {
+  const A *lam = static_cast<const A*>(k.lam), *mu = static_cast<const A*>(k.mu);
+  const A* weight = static_cast<const A*>(k.weight);
+  A sum = 0;
+  for (int64_t n = 0; n < k.samples; ++n)
+    sum = add_weighted(sum, weight[n], bounded(score_of(stats(lam[n], mu[n]), kScore), most));
   return sum;
 }
 
-template <class A, Score kScore, int kThreads>
+template <class A, Score kScore, int kThreads, bool kAtHand>
 __global__ void __launch_bounds__(kThreads) pair_scan_kernel(PairScan k, RankedPair<A> threshold) {
-  const A* own = static_cast<const A*>(k.own);
+  SHARED_ARRAY(A, rows_i, kScanRows * kScanClasses);
+  const A *logits = static_cast<const A*>(k.logits), *own = static_cast<const A*>(k.own);
+  const int classes = static_cast<int>(k.classes);
   const A *weight = static_cast<const A*>(k.weight), most = largest_score<kScore, A>(k.classes);
   A bound = 0;
   for (int64_t n = 0; n < k.samples; ++n) bound = add_weighted(bound, weight[n], weight[n] > 0 ? most : A(0));
@@ -255,9 +285,27 @@ __global__ void __launch_bounds__(kThreads) pair_scan_kernel(PairScan k, RankedP
     const int64_t nearest = begin > first ? begin : first + 1;
     if (begin + kThreads <= first + 1 || nearest >= k.rows || hopeless(first, nearest)) continue;
     const int64_t last = first + kScanRows < k.rows ? first + kScanRows : k.rows;
+    A row_j[kScanClasses];
+    if constexpr (kAtHand) {
+      const auto logit = [&](int c, int64_t row) {  // classes that there are not have probability zero
+        return c < classes && row < k.rows ? logits[c * k.rows + row] : -infinity<A>();
+      };
+      __syncthreads();  // the readers of the task before are done
+      for (int t = threadIdx.x; t < kScanRows * kScanClasses; t += kThreads)
+        rows_i[t % kScanRows * kScanClasses + t / kScanRows] = logit(t / kScanRows, first + t % kScanRows);
+      __syncthreads();
+#pragma unroll
+      for (int c = 0; c < kScanClasses; ++c) row_j[c] = logit(c, j);
+    }
     for (int64_t i = first; i < last && i < j && j < k.rows; ++i) {
       if (hopeless(i, begin > i ? begin : i + 1)) break;
-      const A score = (own[i] + own[j]) + score_of_mixtures<kScore>(k, i, j, most);
+      const auto stats = [&](A of_i, A of_j) {
+        if constexpr (kAtHand)
+          return mixture_at_hand(rows_i + (i - first) * kScanClasses, row_j, classes, of_i, of_j);
+        else
+          return mixture_in_memory(k, i, j, of_i, of_j);
+      };
+      const A score = (own[i] + own[j]) + score_of_mixtures<kScore>(k, most, stats);
       const int64_t a = k.index[i], b = k.index[j];
       const RankedPair<A> pair = {score, a < b ? a : b, a < b ? b : a};
       ++evaluated;

@@ -102,13 +102,13 @@ Pairs best_pairs(const Pool& pool, int64_t k, int64_t& evaluated) {
   if (in.size(0) < 2 || k == 0) return best;
   const auto enough = static_cast<int64_t>(2 * std::ceil(std::sqrt(2.0 * static_cast<double>(k))));
   const int64_t seeds = std::min(in.size(0), std::max<int64_t>(64, enough));
-  if (!pool.prune || seeds == in.size(0)) {
+  if (seeds == in.size(0)) {
     scan(pool, in, k, best, evaluated);
     return best;
   }
   const auto [top, rows] = at::topk(pool.own, seeds);
   scan(pool, std::get<0>(rows.sort()), k, best, evaluated);
-  if (static_cast<int64_t>(best.size()) < k) {
+  if (!pool.prune || static_cast<int64_t>(best.size()) < k) {
     scan(pool, in, k, best, evaluated);
     return best;
   }

@@ -69,13 +69,16 @@ LADA_HD RowStats<A> merge(const RowStats<A>& a, const RowStats<A>& b) {
   return {max, second, x.ties + y.ties, x.below + y.below, x.weighted + y.weighted};
 }
 
-// Adds one element, whose value does not exceed s.max.
+// Adds one element, whose value does not exceed s.max; returns e_j.
 template <class A>
-LADA_HD void add(RowStats<A>& s, A z) {
-  const A d = below_max(z, s.max), e = exp_negative(d), one = d == 0 ? A(1) : A(0), rest = d == 0 ? A(0) : e;
-  s.ties += one;
-  s.below += rest;
+LADA_HD A add(RowStats<A>& s, A z) {
+  const A d = below_max(z, s.max), e = exp_negative(d);
+  if (d == 0)
+    s.ties += 1;
+  else
+    s.below += e;
   s.weighted += e * d;
+  return e;
 }
 
 template <class A>
@@ -102,10 +105,10 @@ enum class Role { kOther, kFirst, kSecond };
 // d score / d z_j
 template <class A>
 LADA_HD A score_gradient(const RowStats<A>& s, Score score, A z, Role role) {
-  const A sum = sum_of(s), d = below_max(z, s.max), p = exp_negative(d) / sum;
-  if (score == Score::kEntropy) return -p * (d - s.weighted / sum);
+  const A inverse = 1 / sum_of(s), d = below_max(z, s.max), p = exp_negative(d) * inverse;
+  if (score == Score::kEntropy) return -p * (d - s.weighted * inverse);
   const A value = score_of(s, score);
-  if (score == Score::kVariationRatio) return role == Role::kFirst ? -value / sum : p / sum;
+  if (score == Score::kVariationRatio) return role == Role::kFirst ? -value * inverse : p * inverse;
   return role == Role::kFirst ? -p * value : p * (role == Role::kSecond ? 2 - value : 1 - value);
 }
 

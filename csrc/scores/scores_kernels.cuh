@@ -53,6 +53,10 @@ __device__ __forceinline__ V group_reduce(V value, Op op) {
   return value;
 }
 
+// As larger(z, max) where max is a number, in one instruction.
+__device__ __forceinline__ float raised_to(float max, float z) { return fmaxf(max, z); }
+__device__ __forceinline__ double raised_to(double max, double z) { return fmax(max, z); }
+
 template <Score kScore, class T>
 __device__ __forceinline__ void add_packet(RowStats<arithmetic_t<T>>& s, const Packet<T>& packet) {
   using A = arithmetic_t<T>;
@@ -61,18 +65,18 @@ __device__ __forceinline__ void add_packet(RowStats<arithmetic_t<T>>& s, const P
   for (int i = 0; i < Packet<T>::kSize; ++i) {
     const A z = widen(packet.value[i]);
     if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, max), s.second);
-    max = larger(z, max);
+    max = raised_to(max, z);
   }
   if (max > s.max) s = raised(s, max);
 #pragma unroll
   for (int i = 0; i < Packet<T>::kSize; ++i) add(s, widen(packet.value[i]));
 }
 
-// The statistics of z[0..classes), the same in every thread of the group.
-template <Score kScore, int kGroup, class T>
+// The statistics of z[0..classes), the same in every thread of the group. A thread asks for kUnroll packets at once.
+template <Score kScore, int kGroup, int kUnroll = 4, class T>
 __device__ __forceinline__ RowStats<arithmetic_t<T>> stats_of_group(const T* __restrict__ z, int64_t classes) {
   using A = arithmetic_t<T>;
-  constexpr int kSize = Packet<T>::kSize, kUnroll = 4;
+  constexpr int kSize = Packet<T>::kSize;
   constexpr int64_t kStep = kGroup * kSize;
   const bool aligned = is_aligned(z);
   const T nothing = narrow<T>(-infinity<A>());
@@ -145,78 +149,161 @@ __global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScores
   }
 }
 
-// Element i of the rows in shared memory; the gaps keep threads that read rows of 8, 16 or 32 classes in different
-// banks.
-__device__ __forceinline__ int padded(int i) { return i + i / kWarp; }
+// Short rows in shared memory, one behind the other. Threads that read a row each, in the largest packets that its
+// length allows, meet different banks; where that length is a multiple of 8, because 4 unused elements follow every 32.
+constexpr int kGap = 4;
 
 template <int kThreads, int kClasses>
-constexpr int kShortTile = kThreads * kClasses / kWarp * (kWarp + 1);
+constexpr int kShortTile = kThreads * kClasses / kWarp * (kWarp + kGap);
 
-// Rows of `classes` elements, `stride` apart, to shared memory.
+template <class A>
+struct Tile {
+  A* memory;
+  unsigned gap;
+
+  __device__ __forceinline__ Tile(A* memory, unsigned classes) : memory(memory), gap(classes % 8 == 0 ? kGap : 0) {}
+  __device__ __forceinline__ A* at(unsigned i) const { return memory + i + i / kWarp * gap; }
+};
+
+// A packet from memory to the tile, and back.
+template <class T>
+__device__ __forceinline__ void put(const Tile<arithmetic_t<T>>& tile, unsigned i, const Packet<T>& packet) {
+  using InTile = Packet<arithmetic_t<T>>;
+#pragma unroll
+  for (int c = 0; c < Packet<T>::kSize; c += InTile::kSize) {
+    InTile wide;
+#pragma unroll
+    for (int l = 0; l < InTile::kSize; ++l) wide.value[l] = widen(packet.value[c + l]);
+    store_aligned(tile.at(i + c), wide);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ Packet<T> taken(const Tile<arithmetic_t<T>>& tile, unsigned i) {
+  using InTile = Packet<arithmetic_t<T>>;
+  Packet<T> packet;
+#pragma unroll
+  for (int c = 0; c < Packet<T>::kSize; c += InTile::kSize) {
+    const InTile wide = load_aligned(tile.at(i + c));
+#pragma unroll
+    for (int l = 0; l < InTile::kSize; ++l) packet.value[c + l] = narrow<T>(wide.value[l]);
+  }
+  return packet;
+}
+
+// Rows of `classes` elements, `stride` apart, to shared memory. A thread asks for several packets before it waits.
 template <int kThreads, class T>
-__device__ __forceinline__ void load_rows(const T* from, int rows, int classes, int64_t stride, arithmetic_t<T>* tile) {
-  constexpr int kSize = Packet<T>::kSize;
-  const int count = rows * classes;
-  int done = 0;
+__device__ __forceinline__ void load_rows(const T* from, unsigned rows, unsigned classes, int64_t stride,
+                                          const Tile<arithmetic_t<T>>& tile) {
+  constexpr unsigned kSize = Packet<T>::kSize, kStep = kThreads * kSize, kAtOnce = 4;
+  const unsigned count = rows * classes;
+  unsigned done = 0;
   if (stride == classes && is_aligned(from)) {
     done = count / kSize * kSize;
-    for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
-      const Packet<T> packet = load_aligned(from + i);
+    for (unsigned i = threadIdx.x * kSize; i < done; i += kAtOnce * kStep) {
+      Packet<T> packet[kAtOnce] = {};
 #pragma unroll
-      for (int c = 0; c < kSize; ++c) tile[padded(i + c)] = widen(packet.value[c]);
+      for (unsigned u = 0; u < kAtOnce; ++u)
+        if (i + u * kStep < done) packet[u] = load_aligned(from + i + u * kStep);
+#pragma unroll
+      for (unsigned u = 0; u < kAtOnce; ++u)
+        if (i + u * kStep < done) put<T>(tile, i + u * kStep, packet[u]);
     }
   }
-  for (int i = done + threadIdx.x; i < count; i += kThreads)
-    tile[padded(i)] = widen(from[i / classes * stride + i % classes]);
+  for (unsigned i = done + threadIdx.x; i < count; i += kThreads)
+    *tile.at(i) = widen(from[i / classes * stride + i % classes]);
 }
 
 // Consecutive rows from shared memory.
 template <int kThreads, class T>
-__device__ __forceinline__ void store_rows(const arithmetic_t<T>* tile, int count, T* to) {
-  constexpr int kSize = Packet<T>::kSize;
-  int done = 0;
+__device__ __forceinline__ void store_rows(const Tile<arithmetic_t<T>>& tile, unsigned count, T* to) {
+  constexpr unsigned kSize = Packet<T>::kSize;
+  unsigned done = 0;
   if (is_aligned(to)) {
     done = count / kSize * kSize;
-    for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
-      Packet<T> packet;
-#pragma unroll
-      for (int c = 0; c < kSize; ++c) packet.value[c] = narrow<T>(tile[padded(i + c)]);
-      store_aligned(to + i, packet);
-    }
+    for (unsigned i = threadIdx.x * kSize; i < done; i += kThreads * kSize) store_aligned(to + i, taken<T>(tile, i));
   }
-  for (int i = done + threadIdx.x; i < count; i += kThreads) to[i] = narrow<T>(tile[padded(i)]);
+  for (unsigned i = done + threadIdx.x; i < count; i += kThreads) to[i] = narrow<T>(*tile.at(i));
 }
 
-// The statistics of the row that begins at element `begin` of the tile.
-template <Score kScore, class A>
-__device__ __forceinline__ RowStats<A> stats_of_short_row(const A* tile, int begin, int classes) {
-  RowStats<A> s;
-  for (int j = 0; j < classes; ++j) {
-    const A z = tile[padded(begin + j)];
-    if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, s.max), s.second);
-    s.max = larger(z, s.max);
+// A row of the tile, which one thread has for itself.
+template <class A>
+struct ShortRow {
+  Tile<A> tile;
+  unsigned begin, classes;
+
+  __device__ __forceinline__ ShortRow(const Tile<A>& tile, unsigned classes)
+      : tile(tile), begin(threadIdx.x * classes), classes(classes) {}
+
+  // visit(z_j, j) in order; what it changes is written back if kWrites. With kMost > 0, the most classes there can be,
+  // every j is known to the compiler.
+  template <bool kWrites, int kMost = 0, class Visit>
+  __device__ __forceinline__ void each(const Visit& visit) const {
+    constexpr int kSize = Packet<A>::kSize;
+    A* first = tile.memory + begin;
+    if (tile.gap > 0)
+      in_packets<kWrites, kMost, kSize>([this](unsigned j) { return tile.at(begin + j); }, visit);
+    else if (kSize > 2 && classes % kSize == 0)
+      in_packets<kWrites, kMost, kSize>([first](unsigned j) { return first + j; }, visit);
+    else if (classes % 2 == 0)
+      in_packets<kWrites, kMost, 2>([first](unsigned j) { return first + j; }, visit);
+    else
+      in_packets<kWrites, kMost, 1>([first](unsigned j) { return first + j; }, visit);
   }
-  for (int j = 0; j < classes; ++j) add(s, tile[padded(begin + j)]);
+
+ private:
+  template <bool kWrites, int kMost, int kCount, class At, class Visit>
+  __device__ __forceinline__ void in_packets(const At& at, const Visit& visit) const {
+    if constexpr (kMost > 0) {
+#pragma unroll
+      for (unsigned j = 0; j < kMost; j += kCount)
+        if (j < classes) one_packet<kWrites, kCount>(at(j), j, visit);
+    } else {
+      for (unsigned j = 0; j < classes; j += kCount) one_packet<kWrites, kCount>(at(j), j, visit);
+    }
+  }
+
+  template <bool kWrites, int kCount, class Visit>
+  static __device__ __forceinline__ void one_packet(A* place, unsigned j, const Visit& visit) {
+    auto packet = load_aligned<A, kCount>(place);
+#pragma unroll
+    for (int l = 0; l < kCount; ++l) visit(packet.value[l], j + l);
+    if constexpr (kWrites) store_aligned(place, packet);
+  }
+};
+
+// The statistics of a row. With kKeeps its exponentials take the place of its logits.
+template <Score kScore, bool kKeeps = false, class A>
+__device__ __forceinline__ RowStats<A> stats_of_short_row(const ShortRow<A>& row) {
+  RowStats<A> s;
+  row.template each<false>([&](A z, unsigned) {
+    if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, s.max), s.second);
+    s.max = raised_to(s.max, z);
+  });
+  row.template each<kKeeps>([&](A& z, unsigned) {
+    const A e = add(s, z);
+    if constexpr (kKeeps) z = e;
+  });
   return s;
 }
 
-__device__ __forceinline__ int rows_here(int64_t first, int64_t rows, int most) {
-  return static_cast<int>(rows - first < most ? rows - first : most);
+__device__ __forceinline__ unsigned rows_here(int64_t first, int64_t rows, int most) {
+  return static_cast<unsigned>(rows - first < most ? rows - first : most);
 }
 
 template <class T, Score kScore, int kThreads>
 __global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
-  const int classes = static_cast<int>(k.classes);
+  SHARED_ARRAY(A, memory, (kShortTile<kThreads, kShortRow>));
+  const auto classes = static_cast<unsigned>(k.classes);
+  const Tile<A> tile(memory, classes);
+  const ShortRow<A> mine(tile, classes);
   for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
-    const int rows = rows_here(first, k.rows, kThreads);
+    const unsigned rows = rows_here(first, k.rows, kThreads);
     load_rows<kThreads>(static_cast<const T*>(k.logits) + first * classes, rows, classes, classes, tile);
     __syncthreads();
-    if (threadIdx.x < rows) {
-      const RowStats<A> s = stats_of_short_row<kScore>(tile, threadIdx.x * classes, classes);
-      static_cast<A*>(k.out)[first + threadIdx.x] = scale * score_of(s, kScore);
-    }
+    if (threadIdx.x < rows)
+      static_cast<A*>(k.out)[first + threadIdx.x] = scale * score_of(stats_of_short_row<kScore>(mine), kScore);
     __syncthreads();  // the tile is free for the next rows
   }
 }
@@ -225,19 +312,19 @@ template <class T, Score kScore, int kThreads>
 __global__ void __launch_bounds__(kThreads)
     short_row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kShortRow>));
-  const int classes = static_cast<int>(k.classes);
+  SHARED_ARRAY(A, memory, (kShortTile<kThreads, kShortRow>));
+  const auto classes = static_cast<unsigned>(k.classes);
+  const Tile<A> tile(memory, classes);
+  const ShortRow<A> mine(tile, classes);
   for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
-    const int rows = rows_here(first, k.rows, kThreads);
+    const unsigned rows = rows_here(first, k.rows, kThreads);
     load_rows<kThreads>(static_cast<const T*>(k.logits) + first * classes, rows, classes, classes, tile);
     __syncthreads();
     if (threadIdx.x < rows) {
-      const int begin = threadIdx.x * classes;
-      const RowStats<A> s = stats_of_short_row<kScore>(tile, begin, classes);
+      const RowStats<A> s = stats_of_short_row<kScore>(mine);
       const A g = scale * static_cast<const A*>(k.grad)[(first + threadIdx.x) / k.group];
       bool found_first = false, found_second = false;
-      for (int j = 0; j < classes; ++j) {
-        const A z = tile[padded(begin + j)];
+      mine.template each<true>([&](A& z, unsigned) {
         Role role = Role::kOther;
         if (kScore != Score::kEntropy && z == s.max && !found_first) {
           role = Role::kFirst;
@@ -246,8 +333,8 @@ __global__ void __launch_bounds__(kThreads)
           role = Role::kSecond;
           found_second = true;
         }
-        tile[padded(begin + j)] = g * score_gradient(s, kScore, z, role);
-      }
+        z = g * score_gradient(s, kScore, z, role);
+      });
     }
     __syncthreads();
     store_rows<kThreads>(tile, rows * classes, static_cast<T*>(k.grad_logits) + first * classes);
@@ -260,15 +347,13 @@ __device__ __forceinline__ const T* pass_rows(const Bald& k, int64_t pass, int64
   return static_cast<const T*>(k.logits) + pass * k.pass_stride + row * k.row_stride;
 }
 
-// Of the short row of this thread: adds its probabilities, weighted by `share`, to `mean`, and returns its entropy.
-// The exponentials take the place of the logits in the tile.
+// Adds the probabilities of a row, weighted by `share`, to `mean`, and returns its entropy. Its exponentials take the
+// place of its logits.
 template <int kClasses, class A>
-__device__ __forceinline__ A add_short_row(A* tile, int begin, int classes, A share, A (&mean)[kClasses]) {
-  const RowStats<A> s = stats_of_short_row<Score::kEntropy>(tile, begin, classes);
+__device__ __forceinline__ A add_short_row(const ShortRow<A>& row, A share, A (&mean)[kClasses]) {
+  const RowStats<A> s = stats_of_short_row<Score::kEntropy, true>(row);
   const A weight = share / sum_of(s);
-#pragma unroll
-  for (int j = 0; j < kClasses; ++j)
-    if (j < classes) mean[j] += weight * exp_negative(below_max(tile[padded(begin + j)], s.max));
+  row.template each<false, kClasses>([&](A e, unsigned j) { mean[j] += weight * e; });
   return score_of(s, Score::kEntropy);
 }
 
@@ -276,16 +361,18 @@ __device__ __forceinline__ A add_short_row(A* tile, int begin, int classes, A sh
 template <class T, int kThreads, int kClasses>
 __global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kClasses>));
-  const int classes = static_cast<int>(k.classes), begin = threadIdx.x * classes;
+  SHARED_ARRAY(A, memory, (kShortTile<kThreads, kClasses>));
+  const auto classes = static_cast<unsigned>(k.classes);
+  const Tile<A> tile(memory, classes);
+  const ShortRow<A> mine(tile, classes);
   const A share = A(1) / static_cast<A>(k.passes);
   for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
-    const int rows = rows_here(first, k.rows, kThreads);
+    const unsigned rows = rows_here(first, k.rows, kThreads);
     A mean[kClasses] = {}, value = 0;
     for (int64_t pass = 0; pass < k.passes; ++pass) {
       load_rows<kThreads>(pass_rows<T>(k, pass, first), rows, classes, k.row_stride, tile);
       __syncthreads();
-      if (threadIdx.x < rows) value -= share * add_short_row(tile, begin, classes, share, mean);
+      if (threadIdx.x < rows) value -= share * add_short_row(mine, share, mean);
       __syncthreads();
     }
 #pragma unroll
@@ -297,17 +384,19 @@ __global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k, arithmetic
 template <class T, int kThreads, int kClasses>
 __global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  SHARED_ARRAY(A, tile, (kShortTile<kThreads, kClasses>));
+  SHARED_ARRAY(A, memory, (kShortTile<kThreads, kClasses>));
   const Bald& f = k.forward;
-  const int classes = static_cast<int>(f.classes), begin = threadIdx.x * classes;
+  const auto classes = static_cast<unsigned>(f.classes);
+  const Tile<A> tile(memory, classes);
+  const ShortRow<A> mine(tile, classes);
   const A share = A(1) / static_cast<A>(f.passes);
   for (int64_t first = int64_t{blockIdx.x} * kThreads; first < f.rows; first += int64_t{gridDim.x} * kThreads) {
-    const int rows = rows_here(first, f.rows, kThreads);
+    const unsigned rows = rows_here(first, f.rows, kThreads);
     A mean[kClasses] = {};
     for (int64_t pass = 0; pass < f.passes; ++pass) {
       load_rows<kThreads>(pass_rows<T>(f, pass, first), rows, classes, f.row_stride, tile);
       __syncthreads();
-      if (threadIdx.x < rows) add_short_row(tile, begin, classes, share, mean);
+      if (threadIdx.x < rows) add_short_row(mine, share, mean);
       __syncthreads();
     }
 #pragma unroll
@@ -316,20 +405,17 @@ __global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackw
       load_rows<kThreads>(pass_rows<T>(f, pass, first), rows, classes, f.row_stride, tile);
       __syncthreads();
       if (threadIdx.x < rows) {
-        const RowStats<A> s = stats_of_short_row<Score::kEntropy>(tile, begin, classes);
+        const RowStats<A> s = stats_of_short_row<Score::kEntropy>(mine);
         const A inverse = 1 / sum_of(s);
         const A g = scale * share * static_cast<const A*>(k.grad)[first + threadIdx.x];
         A cross = 0;
-#pragma unroll
-        for (int j = 0; j < kClasses; ++j)
-          if (j < classes) cross += exp_negative(below_max(tile[padded(begin + j)], s.max)) * mean[j];
+        mine.template each<false, kClasses>(
+            [&](A z, unsigned j) { cross += exp_negative(below_max(z, s.max)) * mean[j]; });
         const A offset = (cross - s.weighted) * inverse;
-#pragma unroll
-        for (int j = 0; j < kClasses; ++j)
-          if (j < classes) {
-            const A d = below_max(tile[padded(begin + j)], s.max);
-            tile[padded(begin + j)] = g * inverse * exp_negative(d) * (d - mean[j] + offset);
-          }
+        mine.template each<true, kClasses>([&](A& z, unsigned j) {
+          const A d = below_max(z, s.max);
+          z = g * inverse * exp_negative(d) * (d - mean[j] + offset);
+        });
       }
       __syncthreads();
       store_rows<kThreads>(tile, rows * classes, static_cast<T*>(k.grad_logits) + (pass * f.rows + first) * classes);
@@ -337,6 +423,8 @@ __global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackw
     }
   }
 }
+
+constexpr int kUnrollOfBald = 2;  // its means need registers
 
 // The mean probabilities of one instance, shared out over the threads of a group: kItems of them in the registers of
 // each thread, as the packets fall.
@@ -371,7 +459,7 @@ __device__ __forceinline__ arithmetic_t<T> mean_of_group(const Bald& k, int64_t 
   A entropy = 0;
   for (int64_t pass = 0; pass < k.passes; ++pass) {
     const T* z = pass_rows<T>(k, pass, row);
-    const RowStats<A> s = stats_of_group<Score::kEntropy, kGroup>(z, k.classes);
+    const RowStats<A> s = stats_of_group<Score::kEntropy, kGroup, kUnrollOfBald>(z, k.classes);
     const A weight = share / sum_of(s);
     entropy += share * score_of(s, Score::kEntropy);
     for_items<kGroup>(z, k.classes, means,
@@ -410,7 +498,7 @@ __global__ void __launch_bounds__(kThreads) bald_backward_kernel(BaldBackward k,
     for (int64_t pass = 0; pass < f.passes; ++pass) {
       const T* z = pass_rows<T>(f, pass, row);
       T* grad_z = static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes;
-      const RowStats<A> s = stats_of_group<Score::kEntropy, kGroup>(z, f.classes);
+      const RowStats<A> s = stats_of_group<Score::kEntropy, kGroup, kUnrollOfBald>(z, f.classes);
       A cross = 0;
       for_items<kGroup>(z, f.classes, means,
                         [&](A& mean, A z_j, int64_t) { cross += exp_negative(below_max(z_j, s.max)) * mean; });
@@ -434,7 +522,7 @@ __device__ __forceinline__ arithmetic_t<T> mean_of_long_row(const Bald& k, int64
   A entropy = 0;
   for (int64_t pass = 0; pass < k.passes; ++pass) {
     const T* z = pass_rows<T>(k, pass, row);
-    const RowStats<A> s = stats_of_group<Score::kEntropy, kThreads>(z, k.classes);
+    const RowStats<A> s = stats_of_group<Score::kEntropy, kThreads, kUnrollOfBald>(z, k.classes);
     const A weight = share / sum_of(s);
     entropy += share * score_of(s, Score::kEntropy);
     for (int64_t j = threadIdx.x; j < k.classes; j += kThreads)
@@ -467,7 +555,7 @@ __global__ void __launch_bounds__(kThreads) long_bald_backward_kernel(BaldBackwa
     for (int64_t pass = 0; pass < f.passes; ++pass) {
       const T* z = pass_rows<T>(f, pass, row);
       T* grad_z = static_cast<T*>(k.grad_logits) + (pass * f.rows + row) * f.classes;
-      const RowStats<A> s = stats_of_group<Score::kEntropy, kThreads>(z, f.classes);
+      const RowStats<A> s = stats_of_group<Score::kEntropy, kThreads, kUnrollOfBald>(z, f.classes);
       A cross = 0;
       for (int64_t j = threadIdx.x; j < f.classes; j += kThreads)
         cross += exp_negative(below_max(widen(z[j]), s.max)) * mean[j];
