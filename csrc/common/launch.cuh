@@ -18,13 +18,26 @@ namespace lada::cuda {
 inline int64_t max_blocks() { return int64_t{1} << 30; }
 inline int64_t max_int32_count() { return int64_t{1} << 31; }
 
+inline void check(cudaError_t status, const char* name) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("lada_ext: launch of ") + name + " failed: " + cudaGetErrorString(status));
+}
+
 template <class... Parameters, class... Arguments>
 void start(const char* name, void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void* stream,
            Arguments... arguments) {
   kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("lada_ext: launch of ") + name + " failed: " + cudaGetErrorString(status));
+  check(cudaGetLastError(), name);
+}
+
+// How many blocks of a kernel the device runs at once.
+template <class... Parameters>
+int64_t resident_blocks(const char* name, void (*kernel)(Parameters...), int threads) {
+  int device = 0, multiprocessors = 0, blocks = 0;
+  check(cudaGetDevice(&device), name);
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), name);
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0), name);
+  return std::max<int64_t>(1, int64_t{blocks} * multiprocessors);
 }
 
 #else
@@ -38,6 +51,11 @@ void start(const char* name, void (*kernel)(Parameters...), unsigned blocks, uns
   on_host::launch(name, reinterpret_cast<void*>(kernel), blocks, threads, [=] { kernel(arguments...); });
 }
 
+template <class... Parameters>
+int64_t resident_blocks(const char*, void (*)(Parameters...), int) {
+  return max_blocks();
+}
+
 #endif
 
 template <class... Parameters, class... Arguments>
@@ -46,6 +64,13 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int
   if (blocks <= 0) return;
   start(name, kernel, static_cast<unsigned>(std::min(blocks, max_blocks())), static_cast<unsigned>(threads), stream,
         arguments...);
+}
+
+// For a kernel whose blocks ask for their next work while they do the present one: no more blocks than run at once.
+template <class... Parameters, class... Arguments>
+void launch_resident(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads, void* stream,
+                     Arguments... arguments) {
+  launch(name, kernel, std::min(blocks, resident_blocks(name, kernel, threads)), threads, stream, arguments...);
 }
 
 // Whether indices 0 .. count-1, and a grid's stride beyond them, fit 32 bits: the choice of a kernel's index type.

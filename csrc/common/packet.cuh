@@ -39,8 +39,8 @@ __device__ __forceinline__ void store_aligned(T* to, const Packet<T, kCount>& pa
 }
 
 // The elements row[j], row[j + 1], ... below `end`, and `fill` in place of those that are not.
-template <class T>
-__device__ __forceinline__ Packet<T> load_packet(const T* row, int64_t j, int64_t end, bool aligned, T fill) {
+template <class T, class Index>
+__device__ __forceinline__ Packet<T> load_packet(const T* row, Index j, Index end, bool aligned, T fill) {
   if (aligned && j + Packet<T>::kSize <= end) return load_aligned(row + j);
   Packet<T> packet;
 #pragma unroll
@@ -48,8 +48,16 @@ __device__ __forceinline__ Packet<T> load_packet(const T* row, int64_t j, int64_
   return packet;
 }
 
-template <class T>
-__device__ __forceinline__ void store_packet(T* row, int64_t j, int64_t end, bool aligned, const Packet<T>& packet) {
+// Packets j, j + step, ... of the row: all are asked for before one is waited for.
+template <int kCount, class T, class Index>
+__device__ __forceinline__ void load_packets(const T* row, Index j, Index step, Index end, bool aligned, T fill,
+                                             Packet<T> (&packet)[kCount]) {
+#pragma unroll
+  for (int u = 0; u < kCount; ++u) packet[u] = load_packet(row, static_cast<Index>(j + u * step), end, aligned, fill);
+}
+
+template <class T, class Index>
+__device__ __forceinline__ void store_packet(T* row, Index j, Index end, bool aligned, const Packet<T>& packet) {
   if (aligned && j + Packet<T>::kSize <= end) return store_aligned(row + j, packet);
 #pragma unroll
   for (int i = 0; i < Packet<T>::kSize; ++i)

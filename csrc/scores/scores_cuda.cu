@@ -10,8 +10,8 @@ void row_scores(const RowScores& k, void* stream) {
     using T = typename decltype(tag)::type;
     constexpr Score kScore = decltype(score)::value;
     if (k.classes <= kShortRow)
-      launch(name, short_row_scores_kernel<T, kScore, kShortThreads>, ceil_div(k.rows, kShortThreads), kShortThreads,
-             stream, k, static_cast<arithmetic_t<T>>(k.scale));
+      launch_resident(name, short_row_scores_kernel<T, kScore, kShortThreads>, ceil_div(k.rows, kShortThreads),
+                      kShortThreads, stream, k, static_cast<arithmetic_t<T>>(k.scale));
     else if (k.classes <= kFewLanes)
       launch(name, row_scores_kernel<T, kScore, kThreads, 8>, ceil_div(k.rows, kThreads / 8), kThreads, stream, k,
              static_cast<arithmetic_t<T>>(k.scale));

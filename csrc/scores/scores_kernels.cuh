@@ -57,39 +57,32 @@ __device__ __forceinline__ V group_reduce(V value, Op op) {
 __device__ __forceinline__ float raised_to(float max, float z) { return fmaxf(max, z); }
 __device__ __forceinline__ double raised_to(double max, double z) { return fmax(max, z); }
 
-template <Score kScore, class T>
-__device__ __forceinline__ void add_packet(RowStats<arithmetic_t<T>>& s, const Packet<T>& packet) {
-  using A = arithmetic_t<T>;
-  A max = s.max;
-#pragma unroll
-  for (int i = 0; i < Packet<T>::kSize; ++i) {
-    const A z = widen(packet.value[i]);
-    if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z, max), s.second);
-    max = raised_to(max, z);
-  }
-  if (max > s.max) s = raised(s, max);
-#pragma unroll
-  for (int i = 0; i < Packet<T>::kSize; ++i) add(s, widen(packet.value[i]));
-}
-
-// The statistics of z[0..classes), the same in every thread of the group. A thread asks for kUnroll packets at once.
-template <Score kScore, int kGroup, int kUnroll = 4, class T>
-__device__ __forceinline__ RowStats<arithmetic_t<T>> stats_of_group(const T* __restrict__ z, int64_t classes) {
+// The statistics of z[0..classes), the same in every thread of the group. A thread takes kUnroll packets at once.
+template <Score kScore, int kGroup, int kUnroll = 4, class T, class Index>
+__device__ __forceinline__ RowStats<arithmetic_t<T>> stats_of_group(const T* __restrict__ z, Index classes) {
   using A = arithmetic_t<T>;
   constexpr int kSize = Packet<T>::kSize;
-  constexpr int64_t kStep = kGroup * kSize;
+  constexpr Index kStep = kGroup * kSize;
   const bool aligned = is_aligned(z);
-  const T nothing = narrow<T>(-infinity<A>());
   RowStats<A> s;
-  int64_t j = threadIdx.x % kGroup * kSize;
-  for (; aligned && j + (kUnroll - 1) * kStep + kSize <= classes; j += kUnroll * kStep) {
+  for (Index j = threadIdx.x % kGroup * kSize; j < classes; j += kUnroll * kStep) {
     Packet<T> packet[kUnroll];
+    load_packets(z, j, kStep, classes, aligned, narrow<T>(-infinity<A>()), packet);
+    A max = s.max;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) packet[u] = load_aligned(z + j + u * kStep);
+    for (int i = 0; i < kUnroll * kSize; ++i) {
+      const A z_j = widen(packet[i / kSize].value[i % kSize]);
+      if constexpr (kScore == Score::kMargin) s.second = larger(smaller(z_j, max), s.second);
+      max = raised_to(max, z_j);
+    }
+    if (max > s.max) s = raised(s, max);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) add_packet<kScore>(s, packet[u]);
+    for (int u = 0; u < kUnroll; ++u) {
+      if (j + u * kStep >= classes) break;
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) add(s, widen(packet[u].value[i]));
+    }
   }
-  for (; j < classes; j += kStep) add_packet<kScore>(s, load_packet(z, j, classes, aligned, nothing));
   const A max = group_reduce<kGroup>(s.max, Largest{});
   A second = lowest<A>();
   if constexpr (kScore == Score::kMargin) second = group_reduce<kGroup>(s.max == max ? s.second : s.max, Largest{});
@@ -110,14 +103,19 @@ __device__ __forceinline__ int64_t first_place(const T* z, int64_t classes, arit
   return group_reduce<kGroup>(place, Least{});
 }
 
+// Whole blocks take rows of any length, groups of lanes those of a few thousand classes.
+template <int kGroup>
+using IndexInRow = std::conditional_t<(kGroup > kWarp), int64_t, int>;
+
 template <class T, Score kScore, int kThreads, int kGroup>
 __global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
   constexpr int kRows = kThreads / kGroup;
   const T* logits = static_cast<const T*>(k.logits);
+  const auto classes = static_cast<IndexInRow<kGroup>>(k.classes);
   for (int64_t first = int64_t{blockIdx.x} * kRows; first < k.rows; first += int64_t{gridDim.x} * kRows) {
     const int64_t mine = first + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
-    const RowStats<A> s = stats_of_group<kScore, kGroup>(logits + row * k.classes, k.classes);
+    const RowStats<A> s = stats_of_group<kScore, kGroup>(logits + row * k.classes, classes);
     if (mine < k.rows && threadIdx.x % kGroup == 0) static_cast<A*>(k.out)[row] = scale * score_of(s, kScore);
   }
 }
@@ -125,26 +123,35 @@ __global__ void __launch_bounds__(kThreads) row_scores_kernel(RowScores k, arith
 template <class T, Score kScore, int kThreads, int kGroup>
 __global__ void __launch_bounds__(kThreads) row_scores_backward_kernel(RowScoresBackward k, arithmetic_t<T> scale) {
   using A = arithmetic_t<T>;
-  constexpr int kRows = kThreads / kGroup, kSize = Packet<T>::kSize;
+  using Index = IndexInRow<kGroup>;
+  constexpr int kRows = kThreads / kGroup, kSize = Packet<T>::kSize, kUnroll = 2;
+  constexpr Index kStep = kGroup * kSize;
+  const auto classes = static_cast<Index>(k.classes);
   for (int64_t block = int64_t{blockIdx.x} * kRows; block < k.rows; block += int64_t{gridDim.x} * kRows) {
     const int64_t mine = block + threadIdx.x / kGroup, row = mine < k.rows ? mine : k.rows - 1;
     const T* z = static_cast<const T*>(k.logits) + row * k.classes;
     T* grad_z = static_cast<T*>(k.grad_logits) + row * k.classes;
-    const RowStats<A> s = stats_of_group<kScore, kGroup>(z, k.classes);
+    const RowStats<A> s = stats_of_group<kScore, kGroup>(z, classes);
     int64_t first = -1, second = -1;
     if constexpr (kScore != Score::kEntropy) first = first_place<kGroup>(z, k.classes, s.max, -1);
     if constexpr (kScore == Score::kMargin) second = first_place<kGroup>(z, k.classes, s.second, first);
     if (mine >= k.rows) continue;  // the last barrier or shuffle of this round is behind
     const A g = scale * static_cast<const A*>(k.grad)[row / k.group];
     const bool aligned = is_aligned(z) && is_aligned(grad_z);
-    for (int64_t j = threadIdx.x % kGroup * kSize; j < k.classes; j += kGroup * kSize) {
-      Packet<T> packet = load_packet(z, j, k.classes, aligned, narrow<T>(A(0)));
+    for (Index begin = threadIdx.x % kGroup * kSize; begin < classes; begin += kUnroll * kStep) {
+      Packet<T> packet[kUnroll];
+      load_packets(z, begin, kStep, classes, aligned, narrow<T>(A(0)), packet);
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) {
-        const Role role = j + i == first ? Role::kFirst : (j + i == second ? Role::kSecond : Role::kOther);
-        packet.value[i] = narrow<T>(g * score_gradient(s, kScore, widen(packet.value[i]), role));
+      for (int u = 0; u < kUnroll; ++u) {
+        const Index j = begin + u * kStep;
+        if (j >= classes) break;
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) {
+          const Role role = j + i == first ? Role::kFirst : (j + i == second ? Role::kSecond : Role::kOther);
+          packet[u].value[i] = narrow<T>(g * score_gradient(s, kScore, widen(packet[u].value[i]), role));
+        }
+        store_packet(grad_z, j, classes, aligned, packet[u]);
       }
-      store_packet(grad_z, j, k.classes, aligned, packet);
     }
   }
 }
@@ -167,7 +174,7 @@ struct Tile {
 
 // A packet from memory to the tile, and back.
 template <class T>
-__device__ __forceinline__ void put(const Tile<arithmetic_t<T>>& tile, unsigned i, const Packet<T>& packet) {
+__device__ __forceinline__ void put_packet(const Tile<arithmetic_t<T>>& tile, unsigned i, const Packet<T>& packet) {
   using InTile = Packet<arithmetic_t<T>>;
 #pragma unroll
   for (int c = 0; c < Packet<T>::kSize; c += InTile::kSize) {
@@ -191,28 +198,41 @@ __device__ __forceinline__ Packet<T> taken(const Tile<arithmetic_t<T>>& tile, un
   return packet;
 }
 
-// Rows of `classes` elements, `stride` apart, to shared memory. A thread asks for several packets before it waits.
+// Rows of `classes` elements, `stride` apart, on their way to shared memory. `ask` has their first packets read into
+// registers, where they may be under way while other rows are worked on; `put` waits for them, and reads the rest.
 template <int kThreads, class T>
-__device__ __forceinline__ void load_rows(const T* from, unsigned rows, unsigned classes, int64_t stride,
-                                          const Tile<arithmetic_t<T>>& tile) {
-  constexpr unsigned kSize = Packet<T>::kSize, kStep = kThreads * kSize, kAtOnce = 4;
-  const unsigned count = rows * classes;
-  unsigned done = 0;
-  if (stride == classes && is_aligned(from)) {
-    done = count / kSize * kSize;
-    for (unsigned i = threadIdx.x * kSize; i < done; i += kAtOnce * kStep) {
-      Packet<T> packet[kAtOnce] = {};
+class Rows {
+ public:
+  __device__ __forceinline__ void ask(const T* rows, unsigned count_of_rows, unsigned classes_of_row, int64_t stride) {
+    from = rows;
+    classes = classes_of_row;
+    between = stride;
+    count = count_of_rows * classes;
+    packed = stride == classes && is_aligned(from) ? count / kSize * kSize : 0;
 #pragma unroll
-      for (unsigned u = 0; u < kAtOnce; ++u)
-        if (i + u * kStep < done) packet[u] = load_aligned(from + i + u * kStep);
-#pragma unroll
-      for (unsigned u = 0; u < kAtOnce; ++u)
-        if (i + u * kStep < done) put<T>(tile, i + u * kStep, packet[u]);
-    }
+    for (unsigned u = 0; u < kAtOnce; ++u)
+      if (place(u) < packed) packet[u] = load_aligned(from + place(u));
   }
-  for (unsigned i = done + threadIdx.x; i < count; i += kThreads)
-    *tile.at(i) = widen(from[i / classes * stride + i % classes]);
-}
+
+  __device__ __forceinline__ void put(const Tile<arithmetic_t<T>>& tile) const {
+#pragma unroll
+    for (unsigned u = 0; u < kAtOnce; ++u)
+      if (place(u) < packed) put_packet<T>(tile, place(u), packet[u]);
+    for (unsigned i = place(kAtOnce); i < packed; i += kStep) put_packet<T>(tile, i, load_aligned(from + i));
+    for (unsigned i = packed + threadIdx.x; i < count; i += kThreads)
+      *tile.at(i) = widen(from[i / classes * between + i % classes]);
+  }
+
+ private:
+  static constexpr unsigned kSize = Packet<T>::kSize, kStep = kThreads * kSize, kAtOnce = kSize > 4 ? 2 : 4;
+
+  static __device__ __forceinline__ unsigned place(unsigned u) { return threadIdx.x * kSize + u * kStep; }
+
+  const T* from;
+  unsigned classes, count, packed;
+  int64_t between;
+  Packet<T> packet[kAtOnce] = {};
+};
 
 // Consecutive rows from shared memory.
 template <int kThreads, class T>
@@ -287,8 +307,9 @@ __device__ __forceinline__ RowStats<A> stats_of_short_row(const ShortRow<A>& row
   return s;
 }
 
+// How many of `most` rows from `first` on there are.
 __device__ __forceinline__ unsigned rows_here(int64_t first, int64_t rows, int most) {
-  return static_cast<unsigned>(rows - first < most ? rows - first : most);
+  return static_cast<unsigned>(first >= rows ? 0 : rows - first < most ? rows - first : most);
 }
 
 template <class T, Score kScore, int kThreads>
@@ -298,10 +319,18 @@ __global__ void __launch_bounds__(kThreads) short_row_scores_kernel(RowScores k,
   const auto classes = static_cast<unsigned>(k.classes);
   const Tile<A> tile(memory, classes);
   const ShortRow<A> mine(tile, classes);
-  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
+  Rows<kThreads, T> rows_ahead;
+  const auto ask = [&](int64_t first) {
+    rows_ahead.ask(static_cast<const T*>(k.logits) + first * classes, rows_here(first, k.rows, kThreads), classes,
+                   classes);
+  };
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  ask(int64_t{blockIdx.x} * kThreads);
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += step) {
     const unsigned rows = rows_here(first, k.rows, kThreads);
-    load_rows<kThreads>(static_cast<const T*>(k.logits) + first * classes, rows, classes, classes, tile);
+    rows_ahead.put(tile);
     __syncthreads();
+    ask(first + step);
     if (threadIdx.x < rows)
       static_cast<A*>(k.out)[first + threadIdx.x] = scale * score_of(stats_of_short_row<kScore>(mine), kScore);
     __syncthreads();  // the tile is free for the next rows
@@ -316,10 +345,18 @@ __global__ void __launch_bounds__(kThreads)
   const auto classes = static_cast<unsigned>(k.classes);
   const Tile<A> tile(memory, classes);
   const ShortRow<A> mine(tile, classes);
-  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
+  Rows<kThreads, T> rows_ahead;
+  const auto ask = [&](int64_t first) {
+    rows_ahead.ask(static_cast<const T*>(k.logits) + first * classes, rows_here(first, k.rows, kThreads), classes,
+                   classes);
+  };
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  ask(int64_t{blockIdx.x} * kThreads);
+  for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += step) {
     const unsigned rows = rows_here(first, k.rows, kThreads);
-    load_rows<kThreads>(static_cast<const T*>(k.logits) + first * classes, rows, classes, classes, tile);
+    rows_ahead.put(tile);
     __syncthreads();
+    ask(first + step);
     if (threadIdx.x < rows) {
       const RowStats<A> s = stats_of_short_row<kScore>(mine);
       const A g = scale * static_cast<const A*>(k.grad)[(first + threadIdx.x) / k.group];
@@ -347,6 +384,33 @@ __device__ __forceinline__ const T* pass_rows(const Bald& k, int64_t pass, int64
   return static_cast<const T*>(k.logits) + pass * k.pass_stride + row * k.row_stride;
 }
 
+// The same rows pass after pass, the next pass on its way while one is worked on.
+template <int kThreads, class T>
+class PassesOfRows {
+ public:
+  __device__ __forceinline__ PassesOfRows(const Bald& k, int64_t first, unsigned rows)
+      : k(k), first(first), rows(rows) {
+    ask();
+  }
+
+  // Every thread of the block must call it; the tile is filled when it returns.
+  __device__ __forceinline__ void put_next(const Tile<arithmetic_t<T>>& tile) {
+    ahead.put(tile);
+    __syncthreads();
+    if (++pass < k.passes) ask();
+  }
+
+ private:
+  __device__ __forceinline__ void ask() {
+    ahead.ask(pass_rows<T>(k, pass, first), rows, static_cast<unsigned>(k.classes), k.row_stride);
+  }
+
+  const Bald& k;
+  int64_t first, pass = 0;
+  unsigned rows;
+  Rows<kThreads, T> ahead;
+};
+
 // Adds the probabilities of a row, weighted by `share`, to `mean`, and returns its entropy. Its exponentials take the
 // place of its logits.
 template <int kClasses, class A>
@@ -369,9 +433,9 @@ __global__ void __launch_bounds__(kThreads) short_bald_kernel(Bald k, arithmetic
   for (int64_t first = int64_t{blockIdx.x} * kThreads; first < k.rows; first += int64_t{gridDim.x} * kThreads) {
     const unsigned rows = rows_here(first, k.rows, kThreads);
     A mean[kClasses] = {}, value = 0;
+    PassesOfRows<kThreads, T> passes(k, first, rows);
     for (int64_t pass = 0; pass < k.passes; ++pass) {
-      load_rows<kThreads>(pass_rows<T>(k, pass, first), rows, classes, k.row_stride, tile);
-      __syncthreads();
+      passes.put_next(tile);
       if (threadIdx.x < rows) value -= share * add_short_row(mine, share, mean);
       __syncthreads();
     }
@@ -393,17 +457,17 @@ __global__ void __launch_bounds__(kThreads) short_bald_backward_kernel(BaldBackw
   for (int64_t first = int64_t{blockIdx.x} * kThreads; first < f.rows; first += int64_t{gridDim.x} * kThreads) {
     const unsigned rows = rows_here(first, f.rows, kThreads);
     A mean[kClasses] = {};
+    PassesOfRows<kThreads, T> passes(f, first, rows);
     for (int64_t pass = 0; pass < f.passes; ++pass) {
-      load_rows<kThreads>(pass_rows<T>(f, pass, first), rows, classes, f.row_stride, tile);
-      __syncthreads();
+      passes.put_next(tile);
       if (threadIdx.x < rows) add_short_row(mine, share, mean);
       __syncthreads();
     }
 #pragma unroll
     for (int j = 0; j < kClasses; ++j) mean[j] = log_of_probability(mean[j]);
+    PassesOfRows<kThreads, T> again(f, first, rows);
     for (int64_t pass = 0; pass < f.passes; ++pass) {
-      load_rows<kThreads>(pass_rows<T>(f, pass, first), rows, classes, f.row_stride, tile);
-      __syncthreads();
+      again.put_next(tile);
       if (threadIdx.x < rows) {
         const RowStats<A> s = stats_of_short_row<Score::kEntropy>(mine);
         const A inverse = 1 / sum_of(s);
