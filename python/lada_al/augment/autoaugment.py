@@ -67,8 +67,8 @@ class AutoAugment(Augmentation):
 
 def _seeds(view: View, key: Tensor, samples: int) -> Tensor:
     """(B, samples) seeds that depend on the key and the ids alone."""
-    index = None if view.ids is None else view.ids.to(key.device)
-    uniform = lada_ext.beta_sample(torch.ones(len(view), device=key.device, dtype=torch.float64), samples, key, index)
+    ones = torch.ones(len(view), device=key.device, dtype=torch.float64)
+    uniform = lada_ext.beta_sample(ones, samples, key, view.ids)
     return (uniform * 2**52).long()
 
 
