@@ -294,7 +294,7 @@ def virtual_view(net: SplitModel, pool: Pool, f_aug: Augmentation, bought: Bough
 
 
 def _members(view: View, arity: int) -> list[View]:
-    """The first instances of the units, which follow one another in a view of images, and the second where there are."""
+    """The first instances of the units, which follow one another in a view of images; and the second ones, of pairs."""
     return [view[torch.arange(i, len(view), arity, device=view.image.device)] for i in range(arity)]
 
 
