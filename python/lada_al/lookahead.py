@@ -56,7 +56,7 @@ def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:
             now.f_acq.prepare(occasion)
         choice = look_ahead(view, now) if now.config.chosen.look_ahead else choose(view, now, occasion)
         entropy = lada_ext.entropy(view[choice.positions].logits)
-    bought = ids[choice.positions.cpu()]
+    bought = ids[choice.positions]
     return Bought(
         round=now.number,
         ids=bought.tolist(),
@@ -122,7 +122,7 @@ def _entropy_in_pipeline(bought: View, now: Round) -> Tensor | None:
     kind = now.config.chosen.augmentation
     if now.f_aug is None or kind is None or not kind.look_ahead:
         return None
-    views = [bought[torch.arange(i, len(bought), kind.arity)] for i in range(kind.arity)]
+    views = _members(bought, kind.arity)
     key = now.keys.key("score samples", now.number, device=bought.image.device)
     tau = now.f_aug.policy(*views, learn=False)(*views)
     virtual = now.f_aug(*views, tau=tau, key=key, samples=now.config.samples)
@@ -145,7 +145,7 @@ def look_ahead(view: View, now: Round) -> Choice:
     with now.clock("score"):
         tau = policy(*views) if tau is None else tau
         scores, virtual_entropy = unit_scores(views, tau, now)
-        best = _best(scores, views, now.query // f_aug.arity, now.config).cpu()
+        best = _best(scores, views, now.query // f_aug.arity, now.config)
     return Choice(
         positions=members[:, best].t().flatten(),
         scores=scores[best].repeat_interleave(f_aug.arity),
@@ -173,7 +173,7 @@ def match(view: View, now: Round) -> Tensor:
     assert f_aug is not None
     if not config.seeks_pairs:
         units = len(view) // f_aug.arity
-        return torch.arange(f_aug.arity * units).view(f_aug.arity, units)
+        return torch.arange(f_aug.arity * units, device=view.hidden.device).view(f_aug.arity, units)
     score = config.chosen.acquisition.fused
     assert score is not None
     whole, wanted = len(view) // 2, now.query // 2 * (diverse.SHORTLIST if config.selection == "diverse" else 1)
@@ -181,7 +181,7 @@ def match(view: View, now: Round) -> Tensor:
     best = lada_ext.top_pairs(
         view.logits, count, config.fixed_tau, gamma=config.look_ahead_weight, score=score, disjoint=True
     )
-    return best.pairs.t().cpu()
+    return best.pairs.t()
 
 
 def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round) -> Tensor:
@@ -205,7 +205,7 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
         order = torch.randperm(len(views[0]), generator=now.keys.generator("policy batches", now.number, epoch))
         key = now.keys.key("policy samples", now.number, epoch, device)
         losses, taus = [], []
-        for batch in order.split(config.policy_batch):
+        for batch in order.to(device).split(config.policy_batch):
             part = [view[batch[ours().part(len(batch))]] for view in views]
             tau = policy(*part)
             loss, gradient = _policy_loss(part, tau.detach(), key, now)
@@ -249,7 +249,7 @@ def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Ten
     key = now.keys.key("score samples", now.number, device=tau.device)
     scores, entropies = [], []
     batch = max(1, config.scoring_batch // config.samples)
-    for part in now.meter.track("score", torch.arange(len(tau)).split(batch)):
+    for part in now.meter.track("score", torch.arange(len(tau), device=tau.device).split(batch)):
         score, entropy = _scores_of([view[part] for view in views], tau[part], key, now)
         scores.append(score)
         entropies.append(entropy)
@@ -283,14 +283,19 @@ def composed_score(f_acq: Acquisition, real: list[View], virtual: View, gamma: f
 
 def virtual_view(net: SplitModel, pool: Pool, f_aug: Augmentation, bought: Bought, key: Tensor) -> View:
     """X_M (line 9): one virtual instance of each bought unit, with its label, for training."""
-    ids = torch.tensor(bought.ids)
+    ids = torch.tensor(bought.ids, device=pool.device)
     view = View(net, bought.k, image=pool.pixels(ids), ids=ids, target=pool.targets(ids)).computed(len(ids), bought.k)
-    views = [view[torch.arange(i, len(ids), f_aug.arity)] for i in range(f_aug.arity)]
+    views = _members(view, f_aug.arity)
     if bought.tau is None or f_aug.trained is not None:
         tau = f_aug.policy(*views, learn=False)(*views)
     else:
         tau = torch.tensor(bought.tau, device=pool.device)
     return f_aug(*views, tau=tau, key=key)
+
+
+def _members(view: View, arity: int) -> list[View]:
+    """The first instances of the units, which follow one another in a view of images; and the second ones, of pairs."""
+    return [view[torch.arange(i, len(view), arity, device=view.image.device)] for i in range(arity)]
 
 
 def _mean_of_draws(scores: Tensor) -> Tensor:

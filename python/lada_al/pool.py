@@ -71,15 +71,15 @@ class Pool:
         return lada_ext.take_images(images, torch.arange(len(images), device=images.device), normalize=self.tone)
 
     def unlabelled(self) -> Tensor:
-        """Ids not yet bought, ascending."""
+        """Ids not yet bought, ascending, on the CPU."""
         free = torch.ones(len(self), dtype=torch.bool)
         free[self.labelled] = False
         return free.nonzero().squeeze(1)
 
     def candidates(self, count: int, generator: torch.Generator) -> Tensor:
-        """At most `count` unlabelled ids in random order: the X_U of one round."""
+        """At most `count` unlabelled ids in random order, on `device`: the X_U of one round."""
         free = self.unlabelled()
-        return free[torch.randperm(len(free), generator=generator)[:count]]
+        return free[torch.randperm(len(free), generator=generator)[:count]].to(self.device)
 
     def add(self, ids: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
         """Enters bought labels."""

@@ -50,10 +50,10 @@ class View:
 
     Exactly one of `image`, `hidden` and `mix` is given; the rest is computed when first asked for. `mix(step)` makes
     the virtual instances from their parents as they are after `step` modules of the network; it may be called for any
-    step up to which f^{k:K} is affine. `ids` name real instances in the pool and in the random streams. `target` holds
-    label distributions, (..., C), where they are known. `parents` are the real instances that virtual ones were made
-    of. The weights must not change while a view is in use: `train.fit` raises the network's version, and an old view
-    refuses.
+    step up to which f^{k:K} is affine. `ids` name real instances in the pool and in the random streams; they are on the
+    device of the instances, so that positions found there index all that a view holds. `target` holds label
+    distributions, (..., C), where they are known. `parents` are the real instances that virtual ones were made of. The
+    weights must not change while a view is in use: `train.fit` raises the network's version, and an old view refuses.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class Occasion:
 
     def labelled(self) -> View:
         """All that was bought so far."""
-        ids = self.pool.labelled
+        ids = self.pool.labelled.to(self.pool.device)
         return View(self.net, self.k, image=self.pool.pixels(ids), ids=ids, target=self.pool.targets(ids))
 
 

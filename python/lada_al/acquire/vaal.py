@@ -131,7 +131,7 @@ class Vaal(Acquisition):
         autoencoder.step()
 
         guess = self.discriminator(seen.detach())
-        truth = torch.cat([torch.ones(len(labelled)), torch.zeros(len(unlabelled))]).to(guess)
+        truth = torch.cat([guess.new_ones(len(labelled)), guess.new_zeros(len(unlabelled))])
         told = F.binary_cross_entropy_with_logits(guess, truth)
         discriminator.zero_grad()
         told.backward()

@@ -58,8 +58,7 @@ class AdaMixup(Augmentation):
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         """tau (P, 2): alpha and delta of each pair."""
         a, b = views
-        index = None if a.ids is None else a.ids.to(a.hidden.device)
-        uniform = lada_ext.beta_sample(torch.ones_like(tau[:, 0].detach()), samples, key, index)
+        uniform = lada_ext.beta_sample(torch.ones_like(tau[:, 0].detach()), samples, key, a.ids)
         lam = tau[:, :1] + tau[:, 1:] * uniform
         weight = lam[(...,) + (None,) * (a.hidden.dim() - 1)]
         mixed = weight * a.hidden[:, None] + (1 - weight) * b.hidden[:, None]

@@ -49,17 +49,17 @@ class AutoAugment(Augmentation):
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         (view,) = views
         images = (self.task.to_pixels(view.image) * 255).round().to(torch.uint8)
-        seeds = _seeds(view, key, samples)
+        seeds = _seeds(view, key, samples).tolist()
         made = torch.stack([self._draws(*of_image) for of_image in zip(images, seeds, strict=True)])
         image = self.task.normalised(made.float() / 255)
         target = None if view.target is None else view.target[:, None].expand(-1, samples, -1)
         return View(view.net, 0, image=image, leading=2, target=target, parents=(view,))
 
-    def _draws(self, image: Tensor, seeds: Tensor) -> Tensor:
+    def _draws(self, image: Tensor, seeds: list[int]) -> Tensor:
         """(samples, channels, H, W): one draw of operations for each seed."""
         made = []
         with torch.random.fork_rng(devices=[]):
-            for seed in seeds.tolist():
+            for seed in seeds:
                 torch.default_generator.manual_seed(seed)  # that of the CPU, which alone was forked
                 made.append(self.operations(image))
         return torch.stack(made)
@@ -67,8 +67,8 @@ class AutoAugment(Augmentation):
 
 def _seeds(view: View, key: Tensor, samples: int) -> Tensor:
     """(B, samples) seeds that depend on the key and the ids alone."""
-    index = None if view.ids is None else view.ids.to(key.device)
-    uniform = lada_ext.beta_sample(torch.ones(len(view), device=key.device, dtype=torch.float64), samples, key, index)
+    ones = torch.ones(len(view), device=key.device, dtype=torch.float64)
+    uniform = lada_ext.beta_sample(ones, samples, key, view.ids)
     return (uniform * 2**52).long()
 
 

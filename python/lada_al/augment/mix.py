@@ -49,14 +49,13 @@ class Mix(Augmentation):
         return PairNet(channels, (height, width))
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
-        a, b = views
-        index = _index(a)
+        a, b = views  # a pair is named in the random stream by `a`, so that batches and orders do not matter
 
         def mix(step: int) -> Tensor:
-            return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=index)[0]
+            return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=a.ids)[0]
 
         labelled = a.target is not None and b.target is not None
-        lam = lada_ext.beta_sample(tau.detach(), samples, key, index=index) if labelled else None
+        lam = lada_ext.beta_sample(tau.detach(), samples, key, index=a.ids) if labelled else None
         return View(a.net, a.k, mix=mix, leading=2, target=_mixed_target(a, b, lam), parents=(a, b))
 
     def pair_scores(
@@ -67,7 +66,7 @@ class Mix(Augmentation):
             return None
         pairs = torch.arange(2 * len(a), device=tau.device).view(2, -1).t()
         logits = torch.cat([a.logits, b.logits])
-        return lada_ext.mixed_pair_score(logits, pairs, tau, samples, key, gamma, score, index=_index(a))
+        return lada_ext.mixed_pair_score(logits, pairs, tau, samples, key, gamma, score, index=a.ids)
 
 
 def make(config: Config, task: Task, net: SplitModel) -> Mix:
@@ -85,11 +84,6 @@ class Concentration(nn.Module):
     def forward(self, a: View, b: View) -> Tensor:
         concentration, _ = self.net(a.hidden, b.hidden)
         return self.largest_tau * concentration.sigmoid().clamp_min(SMALLEST_TAU)
-
-
-def _index(a: View) -> Tensor | None:
-    """A pair is named in the random stream by its first instance, so that batches and orders do not matter."""
-    return None if a.ids is None else a.ids.to(a.hidden.device)
 
 
 def _mixed_target(a: View, b: View, lam: Tensor | None) -> Tensor | None:
