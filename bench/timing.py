@@ -23,7 +23,7 @@ import lada_ext
 Function = Callable[[], object]
 SAMPLE_SECONDS = 1e-3  # a sample repeats short calls until it lasts this long
 MOST_CALLS = 100
-KERNEL = re.compile(r"lada::cuda::(?:\(anonymous namespace\)::)?(\w+)")
+KERNEL = re.compile(r"lada::cuda::(?:\(anonymous namespace\)::)?(\w+_kernel)\b")
 COPY_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}  # of the source; far more than any cache
 
 

