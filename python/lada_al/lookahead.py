@@ -17,6 +17,7 @@ from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
+from lada_al.folding import folded
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Oracle, Pool
@@ -49,9 +50,10 @@ class Round:
 def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:
     """Chooses and buys the round's labels (Algorithm 1, lines 2 to 7)."""
     ids = pool.candidates(now.config.candidates, now.keys.generator("candidates", now.number))
-    view = View(net, draw_layer(now), image=pool.pixels(ids), ids=ids)
-    occasion = Occasion(net, pool, now.config, now.keys, now.number, view.k)
+    k = draw_layer(now)
+    occasion = Occasion(net, pool, now.config, now.keys, now.number, k)
     with frozen(net, now.f_acq.trained), torch.no_grad():
+        view = View(_evaluated(net, now), k, image=pool.pixels(ids), ids=ids)
         with now.clock("prepare"):
             now.f_acq.prepare(occasion)
         choice = look_ahead(view, now) if now.config.chosen.look_ahead else choose(view, now, occasion)
@@ -69,6 +71,11 @@ def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:
         candidates=choice.statistics,
         seconds=now.clock.seconds,
     )
+
+
+def _evaluated(net: SplitModel, now: Round) -> SplitModel:
+    """The frozen network, or for learning a policy one that gives the same faster."""
+    return folded(net) if now.config.chosen.learn and not now.config.plain else net
 
 
 def draw_layer(now: Round) -> int:

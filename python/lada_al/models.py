@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,10 +46,9 @@ class SplitModel(nn.Module):
         self.version = 0
         self.shortcuts = True
         self.launches_the_same = launches_the_same
-        chains = [_chain(stage) for stage in stages]
-        self.steps = [step for chain in chains for step in chain]
+        self.steps = steps_of(stages)
         self.kept_tail: AffineTail | None = None
-        self._cuts = [sum(len(chain) for chain in chains[:k]) for k in range(len(chains) + 1)]
+        self._cuts = [len(steps_of(stages[:k])) for k in range(len(stages) + 1)]
 
     @staticmethod
     def wrap(
@@ -129,11 +128,9 @@ class SplitModel(nn.Module):
         return shapes
 
 
-def _chain(stage: nn.Module) -> list[nn.Module]:
-    """The modules that a stage runs one after the other."""
-    if type(stage) is not nn.Sequential:
-        return [stage]
-    return [step for part in stage for step in _chain(part)]
+def steps_of(stages: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules that stages run one after the other."""
+    return [step for stage in stages for step in (steps_of(stage) if type(stage) is nn.Sequential else [stage])]
 
 
 def _is_affine(module: nn.Module) -> bool:

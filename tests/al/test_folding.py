@@ -1,0 +1,67 @@
+"""Folding normalisations into convolutions changes a frozen network's layers, and nothing that it gives."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from lada_al import models
+from lada_al.folding import folded
+from lada_al.models import SplitModel, frozen
+from torch import nn
+
+SHAPE = (3, 20, 20)
+
+
+def trained(name: str) -> SplitModel:
+    """In float64, with statistics and weights of normalisations as after training."""
+    torch.manual_seed(0)
+    net = models.MODELS[name](SHAPE[0], SHAPE[1:], 4, 0.0).double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                assert values is not None
+                values.uniform_(0.5, 2.0)
+    return net
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_every_layer_gives_the_same_forward_and_backward(name: str) -> None:
+    net = trained(name)
+    image = torch.randn(5, *SHAPE, dtype=torch.float64)
+    with frozen(net):
+        lighter = folded(net)
+        ways = []
+        for one in (net, lighter):
+            x = image.clone().requires_grad_()
+            features = [one.features(x, k) for k in range(one.depth + 1)]
+            assert torch.equal(one.head(features[2], 2), features[-1])
+            ways.append((*features, torch.autograd.grad(features[-1].square().sum(), x)[0]))
+    for ours, theirs in zip(*ways, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_no_normalisation_is_left_and_the_network_keeps_its_own(name: str) -> None:
+    net = trained(name)
+    before = copy.deepcopy(net.state_dict())
+    with frozen(net):
+        lighter = folded(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in lighter.modules())
+    assert not any(parameter.requires_grad for parameter in lighter.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert (len(lighter.steps), lighter.version) == (len(net.steps), net.version)
+
+
+def test_what_cannot_be_folded_stays_as_it_is() -> None:
+    in_training = trained("small")
+    assert folded(in_training) is in_training
+    without_statistics = SplitModel([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()])
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 18 * 18, 5)]
+    wrapped = SplitModel.wrap(nn.Sequential(*layers), shape=SHAPE)
+    for net in (without_statistics, wrapped):
+        with frozen(net):
+            assert folded(net) is net
