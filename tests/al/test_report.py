@@ -85,6 +85,19 @@ class TestTables:
         row = tables.rows([made_up("entropy", [0.1, 0.2, 0.3]), made_up("entropy", [0.1, 0.9], seed=2)])[0]
         assert (row.seeds, row.labels, row.accuracy) == (1, 40, 0.3)
 
+    def test_a_method_that_has_not_come_as_far_is_not_the_best(self) -> None:
+        runs = [made_up("entropy", [0.1, 0.2, 0.3]), made_up("lada-ent-mix", [0.1, 0.9])]
+        (table,) = tables.paper_tables(runs)
+        cells = {row.method: row.cells[0] for row in table.rows}
+        entropy, mix = cells["entropy"], cells["lada-ent-mix"]
+        assert entropy is not None
+        assert mix is not None
+        assert (entropy.labels, entropy.best, entropy.behind) == (40, True, False)
+        assert (mix.labels, mix.best, mix.behind) == (30, False, True)
+        assert r"$90.00$ {\scriptsize(30 labels)}" in tables.as_latex(table)
+        lines = list(csv.DictReader(io.StringIO(tables.paper_csv(table))))
+        assert {line["method"]: line["mnist5k labels"] for line in lines} == {"entropy": "40", "lada-ent-mix": "30"}
+
     def test_without_random_there_is_no_ratio(self) -> None:
         assert math.isnan(tables.rows([made_up("entropy", [0.1, 0.2])])[0].ratio_to_random)
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,12 +38,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy of a method on a data set; `best` within its group of the table."""
+    """Accuracy of a method on a data set, at so many labels.
+
+    `best` is it within its group of the table, among those that have come as far; `behind` are the others.
+    """
 
     mean: float
     deviation: float
     seeds: int
+    labels: int
     best: bool = False
+    behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def paper_tables(runs: list[Run]) -> list[PaperTable]:
         PaperRow(
             group,
             name,
-            [_cell([run.accuracy_at(n) for run in of_method]) for n in labels],
+            [_cell([run.accuracy_at(n) for run in of_method], n) for n in labels],
             math.nan,
             of_method[0].parameters,
         )
@@ -126,7 +131,7 @@ def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> lis
             present = [row for row in here if row is not None]
             if not present:
                 continue
-            cells = [Cell(row.accuracy, row.accuracy_deviation, row.seeds) if row else None for row in here]
+            cells = [Cell(row.accuracy, row.accuracy_deviation, row.seeds, row.labels) if row else None for row in here]
             time = float(np.mean([row.ratio_to_random for row in present]))
             in_group.append(PaperRow(group, name, cells, time, present[0].parameters))
         lines += _with_best(in_group)
@@ -134,27 +139,32 @@ def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> lis
 
 
 def _with_best(lines: list[PaperRow]) -> list[PaperRow]:
-    """Marks the highest mean of each column."""
-    columns = zip(*(line.cells for line in lines), strict=True)
-    highest = [max((cell.mean for cell in column if cell), default=math.nan) for column in columns]
+    """Marks in each column the cells of fewer labels than others, and the highest mean of the rest."""
+    columns = [[cell for cell in column if cell] for column in zip(*(line.cells for line in lines), strict=True)]
+    furthest = [max((cell.labels for cell in column), default=0) for column in columns]
+    highest = [
+        max((cell.mean for cell in column if cell.labels == most), default=math.nan)
+        for column, most in zip(columns, furthest, strict=True)
+    ]
+
+    def marked(cell: Cell, most: int, top: float) -> Cell:
+        behind = cell.labels < most
+        return replace(cell, behind=behind, best=not behind and cell.mean == top)
+
     return [
-        PaperRow(
-            line.group,
-            line.method,
-            [
-                cell and Cell(cell.mean, cell.deviation, cell.seeds, cell.mean == top)
-                for cell, top in zip(line.cells, highest, strict=True)
+        replace(
+            line,
+            cells=[
+                cell and marked(cell, most, top) for cell, most, top in zip(line.cells, furthest, highest, strict=True)
             ],
-            line.time,
-            line.parameters,
         )
         for line in lines
     ]
 
 
-def _cell(values: list[float | None]) -> Cell | None:
+def _cell(values: list[float | None], labels: int) -> Cell | None:
     known = [value for value in values if value is not None]
-    return Cell(_mean(known), _deviation(known), len(known)) if known else None
+    return Cell(_mean(known), _deviation(known), len(known), labels) if known else None
 
 
 def as_latex(table: PaperTable) -> str:
@@ -182,7 +192,8 @@ def _tex_cell(cell: Cell | None) -> str:
         return "--"
     mean = f"{100 * cell.mean:.2f}"
     mean = rf"\mathbf{{{mean}}}" if cell.best else mean
-    return f"${mean}$" if math.isnan(cell.deviation) else rf"${mean} \pm {100 * cell.deviation:.2f}$"
+    text = f"${mean}$" if math.isnan(cell.deviation) else rf"${mean} \pm {100 * cell.deviation:.2f}$"
+    return rf"{text} {{\scriptsize({cell.labels} labels)}}" if cell.behind else text
 
 
 def _tex(text: str) -> str:
@@ -198,7 +209,9 @@ def short_count(count: int) -> str:
 
 def paper_csv(table: PaperTable) -> str:
     header = ["group", "method"]
-    header += [f"{column} {what}" for column in table.columns for what in ("accuracy", "deviation", "seeds", "best")]
+    header += [
+        f"{column} {what}" for column in table.columns for what in ("accuracy", "deviation", "seeds", "labels", "best")
+    ]
     lines = [
         [
             row.group,
@@ -213,7 +226,7 @@ def paper_csv(table: PaperTable) -> str:
 
 
 def _cell_values(cell: Cell | None) -> list[object]:
-    return [""] * 4 if cell is None else [cell.mean, _blank(cell.deviation), cell.seeds, int(cell.best)]
+    return [""] * 5 if cell is None else [cell.mean, _blank(cell.deviation), cell.seeds, cell.labels, int(cell.best)]
 
 
 def methods_csv(runs: list[Run]) -> str:
