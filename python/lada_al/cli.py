@@ -42,7 +42,7 @@ Batch = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default
 Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts in computing the same; for finding errors.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out, or begin them.")]
 
 
 @app.command()
