@@ -33,6 +33,7 @@ Written by `python -m bench.gpu.status` from bench/results/gpu; do not edit. {st
   the kernel; exact is the same op in float64 on the CPU, which the tests compare with its definition.
 - **of copy bandwidth**: the least bytes that the op has to move, in the time it took, as a part of what a plain copy
   moved in the same run; the case is named. A case that runs forward and backward counts all its kernels together.
+  Arithmetic bounds those of pairs, and the host's waits a short search: [scores.md](scores.md).
 
 | kernel | verified at commit | GPU | error | of copy bandwidth |
 |---|---|---|---|---|

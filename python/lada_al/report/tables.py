@@ -40,7 +40,7 @@ class Row:
 class Cell:
     """Accuracy of a method on a data set, at so many labels.
 
-    `best` is it within its group of the table, among those that have come as far; `behind` are the others.
+    `behind` is it with fewer labels than another method has there; of those that are not, one is `best` of its group.
     """
 
     mean: float
@@ -117,12 +117,13 @@ def paper_tables(runs: list[Run]) -> list[PaperTable]:
         for name in names
         if (of_method := [run for run in runs if run.config.method == name])
     ]
-    found.append(PaperTable("Table 3", [str(n) for n in labels], _with_best(rows_3)))
+    found.append(PaperTable("Table 3", [str(n) for n in labels], _with_best(rows_3, labels)))
     return [table for table in found if table.rows]
 
 
 def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> list[PaperRow]:
     known = [{row.method: row for row in rows(runs)} for runs in sets]
+    furthest = [max((row.labels for row in table.values()), default=0) for table in known]
     lines = []
     for group, names in groups.items():
         in_group = []
@@ -134,32 +135,24 @@ def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> lis
             cells = [Cell(row.accuracy, row.accuracy_deviation, row.seeds, row.labels) if row else None for row in here]
             time = float(np.mean([row.ratio_to_random for row in present]))
             in_group.append(PaperRow(group, name, cells, time, present[0].parameters))
-        lines += _with_best(in_group)
+        lines += _with_best(in_group, furthest)
     return lines
 
 
-def _with_best(lines: list[PaperRow]) -> list[PaperRow]:
-    """Marks in each column the cells of fewer labels than others, and the highest mean of the rest."""
-    columns = [[cell for cell in column if cell] for column in zip(*(line.cells for line in lines), strict=True)]
-    furthest = [max((cell.labels for cell in column), default=0) for column in columns]
+def _with_best(lines: list[PaperRow], furthest: Sequence[int]) -> list[PaperRow]:
+    """Marks in each column the cells of fewer labels than the furthest, and the highest mean of the others."""
     highest = [
-        max((cell.mean for cell in column if cell.labels == most), default=math.nan)
-        for column, most in zip(columns, furthest, strict=True)
+        max((cell.mean for line in lines if (cell := line.cells[i]) and cell.labels == most), default=math.nan)
+        for i, most in enumerate(furthest)
     ]
 
-    def marked(cell: Cell, most: int, top: float) -> Cell:
-        behind = cell.labels < most
-        return replace(cell, behind=behind, best=not behind and cell.mean == top)
+    def marked(cell: Cell | None, i: int) -> Cell | None:
+        if cell is None:
+            return None
+        behind = cell.labels < furthest[i]
+        return replace(cell, behind=behind, best=not behind and cell.mean == highest[i])
 
-    return [
-        replace(
-            line,
-            cells=[
-                cell and marked(cell, most, top) for cell, most, top in zip(line.cells, furthest, highest, strict=True)
-            ],
-        )
-        for line in lines
-    ]
+    return [replace(line, cells=[marked(cell, i) for i, cell in enumerate(line.cells)]) for line in lines]
 
 
 def _cell(values: list[float | None], labels: int) -> Cell | None:
