@@ -20,6 +20,7 @@ from lada_al import Bought, Config, Trained, all_methods, run_experiment
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Event, to_json
+from lada_al.report.read import read_run
 from lada_al.run import checkpoint, experiment, journal
 from lada_al.run.files import write_atomically
 from PIL import Image
@@ -261,6 +262,14 @@ class TestFolder:
         (tmp_path / "rounds.jsonl").write_text(lines[0] + "garbage\n" + lines[2])
         with pytest.raises(UsageError, match=r"rounds\.jsonl, line 2: not an event of a run"):
             next(run_experiment(tiny_config, tmp_path, resume=True))
+
+    def test_a_damaged_file_is_named(self, tiny_config: Config, tmp_path: Path) -> None:
+        finish(tiny_config, tmp_path)
+        (tmp_path / "about.json").write_text("{")
+        with pytest.raises(UsageError, match=r"about\.json is damaged: "):
+            finish(tiny_config, tmp_path, resume=True)
+        with pytest.raises(UsageError, match=r"about\.json is damaged: "):
+            read_run(tmp_path)
 
     def test_a_folder_whose_first_write_was_cut_short_counts_as_empty(
         self, tiny_config: Config, tmp_path: Path

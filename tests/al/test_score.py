@@ -312,3 +312,13 @@ class TestWrongArguments:
         assert code == 2
         assert "begun with another method, embeddings, fingerprint" in err
         assert json.loads((out / "score.json").read_text())["method"] == "entropy"
+
+    @pytest.mark.parametrize("file", ["score.json", "scores/part-000000.parquet"])
+    def test_a_damaged_file_is_named(self, file: str, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", np.zeros((3, 2), np.float32))
+        arguments = ["score", "--embeddings", tmp_path / "a.npy", "--out", tmp_path / "out"]
+        assert lada(*arguments)[0] == 0
+        (tmp_path / "out" / file).write_bytes(b"{")
+        code, _, err = lada(*arguments, "--resume")
+        assert code == 2
+        assert f"{tmp_path / 'out' / file} is damaged" in err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.run import experiment, journal
 from lada_al.run.config import Config
+from lada_al.run.files import read_json
 from lada_al.run.latent import LATENT
 
 
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> Run | None:
     trained = [event for event in events if isinstance(event, Trained)]
     if not trained:
         return None
-    about = json.loads((folder / experiment.ABOUT).read_text())
+    about = read_json(folder / experiment.ABOUT)
     return Run(
         folder=folder,
         config=experiment.read_config(folder),

@@ -30,7 +30,7 @@ from lada_al.pool import Pool, simulated_oracle
 from lada_al.ranks import gpu_each, ours, synchronise
 from lada_al.run import checkpoint, latent
 from lada_al.run.config import Config
-from lada_al.run.files import write_atomically
+from lada_al.run.files import read_json, write_atomically
 from lada_al.run.journal import Journal
 from lada_al.timing import Meter
 from lada_al.train import Learner
@@ -124,7 +124,7 @@ def _check_data(dataset: Dataset, out: Path) -> None:
     """Refuses other images than those that the run was begun with, as far as their number and colours tell."""
     if not (out / ABOUT).exists():
         return
-    before = json.loads((out / ABOUT).read_text())
+    before = read_json(out / ABOUT)
     for name, now in json.loads(json.dumps(_about_data(dataset))).items():
         if before.get(name, now) != now:
             raise UsageError(f"--resume: {out} was begun with other data: {name} was {before[name]}, now {now}")

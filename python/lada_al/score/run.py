@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from lada_al.errors import UsageError
 from lada_al.label.query import safe
 from lada_al.ranks import Ranks
-from lada_al.run.files import write_atomically
+from lada_al.run.files import read_json, write_atomically
 from lada_al.score.top import Top
 
 COLUMNS = ["id", "score", "entropy", "partner", "tau"]
@@ -83,7 +83,7 @@ def begin(out: Path, about: dict[str, Any]) -> None:
         (out / SCORES).mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(json.dumps(about, indent=2).encode() + b"\n"))
         return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(about))
+    before, now = read_json(path), json.loads(json.dumps(about))
     different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if different:
         raise UsageError(f"--resume: {out} was begun with another {', '.join(different)}")
@@ -106,8 +106,17 @@ class Shards:
 
         write_atomically(self.path(start), write)
 
-    def read(self, start: int) -> pa.Table:
-        return pq.read_table(self.path(start))
+    def read(self, start: int, columns: list[str] | None = None) -> pa.Table:
+        """
+        Raises:
+            UsageError: its file is damaged.
+        """
+        path = self.path(start)
+        try:
+            return pq.read_table(path, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            text = f"{path} is damaged; without it, --resume scores these images again: {error}"
+            raise UsageError(text) from error
 
 
 class Tally:
@@ -172,7 +181,7 @@ def _rows(top: Top, shards: Shards) -> list[list[Any]]:
     starts = top.positions // shards.size * shards.size
     for start in np.unique(starts).tolist():
         positions = top.positions[starts == start]
-        found = pq.read_table(shards.path(start), columns=COLUMNS).take(positions - start).to_pylist()
+        found = shards.read(start, COLUMNS).take(positions - start).to_pylist()
         rows.update(zip(positions.tolist(), (list(row.values()) for row in found), strict=True))
     return [rows[position] for position in top.positions.tolist()]
 
