@@ -1,7 +1,8 @@
 """python -m bench [FAMILY ...]: the ops against eager torch, torch.compile and named peers, as a table and as CSV.
 
-Without families all of them run. A wrong result stops the run. Results are written case by case, as
-<family>-<device>.csv: into bench/results, but with --quick or --case only into a folder given by --out.
+Without families all of them run. A wrong result stops the run. Each family's results are written as
+<family>-<device>.csv when it is done: into bench/results, but with --quick or --case only into a folder given by --out.
+One .csv for all, given by --out, grows case by case.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ def main() -> None:
                 continue
             print(f"{family}: {case.name}", file=sys.stderr, flush=True)
             measured += harness.measure(case, chosen.device, effort)
-            rows = results.rows(measured, origin)
             if chosen.out and chosen.out.suffix == ".csv":
-                results.write_csv(chosen.out, everything + rows)
-            elif chosen.out:
-                results.write_csv(chosen.out / f"{family}-{chosen.device}.csv", rows)
-        if measured:
-            results.show(f"{family} on {origin['device']}, {origin['host']}, commit {origin['commit']}", measured)
-            everything += rows
+                results.write_csv(chosen.out, everything + results.rows(measured, origin))
+        if not measured:
+            continue
+        results.show(f"{family} on {origin['device']}, {origin['host']}, commit {origin['commit']}", measured)
+        rows = results.rows(measured, origin)
+        everything += rows
+        if chosen.out and chosen.out.suffix != ".csv":
+            results.write_csv(chosen.out / f"{family}-{chosen.device}.csv", rows)
 
 
 if __name__ == "__main__":

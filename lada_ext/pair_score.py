@@ -134,7 +134,8 @@ class TopPairs(NamedTuple):
     """(k, 2) int64, each with the smaller index first."""
     evaluated: Tensor
     """Scorings as a fraction of all pairs; float64, no axes. Pairs of the best rows, which give the bound, are scored
-    twice, so it is a little above 1 where nothing can be skipped."""
+    twice, so it is a little above 1 where nothing can be skipped; on CUDA all pairs may be, where more of them are
+    above that bound than can be kept at once."""
 
 
 def top_pairs(

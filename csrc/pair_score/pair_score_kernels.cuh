@@ -74,10 +74,17 @@ struct PairRows {
   }
 };
 
+// A logit of a mixture, rounded in the same way in every pass over the row: one pass looks for the maximum that another
+// has found.
+template <class A>
+__device__ __forceinline__ A mixed(A lam, A a, A mu, A b) {
+  return std::fma(lam, a, mu * b);
+}
+
 template <class T>
 __device__ __forceinline__ arithmetic_t<T> mixed_logit(const T* a, const T* b, arithmetic_t<T> lam, arithmetic_t<T> mu,
                                                        int j) {
-  return lam * widen(a[j]) + mu * widen(b[j]);
+  return mixed(lam, widen(a[j]), mu, widen(b[j]));
 }
 
 // The statistics of lam a + mu b, the same in all lanes of the row.
@@ -164,7 +171,7 @@ __global__ void __launch_bounds__(kThreads)
         place = first_of_mixture<L::kClasses>(rows.a, rows.b, lam, mu, classes, s.max);
       A to_lam = 0;
       for (int j = L::in_row(); j < classes; j += L::kClasses) {
-        const A a = widen(rows.a[j]), b = widen(rows.b[j]), z = lam * a + mu * b;
+        const A a = widen(rows.a[j]), b = widen(rows.b[j]), z = mixed(lam, a, mu, b);
         const Role role = j == place ? Role::kFirst : Role::kOther;
         const A gradient = weight == 0 ? A(0) : weight * score_gradient(s, kScore, z, role);
         to_lam += slope_to_lam(gradient, a, b);
@@ -227,10 +234,10 @@ __device__ __forceinline__ A largest_score(int64_t classes) {
 template <class A>
 __device__ __forceinline__ RowStats<A> mixture_in_memory(const PairScan& k, int64_t i, int64_t j, A of_i, A of_j) {
   const A* logits = static_cast<const A*>(k.logits);
+  const auto logit = [&](int64_t c) { return mixed(of_i, logits[c * k.rows + i], of_j, logits[c * k.rows + j]); };
   RowStats<A> s;
-  for (int64_t c = 0; c < k.classes; ++c)
-    s.max = raised_to(s.max, of_i * logits[c * k.rows + i] + of_j * logits[c * k.rows + j]);
-  for (int64_t c = 0; c < k.classes; ++c) add(s, of_i * logits[c * k.rows + i] + of_j * logits[c * k.rows + j]);
+  for (int64_t c = 0; c < k.classes; ++c) s.max = raised_to(s.max, logit(c));
+  for (int64_t c = 0; c < k.classes; ++c) add(s, logit(c));
   return s;
 }
 
@@ -238,20 +245,20 @@ template <class A>
 __device__ __forceinline__ RowStats<A> mixture_at_hand(const A* row_i, const A (&row_j)[kScanClasses], int classes,
                                                        A of_i, A of_j) {
   RowStats<A> s;
-  A mixed[kScanClasses];
+  A z[kScanClasses];
 #pragma unroll
   for (int c = 0; c < kScanClasses; c += 2) {
     if (c >= classes) break;
     const auto two = load_aligned<A, 2>(row_i + c);
-    mixed[c] = of_i * two.value[0] + of_j * row_j[c];
-    mixed[c + 1] = of_i * two.value[1] + of_j * row_j[c + 1];
-    s.max = raised_to(raised_to(s.max, mixed[c]), mixed[c + 1]);
+    z[c] = mixed(of_i, two.value[0], of_j, row_j[c]);
+    z[c + 1] = mixed(of_i, two.value[1], of_j, row_j[c + 1]);
+    s.max = raised_to(raised_to(s.max, z[c]), z[c + 1]);
   }
 #pragma unroll
   for (int c = 0; c < kScanClasses; c += 2) {
     if (c >= classes) break;
-    add(s, mixed[c]);
-    add(s, mixed[c + 1]);
+    add(s, z[c]);
+    add(s, z[c + 1]);
   }
   return s;
 }
