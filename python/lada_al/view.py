@@ -29,7 +29,7 @@ class Known(MutableMapping[int, Tensor]):
     def __getitem__(self, step: int) -> Tensor:
         if step not in self._own and self._whole is not None and step in self._inherited:
             with torch.enable_grad():  # kept, as what a view computes
-                self._own[step] = self._whole[step][self._index]
+                self._own[step] = _taken(self._whole[step], self._index)
         return self._own[step]
 
     def __setitem__(self, step: int, value: Tensor) -> None:
@@ -43,6 +43,16 @@ class Known(MutableMapping[int, Tensor]):
 
     def __len__(self) -> int:
         return len(self._inherited | self._own.keys())
+
+
+def _taken(values: Tensor, index: Tensor | slice | None) -> Tensor:
+    """Instances out of many. Those of channels-last maps are whole pieces of memory, which only `index_select` of the
+    memory as it lies copies as such."""
+    if not isinstance(index, Tensor):
+        return values[index]
+    if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return values.index_select(0, index)
 
 
 class View:

@@ -244,3 +244,13 @@ def test_balanced_choice() -> None:
     assert counts.min() == 2
     assert counts.max() == 3
     assert not torch.equal(chosen, balanced_choice(labels, 10, 23, torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("positions", [[3, 0, 3], []])
+def test_a_part_of_a_view_holds_its_rows(memory_format, positions):
+    maps, index = torch.arange(120.0).view(5, 2, 3, 4).to(memory_format=memory_format), torch.tensor(positions).long()
+    whole = View(counting_net(), 1, hidden=maps)
+    part = whole[index].hidden
+    assert torch.equal(part, maps[index])
+    assert not len(index) or part.is_contiguous(memory_format=memory_format)
