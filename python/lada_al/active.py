@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lada_al import lookahead
 from lada_al.data import Dataset
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, one_line
 from lada_al.events import Bought, from_json, to_json
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
@@ -72,7 +73,7 @@ class ActiveLearner:
     ) -> None:
         self.spec = spec or ImageSpec()
         self.classes = list(classes)
-        self.config = Config(method=method, seed=seed, device=device, **settings)
+        self.config = _config({"query": 2, "method": method, "seed": seed, "device": device, **settings})
         self.source = open_pool(pool)
         self.model = model if isinstance(model, SplitModel) else SplitModel.wrap(model, shape=self.spec.shape)
         self.labels: dict[Id, str] = {}
@@ -232,8 +233,10 @@ class ActiveLearner:
     def _config_for(self, n: int) -> Config:
         if n < 1:
             raise UsageError(f"ask: n must be positive, got {n}")
-        known = self.config.model_dump()
-        return Config(**{**known, "query": n, "candidates": max(n, self.config.candidates)})
+        augmentation = self.config.chosen.augmentation
+        if augmentation is not None and n % augmentation.arity:
+            raise UsageError(f"ask: {self.config.method} buys pairs, so n must be even, got {n}")
+        return _config({**self.config.model_dump(), "query": n, "candidates": max(n, self.config.candidates)})
 
     def _can_fit(self) -> bool:
         return len(set(self.labels.values())) >= 2
@@ -315,3 +318,10 @@ class ActiveLearner:
             if 0 <= number < len(self.classes):
                 return self.classes[number]
         raise UsageError(f"tell: a label must be one of {self.classes} or its number, got {label!r}")
+
+
+def _config(values: dict[str, Any]) -> Config:
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise UsageError(f"ActiveLearner: {one_line(error)}") from None

@@ -156,14 +156,23 @@ def test_a_folder_and_a_color_network(tmp_path: Path) -> None:
         ({"classes": ["one"]}, "classes must be at least two different names"),
         ({"classes": ["a", "b", "c"]}, "the network has 2 outputs, got 3 names"),
         ({"layers": (9,)}, "layers must lie below 3, from where your model has no feature maps"),
-        ({"epochs": 0}, "epochs"),
+        ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
+        ({"epoch": 1}, "^ActiveLearner: epoch: .* not permitted"),
         ({"pool": 5}, "pool: expected a path"),
     ],
 )
 def test_bad_arguments(wrong: dict[str, Any], message: str) -> None:
     arguments = {"model": network(), "pool": Images(), **SETTINGS, **wrong}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         ActiveLearner(**arguments)
+
+
+def test_candidates_may_be_fewer_than_an_experiment_would_buy() -> None:
+    active = learner(candidates=4)
+    for _ in range(2):
+        ids = active.ask(2)
+        active.tell(ids, truth(ids))
+    assert len(active.ask(6)) == 6
 
 
 def test_bad_answers_take_nothing() -> None:
@@ -184,8 +193,12 @@ def test_bad_answers_take_nothing() -> None:
         assert active.labels == before
     with pytest.raises(UsageError, match="at least two classes"):
         active.fit()
-    for n, message in ((0, "must be positive"), (3, "buys pairs, so query must be even"), (100, "n must be at most")):
-        with pytest.raises(ValueError, match=message):
+    for n, message in (
+        (0, "must be positive"),
+        (3, "buys pairs, so n must be even, got 3"),
+        (100, "n must be at most"),
+    ):
+        with pytest.raises(UsageError, match=message):
             active.ask(n)
     with pytest.raises(UsageError, match="'image 7' cannot be read"):
         active.predict(["image 7"])
