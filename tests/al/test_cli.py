@@ -15,6 +15,7 @@ import pytest
 from lada_al import acquire, all_methods, augment, cli
 from lada_al.methods import GROUPS, rows
 from lada_al.run.protocols import PROTOCOLS
+from lada_al.self_test import CASES
 from tiny import TINY_SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -264,8 +265,8 @@ def test_methods(lada: Lada) -> None:
 def test_doctor(lada: Lada) -> None:
     done = lada("doctor")
     assert done.returncode == 0, done.stdout
-    for op in ("entropy", "variation_ratio", "pair_score", "beta_sample", "beta_mix", "affine_sample"):
-        assert re.search(rf"{op} +cpu +\S+ +ok", done.stdout)
+    for op in CASES:
+        assert re.search(rf"^ *{op} +cpu +\S+ +ok", done.stdout, re.MULTILINE)
     assert "built for torch" in done.stdout
     sizes = lada("doctor", "--params").stdout
     assert "77,246" in sizes
