@@ -45,7 +45,7 @@ def with_changes(config: Config, **changes: Any) -> Config:
 
 @pytest.mark.parametrize("name", all_methods())
 def test_every_method_from_end_to_end(name: str, tiny: Dataset, tiny_config: Config, tmp_path: Path) -> None:
-    events = list(run_experiment(with_changes(tiny_config, method=name), tmp_path))
+    events = list(run_experiment(with_changes(tiny_config, method=name), str(tmp_path)))
     assert [type(event) for event in events] == [Bought, Trained] * 3
     assert [event.round for event in events] == [0, 0, 1, 1, 2, 2]
     bought = [event for event in events if isinstance(event, Bought)]

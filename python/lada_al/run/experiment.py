@@ -43,7 +43,7 @@ MAY_CHANGE = {"rounds", "data", "device"}
 
 
 def run_experiment(
-    config: Config, out: Path, *, resume: bool = False, meter: Meter | None = None, fit: Fit = fit_alone
+    config: Config, out: Path | str, *, resume: bool = False, meter: Meter | None = None, fit: Fit = fit_alone
 ) -> Iterator[Event]:
     """Carries out `config` in the folder `out`, yielding each event once it is on disk.
 
@@ -52,6 +52,7 @@ def run_experiment(
     Raises:
         UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
     """
+    out = Path(out)
     dataset = check(config, out, resume=resume)
     device = find_device(config.device)
     if config.threads:
