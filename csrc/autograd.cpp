@@ -191,6 +191,62 @@ Mixed mix_under_autocast(const Tensor& a, const Tensor& b, const Tensor& tau, c1
   return mix_op().call(a.to(type), b.to(type), tau, std::move(n), key, index, grad, log_tau);
 }
 
+auto& relu_mix_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&)>(
+          "lada_ext::relu_mix_logits");
+  return op;
+}
+
+auto& relu_mix_backward_op() {
+  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>(
+      "lada_ext::relu_mix_logits_backward");
+  return op;
+}
+
+struct ReluMixFunction : torch::autograd::Function<ReluMixFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const Tensor& lam, const Tensor& weight,
+                        const OptionalTensor& bias) {
+    ctx->save_for_backward({a, b, lam, weight});
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return relu_mix_op().call(a, b, lam, weight, bias);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    variable_list result(5);
+    result[2] = relu_mix_backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3]);
+    return result;
+  }
+};
+
+void check_frozen(const Tensor& tensor, const char* name) {
+  TORCH_CHECK_VALUE(!needs_gradient(tensor), "relu_mix_logits: ", name,
+                    " must not require a gradient, as the classifier is frozen and only lam has one; detach it, or "
+                    "compose beta_mix, relu and linear");
+}
+
+Tensor relu_mix_logits(const Tensor& a, const Tensor& b, const Tensor& lam, const Tensor& weight,
+                       const OptionalTensor& bias) {
+  check_frozen(a, "a");
+  check_frozen(b, "b");
+  check_frozen(weight, "weight");
+  check_frozen(or_undefined(bias), "bias");
+  if (needs_gradient(lam)) return ReluMixFunction::apply(a, b, lam, weight, bias);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return relu_mix_op().call(a, b, lam, weight, bias);
+}
+
+// Under autocast the features come in half precision and the weights do not: the wider one is taken.
+Tensor relu_mix_logits_under_autocast(const Tensor& a, const Tensor& b, const Tensor& lam, const Tensor& weight,
+                                      const OptionalTensor& bias) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const at::ScalarType type =
+      c10::promoteTypes(c10::promoteTypes(a.scalar_type(), b.scalar_type()), weight.scalar_type());
+  return relu_mix_op().call(a.to(type), b.to(type), lam, weight.to(type),
+                            bias ? OptionalTensor(bias->to(type)) : std::nullopt);
+}
+
 auto& labels_op() {
   static const auto op =
       find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::mix_labels");
@@ -462,6 +518,11 @@ Tensor score(const Tensor& logits, Options... options) {
   return ops().forward.call(logits, options...);
 }
 
+void implement_under_autocast(torch::Library& m) {
+  m.impl("beta_mix", &mix_under_autocast);
+  m.impl("relu_mix_logits", &relu_mix_logits_under_autocast);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
@@ -472,6 +533,7 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("beta_sample", &sample);
   m.impl("beta_mix", &mix);
   m.impl("beta_mix_pairs", &mix_pairs);
+  m.impl("relu_mix_logits", &relu_mix_logits);
   m.impl("mix_labels", &mix_labels);
   m.impl("soft_cross_entropy", &soft_cross_entropy);
   m.impl("affine_sample", &affine_sample);
@@ -480,12 +542,12 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   for (const char* op :
        {"entropy_backward", "bald_backward", "variation_ratio_backward", "margin_backward", "beta_logit_grad",
         "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out", "beta_mix_pairs_backward",
-        "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward", "pair_score_backward",
-        "mixed_pair_score_backward"})
+        "relu_mix_logits_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward",
+        "pair_score_backward", "mixed_pair_score_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
 }
 
-TORCH_LIBRARY_IMPL(lada_ext, Autocast, m) { m.impl("beta_mix", &mix_under_autocast); }
-TORCH_LIBRARY_IMPL(lada_ext, AutocastCPU, m) { m.impl("beta_mix", &mix_under_autocast); }
+TORCH_LIBRARY_IMPL(lada_ext, Autocast, m) { implement_under_autocast(m); }
+TORCH_LIBRARY_IMPL(lada_ext, AutocastCPU, m) { implement_under_autocast(m); }
 
 }  // namespace lada

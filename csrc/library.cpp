@@ -77,6 +77,9 @@ TORCH_LIBRARY(lada_ext, m) {
       "Tensor? index, str grad, bool log_tau, bool[2] needed) -> (Tensor, Tensor)",
       pure);
 
+  m.def("relu_mix_logits(Tensor a, Tensor b, Tensor lam, Tensor weight, Tensor? bias=None) -> Tensor", pure);
+  m.def("relu_mix_logits_backward(Tensor grad, Tensor a, Tensor b, Tensor lam, Tensor weight) -> Tensor", pure);
+
   m.def("mix_labels(Tensor y_a, Tensor y_b, Tensor lam, SymInt num_classes) -> Tensor", pure);
   m.def("mix_labels_backward(Tensor grad, Tensor y_a, Tensor y_b, Tensor lam) -> Tensor", pure);
   m.def("soft_cross_entropy(Tensor logits, Tensor y_a, Tensor y_b, Tensor lam) -> Tensor", pure);

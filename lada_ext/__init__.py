@@ -11,6 +11,7 @@ from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_mix_pairs, beta_sample
 from lada_ext.keys import make_key
 from lada_ext.pair_score import TopPairs, beta_nodes, indexed_pair_score, mixed_pair_score, pair_score, top_pairs
+from lada_ext.relu_mix import relu_mix_logits
 from lada_ext.scores import bald, entropy, margin, top_k, topk_scores, variation_ratio
 from lada_ext.select import badge_select, consistency_variance, k_center_greedy
 from lada_ext.soft_labels import mix_labels, soft_cross_entropy
@@ -41,6 +42,7 @@ __all__ = [
     "pair_score",
     "reference",
     "release_memory",
+    "relu_mix_logits",
     "soft_cross_entropy",
     "take_images",
     "top_k",

@@ -179,6 +179,12 @@ def beta_mix_pairs(
     return beta_mix(h[pairs[:, 0]], h[pairs[:, 1]], tau, n, key, index, **options)
 
 
+def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """relu of Eq. 10's mixtures, through an affine map."""
+    lam = lam[..., None].to(a.dtype)
+    return F.linear((lam * a[:, None] + (1 - lam) * b[:, None]).relu(), weight, bias)
+
+
 def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:
     """lam [c = y_a] + (1 - lam) [c = y_b]."""
     shape = (-1, *[1] * (lam.dim() - 1), num_classes)

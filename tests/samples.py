@@ -325,6 +325,60 @@ MIXED_PAIRS: dict[str, Make] = {
 }
 
 
+def relu_mix(p: int, n: int, d: int, c: int, bias: bool = True, view: Callable[[Tensor], Tensor] | None = None) -> Make:
+    """Features of pairs, weights of their mixtures, and an affine map to logits of moderate size."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        a, b, weight = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((p, d), (p, d), (c, d)))
+        if view is not None:
+            a, b, weight = view(a), view(b), view(weight)
+        lam = torch.rand(a.shape[0], n, generator=g, dtype=torch.float64).bfloat16().double()
+        shift = torch.randn(weight.shape[0], generator=g, dtype=torch.float64)
+        weight.div_(max(1, weight.shape[1]) ** 0.5)
+        return {"a": a, "b": b, "lam": lam, "weight": weight, "bias": shift if bias else None}
+
+    return make
+
+
+def relu_mix_strides(g: torch.Generator) -> dict[str, Any]:
+    """Rows that lie apart, transposed weights, one weight of a for all pairs, every other bias."""
+    arguments = relu_mix(6, 3, 7, 4)(g)
+    a, weight = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((12, 9), (7, 4)))
+    lam, bias = arguments["lam"][:1, :1].expand(6, 3), torch.randn(8, generator=g, dtype=torch.float64)[::2]
+    return {"a": a[::2, 1:8], "b": arguments["b"][:1].expand(6, 7), "lam": lam, "weight": weight.t(), "bias": bias}
+
+
+def relu_mix_invalid(g: torch.Generator) -> dict[str, Any]:
+    """NaN in a row of a, in one of b and in lam; infinities of both signs; weights 0 and 1."""
+    arguments = relu_mix(7, 3, 19, 6)(g)
+    a, b, lam = arguments["a"], arguments["b"], arguments["lam"]
+    a[1, 4] = b[2, 18] = lam[3, 1] = NAN
+    a[4, 3], a[5, 3], b[5, 3] = INF, -INF, INF
+    lam[6] = torch.tensor([0.0, 1.0, 0.5])
+    return arguments
+
+
+RELU_MIXES: dict[str, Make] = {
+    "odd": relu_mix(7, 5, 77, 10),
+    "one_pair": relu_mix(1, 1, 1, 1),
+    "one_class": relu_mix(3, 2, 40, 1),
+    "many_pairs": relu_mix(MANY // 2, 2, 9, 3),
+    "many_samples": relu_mix(2, 13, 34, 4),
+    "hundred_classes": relu_mix(3, 3, 20, 101),
+    "vectors": relu_mix(4, 5, 128, 5),
+    "wide": relu_mix(2, 5, 2500, 7),
+    "off_packets": relu_mix(3, 4, 261, 6, view=lambda t: t[:, 1:257]),
+    "few_features": relu_mix(4, 3, 5, 3),
+    "no_bias": relu_mix(3, 4, 50, 6, bias=False),
+    "transposed": relu_mix(6, 2, 6, 6, view=lambda t: t.t()),
+    "other_strides": relu_mix_strides,
+    "no_pairs": relu_mix(0, 3, 8, 4),
+    "no_samples": relu_mix(3, 0, 8, 4),
+    "no_features": relu_mix(3, 2, 0, 4),
+    "invalid_rows": relu_mix_invalid,
+}
+
+
 def labelled(shape: tuple[int, ...], classes: int, scale: float = 2.0) -> Make:
     def make(g: torch.Generator) -> dict[str, Any]:
         logits = scale * torch.randn(*shape, classes, generator=g, dtype=torch.float64)

@@ -18,6 +18,7 @@ from samples import (
     MIXES,
     PAIRS,
     PASSES,
+    RELU_MIXES,
     SELECTIONS,
     TAKEN,
     VIEWS,
@@ -76,6 +77,11 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
         lambda h, pairs, tau, n, key, index: (h, pairs, tau, n, key, index),
         lambda a, out: (*grad_like(*out), *a[:3], *a[4:], "implicit", False, [True, True]),
     ),
+    "relu_mix_logits": (
+        RELU_MIXES,
+        lambda a, b, lam, weight, bias: (a, b, lam, weight, bias),
+        lambda a, out: (*grad_like(out), *a[:4]),
+    ),
     "mix_labels": (
         LABELLED,
         lambda logits, y_a, y_b, lam: (y_a, y_b, lam, logits.shape[-1]),
@@ -93,6 +99,8 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
     ),
     "consistency_variance": (VIEWS, lambda logits: (logits,), lambda a, out: (*grad_like(out), *a)),
 }
+# op -> places of its arguments that must not require a gradient
+FROZEN = {"relu_mix_logits": (0, 1, 3, 4)}
 # op without gradient -> arguments of the op, from SELECTIONS
 PICKS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "k_center_greedy": lambda features, centers, logits, k, key: (features, centers, k),
@@ -110,14 +118,16 @@ def arguments_of(op: str, name: str, dtype: torch.dtype = torch.float64, device:
     return order(**cast(samples[name](generator(name)), dtype, device))
 
 
-def with_gradients(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    floating = lambda v: isinstance(v, Tensor) and v.is_floating_point()  # noqa: E731
-    return tuple(v.detach().requires_grad_() if floating(v) else v for v in arguments)
+def with_gradients(arguments: tuple[Any, ...], op: str = "") -> tuple[Any, ...]:
+    def needs_gradient(place: int, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.is_floating_point() and place not in FROZEN.get(op, ())
+
+    return tuple(v.detach().requires_grad_() if needs_gradient(i, v) else v for i, v in enumerate(arguments))
 
 
 @pytest.mark.parametrize(("op", "name"), CASES)
 def test_opcheck(op: str, name: str, device: str) -> None:
-    torch.library.opcheck(getattr(ops, op).default, with_gradients(arguments_of(op, name, torch.float32, device)))
+    torch.library.opcheck(getattr(ops, op).default, with_gradients(arguments_of(op, name, torch.float32, device), op))
 
 
 @pytest.mark.parametrize(("op", "name"), CASES)
@@ -177,7 +187,7 @@ def test_opcheck_of_beta_logit_grad() -> None:
     ],
 )
 def test_gradcheck(op: str, name: str, device: str) -> None:
-    assert torch.autograd.gradcheck(getattr(ops, op), with_gradients(arguments_of(op, name, device=device)))
+    assert torch.autograd.gradcheck(getattr(ops, op), with_gradients(arguments_of(op, name, device=device), op))
 
 
 def test_gradcheck_of_beta_mix_in_the_features(device: str) -> None:
@@ -204,7 +214,7 @@ def test_compile_traces_through(op: str, device: str) -> None:
         first = out[0] if isinstance(out, tuple) else out
         return (first * 2).sum()
 
-    eager, compiled = (with_gradients(arguments_of(op, name, torch.float32, device)) for _ in range(2))
+    eager, compiled = (with_gradients(arguments_of(op, name, torch.float32, device), op) for _ in range(2))
     expected = step(*eager)
     actual = torch.compile(step, fullgraph=True, backend="aot_eager")(*compiled)
     expected.backward()
@@ -241,7 +251,7 @@ IN_CPP = [op for op in OPS if op not in ("consistency_variance", "indexed_pair_s
 def test_forward_mode_is_refused(op: str) -> None:
     """A tangent that is not asked after would be lost without a word."""
     arguments = arguments_of(op, next(iter(OPS[op][0])), torch.float32)
-    for place, value in enumerate(with_gradients(arguments)):
+    for place, value in enumerate(with_gradients(arguments, op)):
         if isinstance(value, Tensor) and value.requires_grad:
             with forward_ad.dual_level():
                 dual = forward_ad.make_dual(arguments[place], torch.ones_like(arguments[place]))
