@@ -2,7 +2,8 @@
 
 What follows the last activation, pooling and a linear layer say, is an affine map of the features there. Thousands of
 mixtures go through it in every step of a policy's learning, and pooling them forward and backward costs more than the
-convolutions before it. One matrix product gives the same logits up to rounding.
+convolutions before it. One matrix product gives the same logits up to rounding. Where only that activation, a ReLU,
+is left between the mixtures and this end, one op gives their logits, and they never reach memory.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+import lada_ext
 
 if TYPE_CHECKING:
     from lada_al.models import SplitModel
@@ -34,18 +37,23 @@ class AffineTail:
     def __call__(self, h: Tensor) -> Tensor:
         return F.linear(_flat(h), self.weight, self.bias)
 
+    def of_mixtures(self, a: Tensor, b: Tensor, lam: Tensor) -> Tensor:
+        """Logits (P, N, C) of the ReLU of lam a + (1 - lam) b, for lam (P, N)."""
+        return lada_ext.relu_mix_logits(_flat(a), _flat(b), lam, self.weight, self.bias)
 
-def start_of(net: SplitModel) -> int | None:
-    """The module that it begins with, as the net is now; None if its weights learn, or one module is all there is."""
+
+def start_of(net: SplitModel, least: int = 2) -> int | None:
+    """The module that it begins with, as the net is now; None if its weights learn, or it has fewer modules than that,
+    for one alone is no slower as it is."""
     start, end = net.tail(), net.cut(net.depth)
     learns = any(p.requires_grad for module in net.steps[start:end] for p in module.parameters())
-    return None if learns or end - start < 2 else start
+    return None if learns or end - start < least else start
 
 
-def of(net: SplitModel, start: int, shape: torch.Size) -> AffineTail | None:
+def of(net: SplitModel, start: int, shape: torch.Size, least: int = 2) -> AffineTail | None:
     """The map from instances of this shape before module `start` to logits, if it is one and pays; kept in `net`."""
-    first, end = start_of(net), net.cut(net.depth)
-    if first is None or start < first or end - start < 2:
+    first, end = start_of(net, least), net.cut(net.depth)
+    if first is None or start < first or end - start < least:
         return None
     parameters = [p for module in net.steps[start:end] for p in module.parameters()]
     # a fused optimiser raises no tensor's version, so the net's own, which training raises, is part of it
@@ -53,6 +61,12 @@ def of(net: SplitModel, start: int, shape: torch.Size) -> AffineTail | None:
     if net.kept_tail is None or net.kept_tail.known != known:
         net.kept_tail = _made(net, start, shape, known)
     return net.kept_tail if len(net.kept_tail.bias) <= MOST_CLASSES else None
+
+
+def behind_relu(net: SplitModel, step: int, shape: torch.Size) -> AffineTail | None:
+    """The map behind module `step`, if that is a ReLU of instances of this shape and the rest is such a map."""
+    end = net.cut(net.depth)
+    return of(net, step + 1, shape, least=1) if step < end and type(net.steps[step]) is nn.ReLU else None
 
 
 def _made(net: SplitModel, start: int, shape: torch.Size, known: Hashable) -> AffineTail:

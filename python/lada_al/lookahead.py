@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
-from lada_al import diverse
+from lada_al import affine_tail, diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
@@ -245,7 +245,10 @@ def _units_at_a_time(views: list[View], now: Round) -> int:
     first, net = views[0], views[0].net
     if first.hidden.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
         return max(1, len(first))
-    mixed = first.at(net.affine_reach(net.cut(first.k), net.cut(net.depth)))
+    reach = net.affine_reach(net.cut(first.k), net.cut(net.depth))
+    mixed = first.at(reach)
+    if affine_tail.behind_relu(net, reach, mixed.shape[1:]) is not None:
+        return max(1, len(first))  # their features are never in memory
     return max(LEAST_UNITS, CACHED // max(1, mixed[:1].numel() * now.config.samples))
 
 

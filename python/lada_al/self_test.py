@@ -162,6 +162,11 @@ CASES = {
         lambda h, pairs, tau, key: lada_ext.beta_mix_pairs(h, pairs, tau, SAMPLES, key),
         lambda h, pairs, tau, key: reference.beta_mix_pairs(h, pairs, tau, SAMPLES, key, bits=32),
     ),
+    "relu_mix_logits": Case(
+        _together(_normal((40, 33), (40, 33), (10, 33)), _uniform(40, SAMPLES)),
+        lambda a, b, weight, lam: lada_ext.relu_mix_logits(a.detach(), b.detach(), lam, weight.detach()),
+        lambda a, b, weight, lam: reference.relu_mix_logits(a.detach(), b.detach(), lam, weight.detach()),
+    ),
     "mix_labels": _same("mix_labels", _together(_below(10, 40), _below(10, 40), _uniform(40, SAMPLES)), 10),
     "soft_cross_entropy": _same(
         "soft_cross_entropy",

@@ -9,12 +9,15 @@ before runs once for each real instance instead of once for each mixture.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lada_al import affine_tail
 from lada_al.models import SplitModel
+
+T = TypeVar("T")
 
 
 class Known(MutableMapping[int, Tensor]):
@@ -50,6 +53,7 @@ def _taken(values: Tensor, index: Tensor | slice | None) -> Tensor:
     memory as it lies copies as such."""
     if not isinstance(index, Tensor):
         return values[index]
+    index = index.to(values.device)
     if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
         return values.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
     return values.index_select(0, index)
@@ -60,7 +64,8 @@ class View:
 
     Exactly one of `image`, `hidden` and `mix` is given; the rest is computed when first asked for. `mix(step)` makes
     the virtual instances from their parents as they are after `step` modules of the network; it may be called for any
-    step up to which f^{k:K} is affine. `ids` name real instances in the pool and in the random streams; they are on the
+    step up to which f^{k:K} is affine. `logits()` gives theirs without making them, or None where that cannot be.
+    `ids` name real instances in the pool and in the random streams; they are on the
     device of the instances, so that positions found there index all that a view holds. `target` holds label
     distributions, (..., C), where they are known. `parents` are the real instances that virtual ones were made of. The
     weights must not change while a view is in use: `train.fit` raises the network's version, and an old view refuses.
@@ -74,6 +79,7 @@ class View:
         image: Tensor | None = None,
         hidden: Tensor | None = None,
         mix: Callable[[int], Tensor] | None = None,
+        logits: Callable[[], Tensor | None] | None = None,
         leading: int = 1,
         ids: Tensor | None = None,
         target: Tensor | None = None,
@@ -82,7 +88,7 @@ class View:
         if sum(given is not None for given in (image, hidden, mix)) != 1:
             raise ValueError("View: give exactly one of image, hidden and mix")
         self.net, self.k, self.leading, self.ids, self.target, self.parents = net, k, leading, ids, target, parents
-        self._version, self._mix = net.version, mix
+        self._version, self._mix, self._directly = net.version, mix, logits
         self._known = Known()
         if image is not None:
             self._known[0] = image
@@ -98,7 +104,7 @@ class View:
         if self._mix is not None:
             self.at(self.net.cut(self.net.depth))
         part = View.__new__(View)
-        part._mix = None
+        part._mix = part._directly = None
         part.net, part.k, part.leading, part._version = self.net, self.k, self.leading, self._version
         part.ids = None if self.ids is None else self.ids[index]
         part.target = None if self.target is None else self.target[index]
@@ -113,6 +119,10 @@ class View:
 
     def at(self, step: int) -> Tensor:
         """The instances after `step` modules of the network. A view that begins at layer k has none before it."""
+        if step not in self._known and self._directly is not None and step == self.net.cut(self.net.depth):
+            logits = self._compute(self._directly)
+            if logits is not None:
+                self._known[step] = logits
         if step not in self._known:
             start, h = self._start(step)
             for stop in self._stops(start, step):
@@ -196,7 +206,7 @@ class View:
 
         return self._compute(run)
 
-    def _compute(self, f: Callable[[], Tensor]) -> Tensor:
+    def _compute(self, f: Callable[[], T]) -> T:
         """Records gradients even if first asked for under no_grad, since the result is kept; if nothing needs a
         gradient, as under `frozen`, there is nothing to record."""
         if self._version != self.net.version:

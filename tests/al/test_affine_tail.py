@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from lada_al import affine_tail, models
+from lada_al.augment.mix import Mix
 from lada_al.models import SplitModel, frozen
 from lada_al.view import View
 from torch import Tensor, nn
+
+import lada_ext
 
 
 def net_of(name: str) -> SplitModel:
@@ -98,3 +101,51 @@ def test_the_chain_may_end_in_something_else() -> None:
     net = SplitModel([nn.Conv2d(1, 2, 3), nn.ReLU()])
     with frozen(net):
         assert net.tail() == net.cut(net.depth)
+
+
+def perceptron() -> SplitModel:
+    """Features of 48 numbers, as a frozen encoder gives them, and one hidden layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return SplitModel([nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 48), nn.ReLU()), nn.Linear(48, 7)])
+
+
+def mixed_pairs(net: SplitModel, k: int, tau: Tensor) -> View:
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    views = [
+        View(net, k, image=part.to(memory_format=torch.channels_last), ids=torch.arange(4)) for part in images.split(4)
+    ]
+    return Mix(1.0, 1.0, {})(*views, tau=tau, key=lada_ext.make_key(5), samples=3)
+
+
+@pytest.mark.parametrize(
+    ("net", "k", "one_op"),
+    [
+        (lambda: net_of("small"), 1, True),
+        (perceptron, 0, True),
+        (lambda: net_of("small"), 0, False),
+        (lambda: net_of("small"), 2, False),
+        (lambda: net_of("resnet18"), 1, False),
+    ],
+)
+def test_mixtures_in_front_of_the_last_relu_are_never_made(monkeypatch, net, k, one_op) -> None:
+    calls = []
+    op = lada_ext.relu_mix_logits
+    monkeypatch.setattr(lada_ext, "relu_mix_logits", lambda *given: calls.append(1) or op(*given))
+    net, results = net(), []
+    for net.shortcuts in (True, False):
+        with frozen(net):
+            tau = torch.tensor([0.3, 0.7, 1.0, 2.0], requires_grad=True)
+            virtual = mixed_pairs(net, k, tau)
+            slope = torch.randn(4, 3, 7, generator=torch.Generator().manual_seed(9))
+            (gradient,) = torch.autograd.grad((virtual.logits * slope).sum(), tau)
+            results.append((virtual.logits.detach(), gradient, virtual.penultimate.detach()))
+        assert len(calls) == one_op
+    for shortcut, plain in zip(*results, strict=True):
+        torch.testing.assert_close(shortcut, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_classifier_that_learns_makes_its_mixtures() -> None:
+    net = perceptron().train()
+    mixed_pairs(net, 0, torch.full((4,), 0.5)).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

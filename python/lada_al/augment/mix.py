@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lada_ext
+from lada_al import affine_tail
 from lada_al.augment import Augmentation, FixedTau
 from lada_al.models import Network, SplitModel
 from lada_al.pair_net import PairNet
@@ -55,9 +56,18 @@ class Mix(Augmentation):
         def mix(step: int) -> Tensor:
             return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=a.ids)[0]
 
+        def logits() -> Tensor | None:
+            net = a.net
+            reach = net.affine_reach(net.cut(a.k), net.cut(net.depth))
+            tail = affine_tail.behind_relu(net, reach, a.at(reach).shape[1:])
+            if tail is None:
+                return None
+            return tail.of_mixtures(a.at(reach), b.at(reach), lada_ext.beta_sample(tau, samples, key, index=a.ids))
+
         labelled = a.target is not None and b.target is not None
         lam = lada_ext.beta_sample(tau.detach(), samples, key, index=a.ids) if labelled else None
-        return View(a.net, a.k, mix=mix, leading=2, target=_mixed_target(a, b, lam), parents=(a, b))
+        target = _mixed_target(a, b, lam)
+        return View(a.net, a.k, mix=mix, logits=logits, leading=2, target=target, parents=(a, b))
 
     def pair_scores(
         self, a: View, b: View, tau: Tensor, key: Tensor, samples: int, gamma: float, score: str
