@@ -72,7 +72,7 @@ class Section:
     shows_tau: bool
 
 
-def write(folder: Path, *, whole: bool = False) -> Path:
+def write(folder: Path | str, *, whole: bool = False) -> Path:
     """Reads all runs in or below `folder` and writes the page and the numbers into it; returns the page's path.
 
     With `whole`, the page has the paper's tables and figures and the tests too, and all of it lies in the folder
@@ -81,6 +81,7 @@ def write(folder: Path, *, whole: bool = False) -> Path:
     Raises:
         UsageError: there is no run that has trained yet.
     """
+    folder = Path(folder)
     runs = find_runs(folder)
     sections = [_section(name, of_set, whole) for name, of_set in by_dataset(runs).items()]
     html, numbers = render(runs, sections, whole), tables.as_csv(runs)
