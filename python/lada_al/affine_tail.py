@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import lada_ext
@@ -65,8 +65,7 @@ def of(net: SplitModel, start: int, shape: torch.Size, least: int = 2) -> Affine
 
 def behind_relu(net: SplitModel, step: int, shape: torch.Size) -> AffineTail | None:
     """The map behind module `step`, if that is a ReLU of instances of this shape and the rest is such a map."""
-    end = net.cut(net.depth)
-    return of(net, step + 1, shape, least=1) if step < end and type(net.steps[step]) is nn.ReLU else None
+    return of(net, step + 1, shape, least=1) if net.rectifies(step) else None
 
 
 def _made(net: SplitModel, start: int, shape: torch.Size, known: Hashable) -> AffineTail:

@@ -90,6 +90,10 @@ class SplitModel(nn.Module):
             start += 1
         return start
 
+    def rectifies(self, step: int) -> bool:
+        """Whether this module of the chain is known to be a ReLU."""
+        return step < len(self.steps) and type(self.steps[step]) is nn.ReLU
+
     def tail(self) -> int:
         """The first module of the affine end of the chain, as the net is now; behind all of them if there is none."""
         start = end = self.cut(self.depth)
