@@ -27,6 +27,10 @@ for classes in (2, 3, 4, 10, 100, 129, 1000):
             (grad,) = torch.autograd.grad(score.sum(), logits)
             results[str(dtype).split(".")[1]].append(grad)
 results["float32"].append(lada_ext.beta_sample(torch.logspace(-3, 3, 1001), 3, lada_ext.make_key(1)))
+a, b = torch.randn(2, 3, 1003, generator=torch.Generator().manual_seed(1))
+lam = torch.linspace(0, 1, 21).view(3, 7).requires_grad_()
+logits = lada_ext.relu_mix_logits(a, b, lam, b[:, None].expand(3, 4, 1003).flatten(0, 1) / 32)
+results["float32"] += [logits.detach(), *torch.autograd.grad(logits.sum(), lam)]
 torch.save(results, sys.argv[1])
 """
 
@@ -39,16 +43,20 @@ def test_results_are_the_same(tmp_path: Path) -> None:
     for name, environment in (("with", dict(os.environ)), ("without", without_avx512())):
         subprocess.run([sys.executable, "-c", RESULTS, str(tmp_path / name)], env=environment, check=True, cwd=ROOT)
     here, elsewhere = (torch.load(tmp_path / name) for name in ("with", "without"))
-    assert len(here["float32"]) == 7 * (2 * 4 + 4) + 1
+    assert len(here["float32"]) == 7 * (2 * 4 + 4) + 3
     torch.testing.assert_close(here["float32"], elsewhere["float32"], rtol=2e-5, atol=2e-6)
     torch.testing.assert_close(here["bfloat16"], elsewhere["bfloat16"], rtol=1e-2, atol=2e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_they_pass_the_tests_of_the_scores() -> None:
+def test_they_pass_the_tests_of_scores_and_mixtures() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="]
     run = subprocess.run(
-        [*command, "tests/test_scores.py"], env=without_avx512(), cwd=ROOT, capture_output=True, text=True
+        [*command, "tests/test_scores.py", "tests/test_relu_mix.py"],
+        env=without_avx512(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stdout[-4000:]

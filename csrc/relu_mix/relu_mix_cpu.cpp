@@ -14,12 +14,16 @@
 namespace lada::cpu {
 namespace {
 
-// How many samples, classes and vectors of features fill the registers: 32 vectors of 64 bytes, or 16 smaller ones.
-struct Wide {
-  static constexpr int kBytes = 64, kSamples = 5, kClasses = 5, kVectors = 4;
+// What fills the registers, 32 of 64 bytes, 16 of 32 bytes or 16 of 16 bytes: samples by classes whose sums they hold
+// in the forward pass, and samples by vectors of features that they hold in the backward pass.
+struct Avx512 {
+  static constexpr int kBytes = 64, kSamples = 5, kClasses = 5, kBackwardSamples = 5, kVectors = 4;
 };
-struct Narrow {
-  static constexpr int kBytes = 32, kSamples = 2, kClasses = 5, kVectors = 2;
+struct Avx2 {
+  static constexpr int kBytes = 32, kSamples = 2, kClasses = 5, kBackwardSamples = 5, kVectors = 2;
+};
+struct Portable {
+  static constexpr int kBytes = 16, kSamples = 2, kClasses = 5, kBackwardSamples = 5, kVectors = 2;
 };
 
 template <class A, int kBytes>
@@ -128,16 +132,16 @@ void with_samples(int64_t count, const F& f) {
 }
 
 // body(rows of the pair, its first sample, how many samples as a constant) for every block of samples.
-template <class A, class Tile, class Body>
+template <class A, int kSamples, class Body>
 void for_each_block(const ReluMix& k, int threads, const Body& body) {
-  const int64_t blocks = (k.samples + Tile::kSamples - 1) / Tile::kSamples;
+  const int64_t blocks = (k.samples + kSamples - 1) / kSamples;
   balanced_for(k.pairs * blocks, k.features * (k.classes + 2), threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t pair = i / blocks, sample = i % blocks * Tile::kSamples, row = pair * k.samples + sample;
+      const int64_t pair = i / blocks, sample = i % blocks * kSamples, row = pair * k.samples + sample;
       const MixedRows<A> rows = {static_cast<const A*>(k.a) + pair * k.features,
                                  static_cast<const A*>(k.b) + pair * k.features, static_cast<const A*>(k.lam) + row,
                                  k.features};
-      with_samples<Tile::kSamples>(k.samples - sample, [&](auto samples) { body(rows, row, samples); });
+      with_samples<kSamples>(k.samples - sample, [&](auto samples) { body(rows, row, samples); });
     }
   });
 }
@@ -147,7 +151,7 @@ void logits_of_pairs(const ReluMixLogits& k, int threads) {
   constexpr int kClasses = Tile::kClasses;
   const int64_t classes = k.mix.classes;
   const A *weight = static_cast<const A*>(k.mix.weight), *bias = static_cast<const A*>(k.bias);
-  for_each_block<A, Tile>(k.mix, threads, [&](const MixedRows<A>& rows, int64_t row, auto samples) {
+  for_each_block<A, Tile::kSamples>(k.mix, threads, [&](const MixedRows<A>& rows, int64_t row, auto samples) {
     A sums[samples][kClasses], *logits = static_cast<A*>(k.logits) + row * classes;
     for (int64_t first = 0; first < classes; first += kClasses) {
       const A* of_class[kClasses];
@@ -162,19 +166,21 @@ void logits_of_pairs(const ReluMixLogits& k, int threads) {
 
 template <class A, class Tile>
 void gradients_of_pairs(const ReluMixLogitsBackward& k, int threads) {
-  for_each_block<A, Tile>(k.mix, threads, [&](const MixedRows<A>& rows, int64_t row, auto samples) {
+  for_each_block<A, Tile::kBackwardSamples>(k.mix, threads, [&](const MixedRows<A>& rows, int64_t row, auto samples) {
     gradients_of_block<A, Tile, samples>(rows, static_cast<const A*>(k.grad) + row * k.mix.classes,
                                          static_cast<const A*>(k.mix.weight), k.mix.classes,
                                          static_cast<A*>(k.grad_lam) + row);
   });
 }
 
-bool has_wide_registers() {
+// Calls f with the tile for the registers of this processor.
+template <class F>
+void with_tile(const F& f) {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  return takes_avx512();
-#else
-  return false;
+  if (takes_avx512()) return f(Avx512{});
+  if (__builtin_cpu_supports("avx2")) return f(Avx2{});
 #endif
+  f(Portable{});
 }
 
 }  // namespace
@@ -182,14 +188,14 @@ bool has_wide_registers() {
 void relu_mix_logits(const ReluMixLogits& k, int threads) {
   dispatch_arithmetic(k.mix.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    has_wide_registers() ? logits_of_pairs<A, Wide>(k, threads) : logits_of_pairs<A, Narrow>(k, threads);
+    with_tile([&](auto tile) { logits_of_pairs<A, decltype(tile)>(k, threads); });
   });
 }
 
 void relu_mix_logits_backward(const ReluMixLogitsBackward& k, int threads) {
   dispatch_arithmetic(k.mix.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    has_wide_registers() ? gradients_of_pairs<A, Wide>(k, threads) : gradients_of_pairs<A, Narrow>(k, threads);
+    with_tile([&](auto tile) { gradients_of_pairs<A, decltype(tile)>(k, threads); });
   });
 }
 
