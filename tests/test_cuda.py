@@ -42,7 +42,7 @@ def results_of(op: str, arguments: tuple[Any, ...]) -> list[Tensor]:
 
 def results_and_gradients(op: str, arguments: tuple[Any, ...]) -> list[Tensor]:
     """Results and, where there are, the gradients of their weighted sum."""
-    arguments = with_gradients(arguments)
+    arguments = with_gradients(arguments, op)
     results = results_of(op, arguments)
     needing = [r for r in results if r.requires_grad]
     if not needing:

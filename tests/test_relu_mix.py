@@ -85,9 +85,15 @@ def test_a_pair_does_not_depend_on_the_others(name: str, device: str) -> None:
 
 
 def test_a_sample_and_a_class_do_not_depend_on_the_others(device: str) -> None:
-    a, b, lam, weight, bias = arguments_of("odd", torch.float32, device).values()
-    whole = lada_ext.relu_mix_logits(a, b, lam, weight, bias)
-    assert torch.equal(lada_ext.relu_mix_logits(a, b, lam[:, 2:4], weight[3:], bias[3:]), whole[:, 2:4, 3:])
+    arguments = arguments_of("many_samples", torch.float32, device)
+    a, b, lam, weight, bias = arguments.values()
+    grad = grad_for(arguments)
+    whole, to_lam = logits_and_gradient(lada_ext.relu_mix_logits, arguments, grad)
+    assert torch.equal(lada_ext.relu_mix_logits(a, b, lam, weight[3:], bias[3:]), whole[..., 3:])
+    some = {**arguments, "lam": lam[:, 4:7]}
+    logits, to_some = logits_and_gradient(lada_ext.relu_mix_logits, some, grad[:, 4:7])
+    assert torch.equal(logits, whole[:, 4:7])
+    assert torch.equal(to_some, to_lam[:, 4:7])
 
 
 @pytest.mark.parametrize("place", ["a", "b", "lam"])

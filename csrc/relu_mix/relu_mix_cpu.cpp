@@ -56,7 +56,7 @@ LADA_CLONES void sums_of_block(const MixedRows<A>& rows, const A* const (&weight
   typename L::Vector sum[kSamples][Tile::kClasses] = {}, lam[kSamples], mu[kSamples];
   for (int s = 0; s < kSamples; ++s) {
     lam[s] = typename L::Vector{} + rows.lam[s];
-    mu[s] = 1 - lam[s];
+    mu[s] = A(1) - lam[s];
   }
   int64_t d = 0;
   for (; d + L::kCount <= rows.features; d += L::kCount) {
@@ -65,7 +65,7 @@ LADA_CLONES void sums_of_block(const MixedRows<A>& rows, const A* const (&weight
     L::load(rows.b + d, b);
     for (int s = 0; s < kSamples; ++s) {
       mixed[s] = lam[s] * a + mu[s] * b;
-      mixed[s] = mixed[s] < 0 ? typename L::Vector{} : mixed[s];
+      mixed[s] = mixed[s] < A(0) ? typename L::Vector{} : mixed[s];
     }
     for (int c = 0; c < Tile::kClasses; ++c) {
       L::load(weight[c] + d, w);
@@ -95,8 +95,8 @@ LADA_HD void add_gradients(const MixedRows<A>& rows, const A* grad, const A* wei
     L::load(rows.a + d + v * L::kCount, a);
     L::load(rows.b + d + v * L::kCount, b);
     for (int s = 0; s < kSamples; ++s) {
-      const typename L::Vector mixed = rows.lam[s] * a + (1 - rows.lam[s]) * b;
-      sum[s] += mixed <= 0 ? typename L::Vector{} : pull[s][v] * (a - b);
+      const typename L::Vector mixed = rows.lam[s] * a + (A(1) - rows.lam[s]) * b;
+      sum[s] += mixed <= A(0) ? typename L::Vector{} : pull[s][v] * (a - b);
     }
   }
 }
