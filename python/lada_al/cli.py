@@ -145,7 +145,7 @@ def compare(
     from lada_al.report import page
     from lada_al.run import compare as comparison
     from lada_al.run import estimate, protocols, study
-    from lada_al.run.progress import CompareProgress
+    from lada_al.run.progress import CompareProgress, PhaseProgress
 
     refuse_torchrun("lada compare")
     planned = protocols.protocol(protocol) if protocol else None
@@ -181,16 +181,18 @@ def compare(
     comparison.check(every, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
     groups = comparison.groups(todo, stack_seeds)
-    time_left = estimate.in_words(estimate.seconds_left(todo) / min(workers, max(1, len(groups))))
+    with PhaseProgress(console) as progress:
+        seconds = estimate.seconds_left(todo, progress)
+    time_left = estimate.in_words(seconds / min(workers, max(1, len(groups))))
     at_a_time = f"the seeds of {workers} methods" if stack_seeds else f"{workers}"
     console.print(f"{len(todo)} of {len(every)} runs to do, {at_a_time} at a time: about {time_left}")
     if dry_run:
         return
     whole.write(out)
     reported, rounds_reported = 0.0, 0
-    with CompareProgress(console, todo) as progress:
+    with CompareProgress(console, todo) as rounds_of_all:
         for ended in comparison.carry_out(groups, workers):
-            rounds_done = progress.show(ended)
+            rounds_done = rounds_of_all.show(ended)
             if rounds_done > rounds_reported and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                 page.write(out)
                 reported, rounds_reported = time.monotonic(), rounds_done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,19 @@ class TestEstimate:
         monkeypatch.setattr(estimate, "_probe", lambda config: pytest.fail("probed"))
         assert estimate.seconds_left([first, second]) > 0
         assert estimate.seconds_left([first]) == 0
+
+    def test_a_short_round_of_each_method_is_shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        jobs = compare.make_jobs(["entropy", "random"], [1, 2], {}, tmp_path, workers=1, resume=True)
+        probed, shown = [], []
+        monkeypatch.setattr(estimate, "_probe", lambda config: probed.append(config.method) or estimate.Pace([], 1))
+
+        class Shown:
+            def track(self, phase: str, steps: Sequence[Config]) -> Iterable[Config]:
+                shown.extend(step.method for step in steps)
+                return steps
+
+        assert estimate.seconds_left(jobs, Shown()) == 0
+        assert probed == shown == ["entropy", "random"]
 
 
 @pytest.fixture(scope="module")

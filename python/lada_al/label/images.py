@@ -17,6 +17,7 @@ from PIL import Image
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError, open_image
+from lada_al.pools.parquet import open_images, rows_of_groups
 
 LIMITS = Limits()
 
@@ -85,7 +86,9 @@ class ParquetImages:
         root = path if path.is_dir() else path.parent
         self._files = {file.relative_to(root).as_posix(): file for file in files}
         # By file, where each of its row groups begins, and where the last ends.
-        self._starts = {name: [0, *accumulate(_row_groups(file))] for name, file in self._files.items()}
+        self._starts = {
+            name: [0, *accumulate(rows_of_groups(open_images(file, "--pool")))] for name, file in self._files.items()
+        }
         if not any(starts[-1] for starts in self._starts.values()):
             raise UsageError(f"--pool: {path} has no rows")
         self._held: tuple[tuple[str, int], list[bytes | None]] | None = None
@@ -149,24 +152,6 @@ def _stays_inside(entry: os.DirEntry[str], root: Path) -> bool:
 def _is_text(name: str) -> bool:
     """Whether a file's name can stand in a CSV file and in a page; not every sequence of bytes can."""
     return name.isprintable() and not any("\ud800" <= c <= "\udfff" for c in name)
-
-
-def _row_groups(file: Path) -> list[int]:
-    """Rows of each row group of a Parquet file that has an image column."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"--pool: {file} is not a readable Parquet file: {error}") from error
-    kinds = {field.name: field.type for field in parquet.schema_arrow}
-    kind = kinds.get("image")
-    is_struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if kind is None or not (is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        found = ", ".join(f"{name}: {type_}" for name, type_ in kinds.items())
-        raise UsageError(f"--pool: {file}: expected a column image of bytes or of struct<bytes, ...>, got {found}")
-    return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
 
 
 def _image_bytes(file: Path, group: int) -> list[bytes | None]:

@@ -31,7 +31,7 @@ class ParquetPool(Source):
         self.root = folder.resolve()
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         self.files = [file.relative_to(folder).as_posix() for file in files]
-        opened = [_open(self.root / name) for name in self.files]
+        opened = [open_images(self.root / name) for name in self.files]
         self.starts = [0, *accumulate(file.metadata.num_rows for file in opened)]
         if not self.starts[-1]:
             raise UsageError(f"pool: {path} has no rows")
@@ -103,7 +103,7 @@ class _Reader:
 
     def __init__(self, path: Path, number: int, columns: list[str], start: int) -> None:
         file = pq.ParquetFile(path, memory_map=True)
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        sizes = rows_of_groups(file)
         begins = [0, *accumulate(sizes)]
         group = bisect.bisect_right(begins, start) - 1
         groups = list(range(group, len(sizes)))
@@ -123,18 +123,27 @@ class _Reader:
             start += len(part)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:
+    """A Parquet file that has an image column; an error names the argument that it was given for.
+
+    Raises:
+        UsageError: it is not one.
+    """
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"pool: {path} is not a readable Parquet file: {error}") from error
+        raise UsageError(f"{argument}: {path} is not a readable Parquet file: {error}") from error
     kinds = {field.name: field.type for field in file.schema_arrow}
     kind = kinds.get("image")
     is_struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not is_struct and kind not in (pa.binary(), pa.large_binary()):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise UsageError(f"pool: {path}: expected a column image of bytes or of struct<bytes, ...>, got {found}")
+        raise UsageError(f"{argument}: {path}: expected a column image of bytes or of struct<bytes, ...>, got {found}")
     return file
+
+
+def rows_of_groups(file: pq.ParquetFile) -> list[int]:
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
 def _has_id(file: pq.ParquetFile) -> bool:

@@ -10,24 +10,24 @@ from lada_al.events import Bought, Event, Trained
 from lada_al.run import experiment, journal
 from lada_al.run.compare import Job
 from lada_al.run.config import Config
+from lada_al.timing import Meter, NoMeter
 
 PROBE_EPOCHS = 3
 
 
-def seconds_left(jobs: list[Job]) -> float:
-    """Seconds that all rounds still to be done would take one after another."""
+def seconds_left(jobs: list[Job], meter: Meter | None = None) -> float:
+    """Seconds that all rounds still to be done would take one after another; the meter shows the short rounds."""
     known: dict[str, Pace] = {}
     for job in jobs:
         events = journal.read(job.folder / experiment.JOURNAL)
         if _has_a_round(events):
             known.setdefault(job.config.method, Pace(events, job.config.epochs))
-    left = 0.0
-    for job in jobs:
-        method = job.config.method
-        if method not in known:
-            known[method] = _probe(job.config)
-        left += known[method].seconds(job.config, range(job.rounds_done, job.config.rounds + 1))
-    return left
+    unknown = {job.config.method: job.config for job in reversed(jobs) if job.config.method not in known}
+    for config in (meter or NoMeter()).track("a short round of each method", list(reversed(unknown.values()))):
+        known[config.method] = _probe(config)
+    return sum(
+        known[job.config.method].seconds(job.config, range(job.rounds_done, job.config.rounds + 1)) for job in jobs
+    )
 
 
 class Pace:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lada_al.events import Event, Trained
 from lada_al.run.compare import Job
@@ -15,27 +23,21 @@ from lada_al.run.compare import Job
 T = TypeVar("T")
 
 
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+class _Bars:
+    """Bars that are on the terminal inside a with statement."""
 
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
 
-class RunProgress:
-    """Two bars, rounds and the steps of a phase, and a line for each round. It is the meter of the loop."""
-
-    def __init__(self, console: Console, rounds: int) -> None:
-        self._bars = _bars(console)
-        self._rounds = self._bars.add_task("rounds", total=rounds + 1)
-        self._phase = self._bars.add_task("", total=None)
-
-    def __enter__(self) -> RunProgress:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -44,11 +46,28 @@ class RunProgress:
     ) -> None:
         self._bars.stop()
 
+
+class PhaseProgress(_Bars):
+    """A bar over the steps of the phase at hand, from the first on that has any."""
+
+    _phase: TaskID | None = None
+
     def track(self, phase: str, steps: Sequence[T]) -> Iterable[T]:
-        self._bars.reset(self._phase, description=phase, total=len(steps))
+        if len(steps) == 0:
+            return
+        bar = self._phase = self._bars.add_task("") if self._phase is None else self._phase
+        self._bars.reset(bar, description=phase, total=len(steps))
         for step in steps:
             yield step
-            self._bars.advance(self._phase)
+            self._bars.advance(bar)
+
+
+class RunProgress(PhaseProgress):
+    """A second bar over the rounds, and a line for each round. It is the meter of the loop."""
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        super().__init__(console)
+        self._rounds = self._bars.add_task("rounds", total=rounds + 1)
 
     def show(self, event: Event) -> None:
         if isinstance(event, Trained):
@@ -58,21 +77,13 @@ class RunProgress:
             )
 
 
-class CompareProgress:
+class CompareProgress(_Bars):
     """A bar over the rounds of all runs, and a line for each run that ended."""
 
     def __init__(self, console: Console, jobs: list[Job]) -> None:
-        self._bars, self._jobs = _bars(console), jobs
+        super().__init__(console)
+        self._jobs = jobs
         self._rounds = self._bars.add_task("rounds of all runs", total=sum(job.config.rounds + 1 for job in jobs))
-
-    def __enter__(self) -> CompareProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def show(self, ended: list[Job]) -> int:
         """Returns the number of rounds done by all runs."""
