@@ -26,7 +26,7 @@ Make = Callable[[torch.Generator], list[Tensor]]
 @dataclass(frozen=True)
 class Result:
     """Largest error of an op's results and gradients in float32 against the reference in float64, relative to the
-    largest value of each; infinite where an index differs."""
+    largest value of each; infinite where an index differs or a result is NaN."""
 
     op: str
     device: str
@@ -64,7 +64,8 @@ def _error(case: Case, device: str) -> float:
 def _difference(actual: Tensor, expected: Tensor) -> float:
     if not expected.is_floating_point():
         return 0.0 if torch.equal(actual, expected) else math.inf
-    return float((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1))
+    error = float((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return math.inf if math.isnan(error) else error
 
 
 def _results(f: Callable[..., Any], inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

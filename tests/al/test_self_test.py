@@ -25,6 +25,7 @@ def test_every_op_is_tested() -> None:
         ("beta_mix", lambda out: (out[0], out[1] * 1.001)),
         ("k_center_greedy", lambda out: out.flip(0)),
         ("bald", lambda out: out * torch.nan),
+        ("beta_mix", lambda out: (out[0], out[1] * torch.nan)),
     ],
 )
 def test_a_wrong_op_is_seen(monkeypatch, op, wrong) -> None:
