@@ -55,7 +55,9 @@ class PhaseProgress(_Bars):
     def track(self, phase: str, steps: Sequence[T]) -> Iterable[T]:
         if len(steps) == 0:
             return
-        bar = self._phase = self._bars.add_task("") if self._phase is None else self._phase
+        if self._phase is None:
+            self._phase = self._bars.add_task(phase, total=len(steps))
+        bar = self._phase
         self._bars.reset(bar, description=phase, total=len(steps))
         for step in steps:
             yield step
