@@ -163,13 +163,18 @@ def beta_sample(
     return (x + (tau - tau.detach()) * slope).sigmoid()
 
 
+def mixtures(a: Tensor, b: Tensor, lam: Tensor) -> Tensor:
+    """Eq. 10 with given lam (P, N): lam a + (1 - lam) b."""
+    weight = lam.reshape(*lam.shape, *[1] * (a.dim() - 1)).to(a.dtype)
+    return weight * a[:, None] + (1 - weight) * b[:, None]
+
+
 def beta_mix(
     a: Tensor, b: Tensor, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 10: lam a + (1 - lam) b."""
+    """Eq. 10 with lam ~ Beta(tau, tau)."""
     lam = beta_sample(tau, n, key, index, **options)
-    weight = lam.reshape(*lam.shape, *[1] * (a.dim() - 1)).to(a.dtype)
-    return weight * a[:, None] + (1 - weight) * b[:, None], lam
+    return mixtures(a, b, lam), lam
 
 
 def beta_mix_pairs(
@@ -181,8 +186,7 @@ def beta_mix_pairs(
 
 def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """relu of Eq. 10's mixtures, through an affine map."""
-    lam = lam[..., None].to(a.dtype)
-    return F.linear((lam * a[:, None] + (1 - lam) * b[:, None]).relu(), weight, bias)
+    return F.linear(mixtures(a, b, lam).relu(), weight, bias)
 
 
 def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:

@@ -29,7 +29,7 @@ from lada_ext import beta_nodes
 
 sys.path.insert(0, str(ROOT / "tests"))
 from samples import LOGITS, SELECTIONS, TAKEN, cast, generator
-from test_dispatch import FROZEN, OPS, PICKS, TAKES
+from test_dispatch import OPS, PICKS, TAKES, with_gradients
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 COLUMNS = ["kernel", "ops", "error", "sources", "date", "device", "host", "torch", "commit"]
@@ -186,12 +186,7 @@ def largest_error(actual: list[Tensor], expected: list[Tensor]) -> float:
 
 def _leaves(op: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Floating tensors need a gradient if the op has a backward one, but for those that it takes as constants."""
-    needed = {i for i in range(len(arguments)) if f"{op}_backward" in registered()} - {*FROZEN.get(op, ())}
-    floating = [isinstance(a, Tensor) and a.is_floating_point() for a in arguments]
-    return tuple(
-        a.detach().requires_grad_(i in needed) if f else a
-        for i, (a, f) in enumerate(zip(arguments, floating, strict=True))
-    )
+    return with_gradients(arguments, op) if f"{op}_backward" in registered() else arguments
 
 
 def _exact(value: Any) -> Any:

@@ -42,17 +42,17 @@ class AffineTail:
         return lada_ext.relu_mix_logits(_flat(a), _flat(b), lam, self.weight, self.bias)
 
 
-def start_of(net: SplitModel, least: int = 2) -> int | None:
-    """The module that it begins with, as the net is now; None if its weights learn, or it has fewer modules than that,
-    for one alone is no slower as it is."""
+def start_of(net: SplitModel) -> int | None:
+    """The module that it begins with, as the net is now; None if its weights learn."""
     start, end = net.tail(), net.cut(net.depth)
     learns = any(p.requires_grad for module in net.steps[start:end] for p in module.parameters())
-    return None if learns or end - start < least else start
+    return None if learns else start
 
 
 def of(net: SplitModel, start: int, shape: torch.Size, least: int = 2) -> AffineTail | None:
-    """The map from instances of this shape before module `start` to logits, if it is one and pays; kept in `net`."""
-    first, end = start_of(net, least), net.cut(net.depth)
+    """The map from instances of this shape before module `start` to logits, if it is one and pays, as one of fewer
+    than `least` modules does not; kept in `net`."""
+    first, end = start_of(net), net.cut(net.depth)
     if first is None or start < first or end - start < least:
         return None
     parameters = [p for module in net.steps[start:end] for p in module.parameters()]

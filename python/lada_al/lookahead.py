@@ -245,7 +245,7 @@ def _units_at_a_time(views: list[View], now: Round) -> int:
     first, net = views[0], views[0].net
     if first.hidden.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
         return max(1, len(first))
-    reach = net.affine_reach(net.cut(first.k), net.cut(net.depth))
+    reach = net.mixing_reach(first.k)
     mixed = first.at(reach)
     if affine_tail.behind_relu(net, reach, mixed.shape[1:]) is not None:
         return max(1, len(first))  # their features are never in memory

@@ -101,9 +101,13 @@ class SplitModel(nn.Module):
             start -= 1
         return start
 
+    def mixing_reach(self, k: int) -> int:
+        """The last module behind layer k up to which mixing is mixing h^k, as the net is now."""
+        return self.affine_reach(self.cut(k), self.cut(self.depth))
+
     def mixes_logits(self, k: int) -> bool:
         """Whether mixing h^k is mixing logits: f^{k:K} is affine as the net is now."""
-        return self.affine_reach(self.cut(k), self.cut(self.depth)) == self.cut(self.depth)
+        return self.mixing_reach(k) == self.cut(self.depth)
 
     @property
     def depth(self) -> int:

@@ -185,7 +185,7 @@ class View:
         the logits, and where mixtures will be made."""
         net = self.net
         steps = [net.cut(j) for j in stages]
-        steps = steps or [net.cut(self.k), net.affine_reach(net.cut(self.k), net.cut(net.depth)), net.cut(net.depth)]
+        steps = steps or [net.cut(self.k), net.mixing_reach(self.k), net.cut(net.depth)]
         wanted = [step for step in dict.fromkeys(steps) if step not in self._known]
         parts = [[part.at(step) for step in wanted] for part in self.split(batch)]
         for step, values in zip(wanted, zip(*parts, strict=True), strict=False):

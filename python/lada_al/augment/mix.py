@@ -57,9 +57,8 @@ class Mix(Augmentation):
             return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=a.ids)[0]
 
         def logits() -> Tensor | None:
-            net = a.net
-            reach = net.affine_reach(net.cut(a.k), net.cut(net.depth))
-            tail = affine_tail.behind_relu(net, reach, a.at(reach).shape[1:])
+            reach = a.net.mixing_reach(a.k)
+            tail = affine_tail.behind_relu(a.net, reach, a.at(reach).shape[1:])
             if tail is None:
                 return None
             return tail.of_mixtures(a.at(reach), b.at(reach), lada_ext.beta_sample(tau, samples, key, index=a.ids))

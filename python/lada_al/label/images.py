@@ -17,7 +17,6 @@ from PIL import Image
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError, open_image
-from lada_al.pools.parquet import open_images, rows_of_groups
 
 LIMITS = Limits()
 
@@ -80,6 +79,8 @@ class ParquetImages:
     """A Parquet file, or a folder of them, with a column `image` in the Hugging Face layout or of plain bytes."""
 
     def __init__(self, path: Path) -> None:
+        from lada_al.pools.parquet import open_images, rows_of_groups
+
         if not path.exists():
             raise UsageError(f"--pool: there is no {path}")
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]

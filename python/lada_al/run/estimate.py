@@ -22,8 +22,11 @@ def seconds_left(jobs: list[Job], meter: Meter | None = None) -> float:
         events = journal.read(job.folder / experiment.JOURNAL)
         if _has_a_round(events):
             known.setdefault(job.config.method, Pace(events, job.config.epochs))
-    unknown = {job.config.method: job.config for job in reversed(jobs) if job.config.method not in known}
-    for config in (meter or NoMeter()).track("a short round of each method", list(reversed(unknown.values()))):
+    unknown: dict[str, Config] = {}
+    for job in jobs:
+        if job.config.method not in known:
+            unknown.setdefault(job.config.method, job.config)
+    for config in (meter or NoMeter()).track("a short round of each method", list(unknown.values())):
         known[config.method] = _probe(config)
     return sum(
         known[job.config.method].seconds(job.config, range(job.rounds_done, job.config.rounds + 1)) for job in jobs
