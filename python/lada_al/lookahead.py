@@ -291,15 +291,34 @@ def composed_score(f_acq: Acquisition, real: list[View], virtual: View, gamma: f
     return plain + gamma * _mean_of_draws(f_acq.score(virtual))
 
 
-def virtual_view(net: SplitModel, pool: Pool, f_aug: Augmentation, bought: Bought, key: Tensor) -> View:
+@dataclass(frozen=True)
+class Origins:
+    """What the virtual instances of a purchase are made of, all of it on the pool's device."""
+
+    ids: Tensor
+    image: Tensor
+    target: Tensor
+    k: int
+    tau: Tensor | None
+    share: float = 1.0
+    """How much of the purchase this is."""
+
+    @classmethod
+    def of(cls, pool: Pool, bought: Bought, share_of: int | None = None) -> Origins:
+        """`bought` may be a part of a purchase of `share_of` instances."""
+        ids = torch.tensor(bought.ids, device=pool.device)
+        tau = None if bought.tau is None else torch.tensor(bought.tau, device=pool.device)
+        share = len(ids) / (share_of or len(ids))
+        return cls(ids, pool.pixels(ids), pool.targets(ids), bought.k, tau, share)
+
+
+def virtual_view(net: SplitModel, f_aug: Augmentation, origins: Origins, key: Tensor) -> View:
     """X_M (line 9): one virtual instance of each bought unit, with its label, for training."""
-    ids = torch.tensor(bought.ids, device=pool.device)
-    view = View(net, bought.k, image=pool.pixels(ids), ids=ids, target=pool.targets(ids)).computed(len(ids), bought.k)
-    views = _members(view, f_aug.arity)
-    if bought.tau is None or f_aug.trained is not None:
+    view = View(net, origins.k, image=origins.image, ids=origins.ids, target=origins.target)
+    views = _members(view.computed(len(view), origins.k), f_aug.arity)
+    tau = origins.tau
+    if tau is None or f_aug.trained is not None:
         tau = f_aug.policy(*views, learn=False)(*views)
-    else:
-        tau = torch.tensor(bought.tau, device=pool.device)
     return f_aug(*views, tau=tau, key=key)
 
 

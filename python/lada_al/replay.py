@@ -1,7 +1,7 @@
 """Steps of training on a GPU as CUDA graphs: what a step launches is recorded once for each shape, and replayed.
 
 A step on ten labels launches hundreds of small kernels, and launching them takes longer than running them. A replay is
-one launch. It is for steps that launch the same each time; whether those of a run do is for `train.Learner.replays`.
+one launch. It is for steps that launch the same each time; whether those of a run do is for `train.Learner.replayed`.
 """
 
 from __future__ import annotations

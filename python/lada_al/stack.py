@@ -9,7 +9,7 @@ numbers that they would draw alone, so they learn the same up to rounding; dropo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +21,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from lada_al.events import Bought
 from lada_al.keys import Keys, Purpose
+from lada_al.lookahead import Origins
 from lada_al.pool import Pool
-from lada_al.replay import Replayed, Step
+from lada_al.replay import Step
 from lada_al.timing import Meter
 from lada_al.train import Learner
 
@@ -36,21 +37,19 @@ class Replica:
     bought: Bought
     keys: Keys
     randomness: Randomness = field(init=False)
+    origins: Origins | None = field(init=False)
     companions: list[nn.Parameter] = field(init=False)
     """What is trained along with the classifier, and is not stacked."""
 
     def __post_init__(self) -> None:
         net = set(self.learner.net.parameters())
+        self.origins = self.learner.origins(self.pool, self.bought)
         self.companions = [p for p in self.learner.modules.parameters() if p not in net]
         with self.keys.scope("training batches", self.bought.round):
             self.randomness = Randomness(self.pool.device)
 
     def key(self, purpose: Purpose, epoch: int) -> Tensor:
         return self.keys.key(purpose, self.bought.round, epoch, self.pool.device)
-
-    def virtual_loss(self, epoch: int) -> Tensor:
-        with self.randomness():
-            return self.learner.virtual_loss(self.pool, self.bought, self.key("virtual samples", epoch))
 
 
 class Randomness:
@@ -88,21 +87,21 @@ def fit(replicas: list[Replica], meter: Meter) -> list[float]:
     for replica in replicas:
         replica.learner.begin()
     with stacked([replica.learner.net for replica in replicas]) as stack:
-        step: Step = partial(_labelled_step, replicas, stack)
-        if all(replica.learner.replays(replica.pool.device) for replica in replicas):
-            step = Replayed(step)
-        for epoch in meter.track("train", range(replicas[0].learner.config.epochs)):
-            losses = _epoch(replicas, stack, epoch, step)
+        learner, device = replicas[0].learner, replicas[0].pool.device
+        alone = learner.replayed(partial(_labelled_step, replicas, stack), device)
+        joint = learner.replayed(partial(_joint_step, replicas, stack), device, virtual=True)
+        for epoch in meter.track("train", range(learner.config.epochs)):
+            losses = _epoch(replicas, stack, epoch, alone, joint)
         means: list[float] = losses.tolist()
     for replica in replicas:
         replica.learner.net.version += 1
     return means
 
 
-def _epoch(replicas: list[Replica], stack: Stack, epoch: int, labelled_step: Step) -> Tensor:
+def _epoch(replicas: list[Replica], stack: Stack, epoch: int, alone: Step, joint: Step) -> Tensor:
     """`Learner._epoch` of all of them; their mean losses (S,)."""
-    config, bought = replicas[0].learner.config, replicas[0].bought
-    has_virtual = replicas[0].learner.has_virtual(bought)
+    config, has_virtual = replicas[0].learner.config, replicas[0].origins is not None
+    keys = torch.stack([replica.key("virtual samples", epoch) for replica in replicas])
     batches = []
     for replica in replicas:
         with replica.randomness():
@@ -112,30 +111,36 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int, labelled_step: Ste
     for step, of_each in enumerate(zip(*batches, strict=True)):
         images, targets = (torch.stack(values) for values in zip(*of_each, strict=True))
         if has_virtual and step == 0 and config.virtual_loss == "summed":
-            losses = _labelled_step(replicas, stack, images, targets, lambda: _virtual_losses(replicas, epoch))
+            losses = joint(images, targets, keys)
         else:
-            losses = labelled_step(images, targets)
+            losses = alone(images, targets)
         total += losses.sum(1)
     if has_virtual and config.virtual_loss == "own step":
         if not config.stale_gradient:
             _forget_gradients(replicas, stack)
-        _descend(replicas, _virtual_losses(replicas, epoch))
+        _descend(replicas, _virtual_losses(replicas, keys))
     return total / len(replicas[0].pool.labelled)
 
 
-def _labelled_step(
-    replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor, summed: Callable[[], Tensor] | None = None
-) -> Tensor:
-    """One step of each on a labelled batch of its own, and on a loss that is added; the cross entropies (S, B)."""
+def _labelled_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor) -> Tensor:
+    """One step of each on a labelled batch of its own; the cross entropies (S, B)."""
     _forget_gradients(replicas, stack)
     losses = _labelled_losses(stack, images, targets)
-    loss = losses.mean(1).sum()
-    _descend(replicas, loss if summed is None else loss + summed())
+    _descend(replicas, losses.mean(1).sum())
     return losses.detach()
 
 
-def _virtual_losses(replicas: list[Replica], epoch: int) -> Tensor:
-    return torch.stack([replica.virtual_loss(epoch) for replica in replicas]).sum()
+def _joint_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor, keys: Tensor) -> Tensor:
+    """The same with the virtual instances of each one's purchase."""
+    _forget_gradients(replicas, stack)
+    losses = _labelled_losses(stack, images, targets)
+    _descend(replicas, losses.mean(1).sum() + _virtual_losses(replicas, keys))
+    return losses.detach()
+
+
+def _virtual_losses(replicas: list[Replica], keys: Tensor) -> Tensor:
+    each = [one.learner.virtual_loss(one.origins, key) for one, key in zip(replicas, keys, strict=True)]
+    return torch.stack(each).sum()
 
 
 def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor) -> Tensor:

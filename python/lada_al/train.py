@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,8 @@ from lada_al import replay
 from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
-from lada_al.keys import Keys
-from lada_al.lookahead import virtual_view
+from lada_al.keys import Keys, Purpose
+from lada_al.lookahead import Origins, virtual_view
 from lada_al.models import SplitModel, evaluating, frozen
 from lada_al.pool import Pool
 from lada_al.ranks import ours
@@ -25,6 +26,21 @@ from lada_al.run.config import Config
 from lada_al.timing import Meter
 from lada_al.train_pi import PiModel
 from lada_al.view import View
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the epochs of one round share."""
+
+    pool: Pool
+    bought: Bought
+    keys: Keys
+    origins: Origins | None
+    alone: replay.Step
+    joint: replay.Step
+
+    def key(self, purpose: Purpose, epoch: int) -> Tensor:
+        return self.keys.key(purpose, self.bought.round, epoch, self.pool.device)
 
 
 class Learner:
@@ -53,12 +69,13 @@ class Learner:
             The mean cross entropy of the labelled instances in the last epoch.
         """
         self.begin()
-        alone: replay.Step = self._step_alone
-        if self.replays(pool.device):
-            alone = replay.Replayed(alone)
+        origins = self.origins(pool, bought)
+        alone = self.replayed(self._labelled_step, pool.device)
+        joint = self.replayed(partial(self._joint_step, origins), pool.device, virtual=True)
+        now = _Training(pool, bought, keys, origins, alone, joint)
         with keys.scope("training batches", bought.round):
             for epoch in meter.track("train", range(self.config.epochs)):
-                loss = self._epoch(pool, bought, keys, epoch, alone)
+                loss = self._epoch(now, epoch)
         self.net.version += 1
         return float(loss)
 
@@ -70,31 +87,32 @@ class Learner:
             self.optimizer = self._new_optimizer()
         self.modules.train()
 
-    def replays(self, device: torch.device) -> bool:
-        """Whether `_step_alone` is replayed: on a GPU, where it launches the same each time."""
-        launches_the_same = self.net.launches_the_same and not (self.config.plain or self.config.stale_gradient)
-        return replay.can_record(device) and launches_the_same
+    def replayed(self, step: replay.Step, device: torch.device, *, virtual: bool = False) -> replay.Step:
+        """The step, with virtual instances or without; on a GPU its replays, if it launches the same each time."""
+        config = self.config
+        same = self.net.launches_the_same and not (config.plain or config.stale_gradient)
+        if virtual:
+            same = same and self.f_aug is not None and self.f_aug.launches_the_same
+        return replay.Replayed(step) if same and replay.can_record(device) else step
 
-    def _epoch(self, pool: Pool, bought: Bought, keys: Keys, epoch: int, alone: replay.Step) -> Tensor:
+    def _epoch(self, now: _Training, epoch: int) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
-        config, every = self.config, []
+        config, pool, every = self.config, now.pool, []
         is_plain = config.chosen.trains_by_cross_entropy and ours().count == 1
-        has_virtual = self.has_virtual(bought)
-        batches = self.batches(pool, bought, epoch)
-        crops, key = (keys.key(p, bought.round, epoch, pool.device) for p in ("training crops", "virtual samples"))
-        virtual_loss = partial(self.virtual_loss, pool, bought, key)
-        mine = pool.training_batches([ids[ours().part(len(ids))] for ids in batches], crops)
+        batches = self.batches(pool, now.bought, epoch)
+        key = now.key("virtual samples", epoch)
+        mine = pool.training_batches([ids[ours().part(len(ids))] for ids in batches], now.key("training crops", epoch))
         for step, (ids, (image, target)) in enumerate(zip(batches, mine, strict=True)):
-            summed = has_virtual and step == 0 and config.virtual_loss == "summed"
-            if is_plain and not summed:
-                every.append(alone(image, target))
+            summed = now.origins is not None and step == 0 and config.virtual_loss == "summed"
+            if is_plain:
+                every.append(now.joint(image, target, key) if summed else now.alone(image, target))
             else:
-                added = virtual_loss if summed else None
+                added = partial(self.virtual_loss, now.origins, key) if summed else None
                 every.append(self._step(pool, image, target, len(ids), epoch / config.epochs, added))
-        if has_virtual and config.virtual_loss == "own step":
+        if now.origins is not None and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
-            self._descend(virtual_loss())
+            self._descend(self.virtual_loss(now.origins, key))
         return ours().sum(torch.stack(every).sum()) / len(pool.labelled)
 
     def _step(
@@ -113,11 +131,18 @@ class Learner:
         self._descend(loss if added is None else loss + added())
         return losses.detach().sum()
 
-    def _step_alone(self, image: Tensor, target: Tensor) -> Tensor:
+    def _labelled_step(self, image: Tensor, target: Tensor) -> Tensor:
         """One step on a labelled batch by its mean cross entropy alone; returns the sum."""
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.net(image), target)
         self._descend(loss)
+        return loss.detach() * len(image)
+
+    def _joint_step(self, origins: Origins | None, image: Tensor, target: Tensor, key: Tensor) -> Tensor:
+        """The same with the virtual instances of a purchase: both terms of Eq. 14."""
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(image), target)
+        self._descend(loss + self.virtual_loss(origins, key))
         return loss.detach() * len(image)
 
     def _descend(self, loss: Tensor) -> None:
@@ -152,18 +177,24 @@ class Learner:
             loss = loss + self.unlabelled.loss(self.net, pool, progress)
         return losses, loss
 
-    def virtual_loss(self, pool: Pool, bought: Bought, key: Tensor) -> Tensor:
+    def origins(self, pool: Pool, bought: Bought) -> Origins | None:
+        """Of our part of a purchase's virtual instances, if it is trained on with some."""
+        if self.f_aug is None or not self.has_virtual(bought):
+            return None
+        units = len(bought.ids) // self.f_aug.arity
+        return Origins.of(pool, bought.units(ours().part(units), self.f_aug.arity), share_of=len(bought.ids))
+
+    def virtual_loss(self, origins: Origins | None, key: Tensor) -> Tensor:
         """The second term of Eq. 14, and what the augmentation adds to it.
 
         A single virtual instance is normalised by the statistics of the batches before it, as it has none of its own.
         """
         assert self.f_aug is not None
-        units = len(bought.ids) // self.f_aug.arity
-        mine = bought.units(ours().part(units), self.f_aug.arity)
-        with evaluating(self.net) if units == 1 else nullcontext():
-            virtual = virtual_view(self.net, pool, self.f_aug, mine, key)
+        assert origins is not None
+        with evaluating(self.net) if len(origins.ids) == self.f_aug.arity else nullcontext():
+            virtual = virtual_view(self.net, self.f_aug, origins, key)
             loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
-        return len(mine.ids) / len(bought.ids) * (loss if extra is None else loss + extra)
+        return origins.share * (loss if extra is None else loss + extra)
 
     def _set_adam(self, factor: float, beta_1: float) -> None:
         for group in self.optimizer.param_groups:

@@ -9,18 +9,20 @@ import json
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import second_device
 import test_active
 import torch
-from lada_al import Config, methods, run_experiment
+from lada_al import Config, methods, replay, run_experiment
 from lada_al.events import Event
 from lada_al.load_model import Loaded
 from lada_al.models import small
@@ -29,6 +31,7 @@ from lada_al.run import together
 from lada_al.score.images import ImageScores
 from lada_al.score.selection import select
 from tiny import TINY_SETTINGS
+from torch import Tensor
 
 SETTINGS = {**TINY_SETTINGS, "rounds": 1, "epochs": 2, "policy_epochs": 1}
 MORE_METHODS = ["cal+none", "lada-cal-stn", "lada-bald-mix", "lada-ent-adamixup", "vaal+autoaugment"]
@@ -85,6 +88,32 @@ def stacked(changes: dict[str, Any], data: str, out: Path, device: str) -> list[
     return [told(event) for events in all_events for event in events]
 
 
+def recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A stand-in for `replay.record`: each replay runs the step, as one that is recorded."""
+
+    def replay() -> Tensor:
+        with second_device.recording():
+            return step()
+
+    return replay
+
+
+def replayed(experiment: Callable[..., list[Any]], changes: dict[str, Any], data: str, out: Path, device: str) -> Any:
+    """With steps of training that are launched on the CPU, and replayed on the device."""
+    changes = {"epochs": replay.WARM + 2, "batch": 5, **changes}
+    if device == "cpu":
+        return experiment(changes, data, out, device)
+    recordings = mock.Mock(side_effect=recorded)
+    with (
+        mock.patch.object(replay, "can_record", return_value=True),
+        mock.patch.object(replay, "record", recordings),
+        warnings.catch_warnings(action="error", category=replay.ReplayWarning),
+    ):
+        found = experiment(changes, data, out, device)
+    assert recordings.call_count == 3
+    return found
+
+
 def asked_and_told(data: str, out: Path, device: str) -> list[Any]:
     """An ActiveLearner's questions, and what it makes of the answers after it was saved and loaded."""
     del data
@@ -121,11 +150,23 @@ def selected(method: str, data: str, out: Path, device: str) -> list[str]:
     return (out / "top.csv").read_text().splitlines()
 
 
+# What is replayed in three shapes: the six labels of round 0, and in round 1 five, with virtual instances and without.
+REPLAYED: dict[str, tuple[Callable[..., list[Any]], dict[str, Any]]] = {
+    "mix": (run, {}),
+    "mix, resnet18": (run, {"preset": "paper", "model": "resnet18"}),
+    "images": (run, {"method": "lada-ent-stn"}),
+    "AdaMixup": (run, {"method": "ent+adamixup"}),
+    "random crop": (run, {"dataset": "cifar10"}),
+    "stacked": (stacked, {}),
+    "stacked, images": (stacked, {"method": "lada-ent-stn"}),
+}
+
 # Given the folder of the data, one for results and a device, returns what can be written as JSON.
 EXPERIMENTS: dict[str, Callable[[str, Path, str], list[Any]]] = {
     **{name: partial(run, changes) for name, changes in RUNS.items()},
     "resumed": resumed,
     **{name: partial(stacked, changes) for name, changes in STACKED.items()},
+    **{f"replayed, {name}": partial(replayed, *of_steps) for name, of_steps in REPLAYED.items()},
     "active learner": asked_and_told,
     **{f"scores, {name}": partial(scores, name) for name in ("entropy", "lada-ent-mix-fixed")},
     **{f"selection, {name}": partial(selected, name) for name in ("coreset", "badge")},

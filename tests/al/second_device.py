@@ -10,7 +10,8 @@ a process of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,12 +28,20 @@ TAKE_INDICES = {
     torch.ops.aten._index_put_impl_.default,
     torch.ops.aten._unsafe_index.Tensor,
 }
+WAIT = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten._unique2.default,
+    torch.ops.aten.repeat_interleave.Tensor,
+}
 
 
 class SecondTensor(Tensor):
     """A tensor on the device; `inside` is the CPU tensor that it holds."""
 
     inside: Tensor
+    recording = False
 
     @staticmethod
     def __new__(cls, inside: Tensor) -> SecondTensor:
@@ -73,6 +82,8 @@ class SecondTensor(Tensor):
         return self.inside.data_ptr()
 
     def tolist(self) -> Any:
+        if SecondTensor.recording:
+            raise RuntimeError("tolist: cannot be recorded")
         return self.inside.tolist()
 
     def numpy(self, **options: Any) -> Any:
@@ -83,6 +94,8 @@ def carry_out(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An op on CPU tensors, or an error if its tensors are on both devices."""
     leaves = tree_leaves((args, kwargs))
     check(func, args, kwargs)
+    if SecondTensor.recording:
+        check_recording(func, args, kwargs)
     to_cpu = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
     inside = {**kwargs, "device": "cpu"} if kwargs.get("device") is not None else kwargs
     made = func(*tree_map(unwrapped, args), **tree_map(unwrapped, inside))
@@ -110,6 +123,26 @@ def check(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     strangers = [t for t in tensors if not isinstance(t, SecondTensor) and (ours or t.dim() > 0)]
     if strangers and any(isinstance(t, SecondTensor) for t in tensors):
         raise RuntimeError(f"{func}: tensors on {NAME} and on the CPU, {[tuple(t.shape) for t in strangers]}")
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """What a CUDA graph cannot record is refused inside the block: whatever waits for the device, or has to do with the
+    CPU's memory."""
+    SecondTensor.recording = True
+    try:
+        yield
+    finally:
+        SecondTensor.recording = False
+
+
+def check_recording(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    leaves = tree_leaves((args, kwargs))
+    on_cpu = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, SecondTensor)]
+    to_cpu = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
+    by_mask = func in TAKE_INDICES and any(i is not None and i.dtype == torch.bool for i in args[1])
+    if on_cpu or to_cpu or by_mask or func in WAIT:
+        raise RuntimeError(f"{func}: cannot be recorded, {[tuple(t.shape) for t in on_cpu]} on the CPU")
 
 
 def unwrapped(value: Any) -> Any:

@@ -346,7 +346,7 @@ def test_virtual_instances_for_training(net: SplitModel, pool: Pool, tiny: Datas
     f_aug = augment.load("mix").make(tiny_config, TASK, net)
     bought = Bought(1, ids, tiny.train_labels[ids].tolist(), k=2, tau=[0.7, 3.0])
     key = lada_ext.make_key(4)
-    virtual = lookahead.virtual_view(net.eval(), pool, f_aug, bought, key)
+    virtual = lookahead.virtual_view(net.eval(), f_aug, lookahead.Origins.of(pool, bought), key)
     lam = lada_ext.beta_sample(torch.tensor([0.7, 3.0]), 1, key, torch.tensor([3, 40]))
     h = net.features(pool.pixels(torch.tensor(ids)), 2)
     expected = lam[:, :, None, None, None] * h[0::2][:, None] + (1 - lam)[:, :, None, None, None] * h[1::2][:, None]
@@ -356,4 +356,5 @@ def test_virtual_instances_for_training(net: SplitModel, pool: Pool, tiny: Datas
         virtual.target, lam[..., None] * one_hot[0::2][:, None] + (1 - lam)[..., None] * one_hot[1::2][:, None]
     )
     fixed = dataclasses.replace(bought, tau=None)
-    assert lookahead.virtual_view(net, pool, f_aug, fixed, key).hidden.shape == virtual.hidden.shape
+    again = lookahead.virtual_view(net, f_aug, lookahead.Origins.of(pool, fixed), key)
+    assert again.hidden.shape == virtual.hidden.shape

@@ -43,6 +43,30 @@ for mixed in (
         raise AssertionError("not refused")
 """
 
+NOT_RECORDED = """
+import torch, second_device, lada_ext
+second_device.register()
+there, chosen = torch.rand(3, device="second"), torch.ones(3, dtype=torch.bool, device="second")
+for waits in (
+    lambda: torch.tensor([1.0], device="second"),
+    lambda: there.cpu(),
+    lambda: there.sum().item(),
+    lambda: there.tolist(),
+    lambda: there[chosen],
+    lambda: there.nonzero(),
+    lambda: there + torch.tensor(1.0),
+):
+    waits()
+    with second_device.recording():
+        there + 1
+        try:
+            waits()
+        except RuntimeError as error:
+            assert "cannot be recorded" in str(error), error
+        else:
+            raise AssertionError("recorded")
+"""
+
 
 def python(*arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -67,3 +91,7 @@ def test_all_is_as_on_the_cpu(name: str, results: dict[str, Any]) -> None:
 
 def test_the_device_refuses_what_cuda_refuses() -> None:
     python("-c", REFUSED)
+
+
+def test_what_a_graph_cannot_record_is_refused() -> None:
+    python("-c", NOT_RECORDED)

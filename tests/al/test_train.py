@@ -54,7 +54,7 @@ def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
     key = Keys(1).key("virtual samples", 1, 0)
     with Keys(1).scope("training batches", 1):
         expected.f_aug.adapt(expected.net, pool, 0, 1)
-    virtual = lookahead.virtual_view(expected.net, pool, expected.f_aug, bought, key)
+    virtual = lookahead.virtual_view(expected.net, expected.f_aug, lookahead.Origins.of(pool, bought), key)
     logits, target = virtual.logits.flatten(0, -2), virtual.target.flatten(0, -2)
     real_loss = F.cross_entropy(expected.net(images), labels)
     extra = expected.f_aug.loss(virtual)
@@ -133,7 +133,8 @@ def test_a_single_virtual_instance_can_be_normalised(f_aug: str, tiny: Dataset, 
     learner.modules.train()
     ids = [4, 5][: learner.f_aug.arity]
     bought = Bought(1, ids, tiny.train_labels[ids].tolist(), k=int(f_aug == "mix"))
-    learner.virtual_loss(pool_of(tiny), bought, Keys(1).key("virtual samples", 1, 0)).backward()
+    origins = lookahead.Origins.of(pool_of(tiny), bought)
+    learner.virtual_loss(origins, Keys(1).key("virtual samples", 1, 0)).backward()
     assert all(module.training for module in learner.net.modules())
 
 

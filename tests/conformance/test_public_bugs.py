@@ -99,7 +99,8 @@ class TestTheAuthorsCode:
         cifar = dataclasses.replace(data, name="cifar100", random_crop=True)
         net, pool = small_net(cifar).eval(), pool_of(cifar, torch.arange(12))
         f_aug = augmentation("mix", config("entropy"), cifar, net)
-        virtual = lookahead.virtual_view(net, pool, f_aug, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1), KEY)
+        origins = lookahead.Origins.of(pool, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1))
+        virtual = lookahead.virtual_view(net, f_aug, origins, KEY)
         for parent in virtual.parents:
             assert torch.equal(parent.image, pool.pixels(parent.ids))
             assert abs(parent.image.mean()) < 0.5
@@ -160,7 +161,8 @@ class TestTheAuthorsCode:
         """There each mixing step runs three forwards of half a batch through the first layers."""
         net, pool = small_net(data), pool_of(data, torch.arange(12))
         f_aug = augmentation("mix", config("entropy"), data, net)
-        virtual = lookahead.virtual_view(net, pool, f_aug, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1), KEY)
+        origins = lookahead.Origins.of(pool, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1))
+        virtual = lookahead.virtual_view(net, f_aug, origins, KEY)
         virtual.logits  # noqa: B018
         assert int(net.stages[0][1].num_batches_tracked) == 1
         assert int(net.stages[1][1].num_batches_tracked) == 1

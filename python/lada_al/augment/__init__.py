@@ -37,6 +37,10 @@ class Augmentation:
     arity: int
     uses_hidden = False
 
+    launches_the_same = False
+    """Whether virtual instances of as many units are made by the same kernels each time, and nothing on the way is
+    decided in Python, so that on a GPU training steps with them can be recorded and replayed."""
+
     trained: nn.Module | None = None
     """What the classifier's training trains along, and what a checkpoint must hold; or nothing."""
 

@@ -35,6 +35,7 @@ USES_HIDDEN = True
 class AdaMixup(Augmentation):
     arity = ARITY
     uses_hidden = USES_HIDDEN
+    launches_the_same = True
 
     def __init__(
         self, regions: dict[int, PairNet], discriminator: nn.Module, *, learns: bool, mean_label: bool

@@ -33,6 +33,7 @@ SMALLEST_TAU = 1e-6  # the sigmoid's output can underflow to 0, which is no conc
 class Mix(Augmentation):
     arity = ARITY
     uses_hidden = USES_HIDDEN
+    launches_the_same = True
 
     def __init__(self, fixed_tau: float, largest_tau: float, shapes: dict[int, tuple[int, ...]]) -> None:
         self.fixed_tau, self.largest_tau, self.shapes = fixed_tau, largest_tau, shapes

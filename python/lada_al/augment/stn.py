@@ -28,6 +28,7 @@ BOUND = 0.25  # of the virtual image's area always shows the real one: an entrop
 
 class Stn(Augmentation):
     arity = ARITY
+    launches_the_same = True
     trained: lada_ext.nn.STN
 
     def __init__(self, shape: tuple[int, int, int]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import lada_ext
 from lada_al.events import Bought
 from lada_al.keys import Keys
-from lada_al.lookahead import virtual_view
+from lada_al.lookahead import Origins, virtual_view
 from lada_al.models import frozen
 from lada_al.pool import Pool
 from lada_al.run.config import Config
@@ -36,7 +36,7 @@ def save(path: Path, learner: Learner, pool: Pool, bought: list[Bought], config:
                 if event.round == 0:
                     continue
                 key = Keys(config.seed).key("virtual samples", event.round, config.epochs, pool.device)
-                virtual = virtual_view(net, pool, learner.f_aug, event, key)
+                virtual = virtual_view(net, learner.f_aug, Origins.of(pool, event), key)
                 assert virtual.target is not None
                 arrays["virtual"].append(virtual.penultimate.flatten(0, -2))
                 arrays["virtual_label"].append(virtual.target.flatten(0, -2).argmax(1))
