@@ -51,4 +51,5 @@ lint: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build runs/demo *.egg-info python/*.egg-info lada_ext/*.so
+	rm -rf .hypothesis tests/.hypothesis .benchmarks .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

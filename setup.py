@@ -98,15 +98,21 @@ def _require_cuda() -> Cuda:
     version = nvcc_version(home)
     if version.split(".")[0] != torch.version.cuda.split(".")[0]:
         raise RuntimeError(f"nvcc is CUDA {version}, torch {torch.__version__} is built for CUDA {torch.version.cuda}")
-    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or _visible_architectures() or DEFAULT_ARCHITECTURES
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_architectures(home) or DEFAULT_ARCHITECTURES
     return Cuda(home, version, architectures, missing_header_folders(home))
 
 
-def _visible_architectures() -> str:
+def visible_architectures(cuda_home: Path) -> str:
+    """Those of the GPUs here that nvcc knows; for a newer one the newest that it knows, as PTX, which the driver
+    compiles."""
     if not torch.cuda.is_available():
         return ""
-    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+    text = subprocess.run([cuda_home / "bin" / "nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = sorted((int(major), int(minor)) for major, minor in re.findall(r"compute_(\d+)(\d)\b", text.stdout))
+    found = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    names = [f"{major}.{minor}" for major, minor in found if (major, minor) in known]
+    newer = [f"{known[-1][0]}.{known[-1][1]}+PTX"] if found[-1] > known[-1] else []
+    return ";".join([*names, *newer])
 
 
 CUDA, WHY_NO_CUDA = find_cuda()

@@ -78,7 +78,7 @@ class PlainLada:
     def run(self, first_ids: Tensor) -> Iterator[tuple[list[int], dict[str, float]]]:
         """Yields what each round bought and its seconds by phase."""
         for r in range(self.config.rounds + 1):
-            clock = Clock()
+            clock = Clock(self.device)
             bought, k, tau = (first_ids, 0, None) if r == 0 else self.acquire(r, clock)
             self.labelled = torch.cat([self.labelled, bought])
             with clock("train"):

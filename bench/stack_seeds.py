@@ -32,12 +32,14 @@ def replicas(config: Config, seeds: int, labels: int) -> list[Replica]:
     return found
 
 
-def medians_in_turn(ways: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
+def medians_in_turn(
+    ways: dict[str, Callable[[], object]], device: torch.device, repeats: int = REPEATS
+) -> dict[str, float]:
     """Median seconds of each way to train, the ways taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats + 1):  # the first is to warm up
         for name, way in ways.items():
-            clock = Clock()
+            clock = Clock(device)
             with clock("train"):
                 way()
             seconds[name].append(clock.seconds["train"])
@@ -58,7 +60,7 @@ def main() -> None:
         "one after another": lambda: [r.learner.fit(r.pool, r.bought, r.keys, NoMeter()) for r in group],
         "at once": lambda: stack.fit(group, NoMeter()),
     }
-    medians = medians_in_turn(ways)
+    medians = medians_in_turn(ways, torch.device(chosen.device))
     for name, median in medians.items():
         print(f"{chosen.seeds} seeds {name:<18} {median:7.3f} s  {medians['one after another'] / median:5.2f} x")
 

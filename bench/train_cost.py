@@ -43,7 +43,7 @@ def main() -> None:
                 learner.optimizer.step()
 
     ways = {"bare": bare, "loop": lambda: learner.fit(pool, replica.bought, replica.keys, NoMeter())}
-    medians = medians_in_turn(ways, TURNS)
+    medians = medians_in_turn(ways, pool.device, TURNS)
     for name, median in medians.items():
         step = median / (config.epochs * len(ids))
         print(f"{name} {median:.3f} s, {1e3 * step:.3f} ms a step, {100 * (median / medians['bare'] - 1):+.1f}%")

@@ -1,10 +1,11 @@
-// Every op of lada_ext on one page: its schema and its tags. All are functional; a backward pass is an op of its own.
-// The meaning of each op is its entry in lada_ext/reference.py.
+// Every op of lada_ext on one page: its schema and its tags. All are functional but the two `.out` overloads; a
+// backward pass is an op of its own. The meaning of each op is its entry in lada_ext/reference.py.
 #include <torch/library.h>
 
 TORCH_LIBRARY(lada_ext, m) {
   const std::vector<at::Tag> pure = {at::Tag::pt2_compliant_tag};
-  // atomicAdd in the image gradient on CUDA, unless torch.use_deterministic_algorithms(True)
+  // On CUDA the last bits may differ from call to call, unless torch.use_deterministic_algorithms(True): atomicAdd in
+  // affine_sample's image gradient, ATen's index_add_ in indexed_pair_score's gradient to `own`.
   const std::vector<at::Tag> atomic = {at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_bitwise};
 
   m.def("entropy(Tensor logits, float base=2.0) -> Tensor", pure);

@@ -1,4 +1,4 @@
-"""torch.vmap of the ops that work on pairs: the mapped axis joins the axis of the pairs, and one call does it all."""
+"""torch.vmap of ops in one call: the mapped axis is one more axis of rows, or joins the axis of the pairs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,26 @@ def one_by_one(op: Callable[..., Any], batch: int, dims: Dims, args: Sequence[An
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
     return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def register_rows(name: str, leading: int = 0) -> None:
+    """Of an op on rows of logits (..., C), and of its backward pass; the mapped axis goes behind `leading` others."""
+    forward, backward = (getattr(torch.ops.lada_ext, f"{name}{suffix}") for suffix in ("", "_backward"))
+
+    def rule(info: Any, dims: Dims, logits: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        del info
+        assert dims[0] is not None
+        return forward(logits.movedim(dims[0], leading), *rest), 0
+
+    def backward_rule(info: Any, dims: Dims, grad: Tensor, logits: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        def mapped(value: Tensor, dim: int | None, to: int) -> Tensor:
+            whole = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            return whole.movedim(0, to)
+
+        return backward(mapped(grad, dims[0], 0), mapped(logits, dims[1], leading), *rest), leading
+
+    torch.library.register_vmap(f"lada_ext::{name}", rule)
+    torch.library.register_vmap(f"lada_ext::{name}_backward", backward_rule)
 
 
 def register_folded(name: str, tensors: int) -> None:

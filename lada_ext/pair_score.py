@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._library import check_tensor, forbid_double_backward, register_fake, score_dtype
+from lada_ext._vmap import register_folded
 
 
 def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
@@ -45,7 +46,8 @@ def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float =
         mixed: (P, N, C), gamma, score: as in `pair_score`.
 
     Returns:
-        (P,), as `pair_score` does. Differentiable once, in `own` and `mixed`.
+        (P,), as `pair_score` does. Differentiable once, in `own` and `mixed`; on CUDA the gradient to `own` may differ
+        in its last bits from call to call, unless ``torch.use_deterministic_algorithms(True)``.
 
     Raises:
         TypeError: a dtype is wrong.
@@ -282,5 +284,6 @@ def _indexed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return to_own, None, to_mixed, None, None
 
 
+register_folded("pair_score", tensors=3)
 torch.library.register_autograd("lada_ext::indexed_pair_score", _indexed_backward, setup_context=_save_indexed)
 forbid_double_backward("lada_ext::indexed_pair_score_backward")

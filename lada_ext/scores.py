@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._library import register_fake, score_dtype
+from lada_ext._vmap import register_rows
 
 
 def entropy(logits: Tensor, base: float = 2.0) -> Tensor:
@@ -60,8 +61,8 @@ def bald(logits: Tensor, base: float = 2.0) -> Tensor:
 
     Returns:
         (...) in float32, or float64 for float64 logits; NaN for an instance with an invalid row (see `entropy`). The
-        rounding of two nearly equal entropies makes it as low as
-        -1e-6 for 10 classes, and -3e-5 for 100,000. Differentiable once, in `logits`.
+        rounding of two nearly equal entropies makes it as low as -1e-6 for 10 classes, and -3e-5 for 100,000.
+        Differentiable once, in `logits`.
 
     Raises:
         TypeError: `logits` is not of a floating dtype.
@@ -169,3 +170,7 @@ def _fake_score_backward(grad: Tensor, logits: Tensor) -> Tensor:
 for _op in ("variation_ratio", "margin"):
     register_fake(f"lada_ext::{_op}")(_fake_score)
     register_fake(f"lada_ext::{_op}_backward")(_fake_score_backward)
+
+for _op in ("entropy", "variation_ratio", "margin"):
+    register_rows(_op)
+register_rows("bald", leading=1)

@@ -143,8 +143,11 @@ class TestWheel:
         names = {line.split()[0] for line in listing.splitlines()[1:]}
         assert any(re.fullmatch(r"lada_ext/_C\..*\.so", name) for name in names)
         assert {
+            "lada_ext/_C.pyi",
             "lada_ext/py.typed",
-            "lada_al/loop.py",
+            "lada_al/py.typed",
+            "lada_al/label/batch.html.j2",
+            "lada_al/label/page.html",
             "lada_al/report/page.html.j2",
             "lada_al/report/page.css",
         } <= names
@@ -175,6 +178,26 @@ class TestWheel:
             done = subprocess.run([foreign_python, name], cwd=tmp_path, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
             assert done.stdout.startswith(("used", "trained"))
+
+
+def test_the_source_distribution_configures(tmp_path: Path) -> None:
+    """It holds what CMake reads, the tests included."""
+    with FileLock(ROOT / "build" / "wheel.lock"):
+        command = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    for folder in ("csrc", "lada_ext", "python", "tests"):
+        wanted = {
+            p.relative_to(ROOT) for p in (ROOT / folder).rglob("*.*") if p.suffix in {".py", ".h", ".cpp", ".cuh"}
+        }
+        assert not [path for path in wanted if not (source / path).exists()]
+    done = subprocess.run(
+        ["cmake", "-S", source, "-B", tmp_path / "build", "-G", "Ninja"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_build_info() -> None:
@@ -219,12 +242,37 @@ class TestToolkit:
         monkeypatch.setenv("CUDA_HOME", str(tmp_path))
         assert module.find_cuda_home() == tmp_path
 
-    def test_headers_are_looked_for_only_if_missing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("gpus", "expected"),
+        [
+            ([(9, 0), (8, 0), (9, 0)], "8.0;9.0"),
+            ([(12, 1)], "12.0+PTX"),
+            ([(6, 1), (9, 0), (12, 1)], "9.0;12.0+PTX"),
+            ([(6, 1)], ""),
+        ],
+    )
+    def test_architectures_are_those_that_nvcc_knows(
+        self, gpus: list[tuple[int, int]], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text("#!/bin/sh\nprintf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'\n")
+        nvcc.chmod(0o755)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: gpus[i])
+        assert setup_module_of_project().visible_architectures(tmp_path) == expected
+
+    def test_headers_are_looked_for_only_if_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         module = setup_module_of_project()
         include = tmp_path / "include"
         include.mkdir()
-        folders = module.missing_header_folders(tmp_path)
-        assert all(Path(folder).name == "include" for folder in folders)
+        elsewhere = tmp_path / "site" / "nvidia" / "cu13" / "include"
+        elsewhere.mkdir(parents=True)
+        for header in ("cuda_runtime_api.h", "cublas_v2.h", "cusparse.h", "cusolverDn.h"):
+            (elsewhere / header).touch()
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        assert str(elsewhere) in module.missing_header_folders(tmp_path)
         for header in ("cuda_runtime_api.h", "cublas_v2.h", "cusparse.h", "cusolverDn.h"):
             (include / header).touch()
         assert module.missing_header_folders(tmp_path) == []

@@ -295,6 +295,39 @@ def test_errors_name_the_argument() -> None:
         lada_ext.pair_score(good, good, torch.zeros(3, 2, 4), score="margin")
 
 
+@pytest.mark.filterwarnings("error")  # torch's own way, a call for each, warns
+@pytest.mark.parametrize("op", [*ROW_SCORES, "bald"])
+def test_vmap_is_one_call(op: str, device: str) -> None:
+    logits = torch.randn(3, 4, 2, 5, generator=generator("vmap")).to(device).requires_grad_()
+    function = getattr(lada_ext, op)
+    for dim in range(3):
+        expected = torch.stack([function(part) for part in logits.unbind(dim)])
+        actual = torch.vmap(function, dim)(logits)
+        assert torch.equal(actual, expected)
+        grad = torch.randn(actual.shape, generator=generator("grad")).to(device)
+        for got, want in zip(*(torch.autograd.grad(out, logits, grad) for out in (actual, expected)), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("op", [*ROW_SCORES, "bald"])
+def test_gradients_of_many_outputs_at_once(op: str, device: str) -> None:
+    logits = torch.randn(3, 4, 5, generator=generator("vmap")).to(device).requires_grad_()
+    out = getattr(lada_ext, op)(logits)
+    each = torch.eye(out.numel(), device=device).unflatten(1, out.shape)
+    (actual,) = torch.autograd.grad(out, logits, each, is_grads_batched=True, retain_graph=True)
+    expected = torch.stack([torch.autograd.grad(out, logits, grad, retain_graph=True)[0] for grad in each])
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_vmap_of_pair_score(device: str) -> None:
+    a, b = torch.randn(2, 3, 4, 5, generator=generator("vmap")).to(device)
+    mixed = torch.randn(4, 3, 2, 5, generator=generator("mixed")).to(device)
+    expected = torch.stack([lada_ext.pair_score(a[i], b[1], mixed[:, i]) for i in range(3)])
+    assert torch.equal(torch.vmap(lada_ext.pair_score, (0, None, 1))(a, b[1], mixed), expected)
+
+
 def test_second_derivatives_are_refused() -> None:
     logits = torch.randn(3, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(lada_ext.entropy(logits).sum(), logits, create_graph=True)

@@ -226,9 +226,7 @@ class ActiveLearner:
         shapes = self.model.shapes(self.spec.shape)
         if shapes[-1] != (len(self.classes),):
             raise UsageError(f"classes: the network has {shapes[-1][0]} outputs, got {len(self.classes)} names")
-        with frozen(self.model):
-            mixing_logits = [k for k in range(self.model.depth) if self.model.mixes_logits(k)]
-        self.config.check_layers(shapes, mixing_logits, "your model")
+        self.config.check_layers(shapes, self.model.mixing_layers(), "your model")
 
     def _config_for(self, n: int) -> Config:
         if n < 1:
@@ -267,7 +265,7 @@ class ActiveLearner:
             return free, Bought(0, [], [])
         pool = self._pool(known, torch.cat([known_pixels, free_pixels]))
         learner = self._learner
-        now = lookahead.Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock())
+        now = lookahead.Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
         bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
         return [free[row - len(known)] for row in bought.ids], bought
 

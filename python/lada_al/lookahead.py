@@ -300,16 +300,18 @@ class Origins:
     target: Tensor
     k: int
     tau: Tensor | None
-    share: float = 1.0
-    """How much of the purchase this is."""
+    whole: int
+    """Instances of the whole purchase, of which this may be a part."""
 
     @classmethod
-    def of(cls, pool: Pool, bought: Bought, share_of: int | None = None) -> Origins:
-        """`bought` may be a part of a purchase of `share_of` instances."""
+    def of(cls, pool: Pool, bought: Bought, whole: int | None = None) -> Origins:
         ids = torch.tensor(bought.ids, device=pool.device)
         tau = None if bought.tau is None else torch.tensor(bought.tau, device=pool.device)
-        share = len(ids) / (share_of or len(ids))
-        return cls(ids, pool.pixels(ids), pool.targets(ids), bought.k, tau, share)
+        return cls(ids, pool.pixels(ids), pool.targets(ids), bought.k, tau, len(ids) if whole is None else whole)
+
+    @property
+    def share(self) -> float:
+        return len(self.ids) / self.whole
 
 
 def virtual_view(net: SplitModel, f_aug: Augmentation, origins: Origins, key: Tensor) -> View:

@@ -58,7 +58,7 @@ def active_learning(
     """
     known, meter = known or {}, meter or NoMeter()
     for r in range(start, config.rounds + 1):  # line 1
-        clock = Clock()
+        clock = Clock(pool.device)
         if r in known:
             bought = known[r]
         else:
@@ -69,7 +69,7 @@ def active_learning(
                 bought = ours().of_first(lookahead.acquire(learner.net, pool, oracle, now))  # lines 2 to 6
             yield bought
         pool.add(bought.ids, bought.labels)  # line 7
-        clock = Clock()
+        clock = Clock(pool.device)
         loss = fit(learner, pool, bought, keys, meter, clock)  # lines 8 to 11
         with clock("evaluate"):
             accuracy = train.accuracy(learner.net, test.images, test.labels, config.scoring_batch)

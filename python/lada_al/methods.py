@@ -73,7 +73,7 @@ def all_methods() -> dict[str, Method]:
     """Every composition there is, and the rows of the tables that go by a word of their own."""
     acquisitions = [acquire.load(name) for name in acquire.names()]
     augmentations = [augment.load(name) for name in augment.names()]
-    methods = [_plain(f_acq) for f_acq in acquisitions]
+    methods = [plain(f_acq) for f_acq in acquisitions]
     methods += [
         Method(f"{f_acq.short}+{f_aug.pipeline}", f_acq, f_aug) for f_acq in acquisitions for f_aug in augmentations
     ]
@@ -125,7 +125,8 @@ def expand(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _plain(f_acq: AcquisitionKind) -> Method:
+def plain(f_acq: AcquisitionKind) -> Method:
+    """The acquisition function alone."""
     return Method(f"{f_acq.name}+none" if f_acq.name in WORDS else f_acq.name, f_acq)
 
 

@@ -109,6 +109,11 @@ class SplitModel(nn.Module):
         """Whether mixing h^k is mixing logits: f^{k:K} is affine as the net is now."""
         return self.mixing_reach(k) == self.cut(self.depth)
 
+    def mixing_layers(self) -> list[int]:
+        """The layers at which mixing is mixing logits, once the net is frozen."""
+        with frozen(self):
+            return [k for k in range(self.depth) if self.mixes_logits(k)]
+
     @property
     def depth(self) -> int:
         """K: the number of stages."""

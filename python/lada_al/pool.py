@@ -72,14 +72,18 @@ class Pool:
 
     def unlabelled(self) -> Tensor:
         """Ids not yet bought, ascending, on the CPU."""
+        return self._is_free().nonzero().squeeze(1)
+
+    def _is_free(self) -> Tensor:
         free = torch.ones(len(self), dtype=torch.bool)
         free[self.labelled] = False
-        return free.nonzero().squeeze(1)
+        return free
 
     def candidates(self, count: int, generator: torch.Generator) -> Tensor:
         """At most `count` unlabelled ids in random order, on `device`: the X_U of one round."""
-        free = self.unlabelled()
-        return free[torch.randperm(len(free), generator=generator)[:count]].to(self.device)
+        free = self._is_free()
+        order = torch.randperm(len(self), generator=generator)  # of all, so that methods look at nearly the same ones
+        return order[free[order]][:count].to(self.device)
 
     def add(self, ids: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
         """Enters bought labels."""

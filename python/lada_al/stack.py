@@ -87,9 +87,9 @@ def fit(replicas: list[Replica], meter: Meter) -> list[float]:
     for replica in replicas:
         replica.learner.begin()
     with stacked([replica.learner.net for replica in replicas]) as stack:
-        learner, device = replicas[0].learner, replicas[0].pool.device
-        alone = learner.replayed(partial(_labelled_step, replicas, stack), device)
-        joint = learner.replayed(partial(_joint_step, replicas, stack), device, virtual=True)
+        learner = replicas[0].learner
+        alone = learner.replayed(partial(_labelled_step, replicas, stack))
+        joint = learner.replayed(partial(_joint_step, replicas, stack), virtual=True)
         for epoch in meter.track("train", range(learner.config.epochs)):
             losses = _epoch(replicas, stack, epoch, alone, joint)
         means: list[float] = losses.tolist()

@@ -13,21 +13,27 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Adds up seconds by phase; waits for the GPU before it reads the time."""
+    """Adds up seconds by phase of work on a device; waits for a GPU before it reads the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = _now()
+        start = self._now()
         try:
             yield
         finally:
-            self.add(phase, _now() - start)
+            self.add(phase, self._now() - start)
 
     def add(self, phase: str, seconds: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class Meter(Protocol):
@@ -42,9 +48,3 @@ class NoMeter:
     def track(self, phase: str, steps: Sequence[T]) -> Iterable[T]:
         del phase
         return steps
-
-
-def _now() -> float:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -57,10 +57,12 @@ class Learner:
         self.net, self.f_acq, self.f_aug, self.config, self.unlabelled = net, f_acq, f_aug, config, unlabelled
         companions = [f_acq.trained, f_aug.trained if f_aug is not None else None]
         self.modules = nn.ModuleList([net, *(module for module in companions if module is not None)])
-        # What starts anew with the classifier: the module that reads its features, but not an augmentation's policy.
-        self.restarting = nn.ModuleList([net] if f_acq.trained is None else [net, f_acq.trained])
+        # What starts anew with the classifier: modules that read its features, but not a policy that reads images.
+        readers = [f_acq.trained, f_aug.trained if f_aug is not None and f_aug.uses_hidden else None]
+        self.restarting = nn.ModuleList([net, *(module for module in readers if module is not None)])
         self._initial = copy.deepcopy(self.restarting.state_dict())
         self.optimizer = self._new_optimizer()
+        self._recorder = replay.Recorder(self._device)
 
     def fit(self, pool: Pool, bought: Bought, keys: Keys, meter: Meter) -> float:
         """Trains on all labelled instances and on virtual ones of the last purchase (Algorithm 1, lines 8 to 11).
@@ -70,8 +72,8 @@ class Learner:
         """
         self.begin()
         origins = self.origins(pool, bought)
-        alone = self.replayed(self._labelled_step, pool.device)
-        joint = self.replayed(partial(self._joint_step, origins), pool.device, virtual=True)
+        alone = self.replayed(self._labelled_step)
+        joint = self.replayed(partial(self._joint_step, origins), virtual=True)
         now = _Training(pool, bought, keys, origins, alone, joint)
         with keys.scope("training batches", bought.round):
             for epoch in meter.track("train", range(self.config.epochs)):
@@ -83,17 +85,17 @@ class Learner:
         """Weights and optimiser as a round's training finds them."""
         if self.config.restart_weights:
             self.restarting.load_state_dict(self._initial)
-        if not self.config.keep_optimizer:
+        if self.config.restart_weights or not self.config.keep_optimizer:
             self.optimizer = self._new_optimizer()
         self.modules.train()
 
-    def replayed(self, step: replay.Step, device: torch.device, *, virtual: bool = False) -> replay.Step:
+    def replayed(self, step: replay.Step, *, virtual: bool = False) -> replay.Step:
         """The step, with virtual instances or without; on a GPU its replays, if it launches the same each time."""
         config = self.config
         same = self.net.launches_the_same and not (config.plain or config.stale_gradient)
         if virtual:
-            same = same and self.f_aug is not None and self.f_aug.launches_the_same
-        return replay.Replayed(step) if same and replay.can_record(device) else step
+            same = same and self.f_aug is not None and self.f_aug.launches_the_same and not replay.ops_wait()
+        return self._recorder.replayed(step) if same else step
 
     def _epoch(self, now: _Training, epoch: int) -> Tensor:
         """One pass over the labelled set X_L, and one over the virtual set X_M, which is drawn anew."""
@@ -182,7 +184,7 @@ class Learner:
         if self.f_aug is None or not self.has_virtual(bought):
             return None
         units = len(bought.ids) // self.f_aug.arity
-        return Origins.of(pool, bought.units(ours().part(units), self.f_aug.arity), share_of=len(bought.ids))
+        return Origins.of(pool, bought.units(ours().part(units), self.f_aug.arity), whole=len(bought.ids))
 
     def virtual_loss(self, origins: Origins | None, key: Tensor) -> Tensor:
         """The second term of Eq. 14, and what the augmentation adds to it.
@@ -191,7 +193,7 @@ class Learner:
         """
         assert self.f_aug is not None
         assert origins is not None
-        with evaluating(self.net) if len(origins.ids) == self.f_aug.arity else nullcontext():
+        with evaluating(self.net) if origins.whole == self.f_aug.arity else nullcontext():
             virtual = virtual_view(self.net, self.f_aug, origins, key)
             loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
         return origins.share * (loss if extra is None else loss + extra)
@@ -201,16 +203,19 @@ class Learner:
             group["lr"], group["betas"] = factor * self.config.lr, (beta_1, group["betas"][1])
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        return torch.optim.Adam(self.modules.parameters(), lr=self.config.lr, fused=True, capturable=self._on_gpu)
+        return torch.optim.Adam(
+            self.modules.parameters(), lr=self.config.lr, fused=True, capturable=self._device.type == "cuda"
+        )
 
     @property
-    def _on_gpu(self) -> bool:
-        return next(self.modules.parameters()).is_cuda
+    def _device(self) -> torch.device:
+        return next(self.modules.parameters()).device
 
     def to(self, device: torch.device) -> None:
         """Moves the weights, before any training."""
         self.modules.to(device)
         self.optimizer = self._new_optimizer()
+        self._recorder = replay.Recorder(self._device)
         self._initial = copy.deepcopy(self.restarting.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +225,7 @@ class Learner:
         self.modules.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # the state may come from another device
-            group["capturable"] = self._on_gpu
+            group["capturable"] = self._device.type == "cuda"
         self.net.version += 1
 
 

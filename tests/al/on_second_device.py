@@ -88,7 +88,7 @@ def stacked(changes: dict[str, Any], data: str, out: Path, device: str) -> list[
     return [told(event) for events in all_events for event in events]
 
 
-def recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def recorded(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """A stand-in for `replay.record`: each replay runs the step, as one that is recorded."""
 
     def replay() -> Tensor:

@@ -184,7 +184,12 @@ class TestProject:
             (
                 ["cat", "dog"],
                 {"settings": {"layers": (1, 9)}},
-                "layers must lie below the last feature maps of model small",
+                "layers must lie below 3, from where model small has no feature maps, got (1, 9)",
+            ),
+            (
+                ["cat", "dog"],
+                {"settings": {"pairs": "all"}},
+                "pairs=all needs layers where mixing features is mixing logits",
             ),
         ],
     )

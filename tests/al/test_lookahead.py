@@ -50,7 +50,7 @@ def round_of(
     with Keys(5).scope("network weights", 0):
         made = acquisition.make(config, TASK, net)
         made_aug = augmentation.make(config, TASK, net) if augmentation else None
-    now = lookahead.Round(number, config, Keys(1), made, made_aug, NoMeter(), Clock())
+    now = lookahead.Round(number, config, Keys(1), made, made_aug, NoMeter(), Clock(torch.device("cpu")))
     with frozen(net, made.trained), torch.no_grad():
         made.prepare(Occasion(net, pool, config, now.keys, number, layer_of(now)))
     return now
@@ -92,10 +92,12 @@ def test_every_acquisition_alone(name: str, net: SplitModel, pool: Pool, tiny_co
     if bought.scores is not None:
         assert all(math.isfinite(score) for score in bought.scores)
         assert bought.scores == sorted(bought.scores, reverse=True)
-    again = lookahead.acquire(net, pool, oracle, dataclasses.replace(now, clock=Clock()))
+    again = lookahead.acquire(net, pool, oracle, dataclasses.replace(now, clock=Clock(torch.device("cpu"))))
     assert (again.ids, again.scores) == (bought.ids, bought.scores)
     smaller = now.config.model_copy(update={"scoring_batch": 5})
-    in_batches = lookahead.acquire(net, pool, oracle, dataclasses.replace(now, config=smaller, clock=Clock()))
+    in_batches = lookahead.acquire(
+        net, pool, oracle, dataclasses.replace(now, config=smaller, clock=Clock(torch.device("cpu")))
+    )
     assert in_batches.ids == bought.ids
     assert net.training
 
@@ -190,7 +192,9 @@ class TestEveryCombination:
         assert bought.scores is not None
         assert bought.scores[0] == bought.scores[arity - 1] == max(bought.scores)
         assert net.training  # as it was
-        again = lookahead.acquire(net, pool, simulated_oracle(tiny), dataclasses.replace(now, clock=Clock()))
+        again = lookahead.acquire(
+            net, pool, simulated_oracle(tiny), dataclasses.replace(now, clock=Clock(torch.device("cpu")))
+        )
         assert (again.ids, again.tau, again.scores) == (bought.ids, bought.tau, bought.scores)
 
 

@@ -193,6 +193,19 @@ class TestPool:
         assert not {2, 5} & set(candidates.tolist())
         assert len(pool.candidates(1000, torch.Generator())) == 88
 
+    def test_candidates_differ_by_what_was_bought(self, tiny: Dataset) -> None:
+        """Methods of a seed look at the same images, but for what one of them has."""
+        one, other = Pool(tiny, torch.device("cpu")), Pool(tiny, torch.device("cpu"))
+        one.add([0, 1, 2, 40], tiny.train_labels[[0, 1, 2, 40]])
+        other.add([50, 51], tiny.train_labels[[50, 51]])
+        drawn = [pool.candidates(30, torch.Generator().manual_seed(1)).tolist() for pool in (one, other)]
+        assert [len(set(ids)) for ids in drawn] == [30, 30]
+        assert not {0, 1, 2, 40} & set(drawn[0])
+        assert not {50, 51} & set(drawn[1])
+        assert len(set(drawn[0]) & set(drawn[1])) >= 30 - 6
+        whole = one.candidates(1000, torch.Generator().manual_seed(1))
+        assert whole.sort().values.tolist() == one.unlabelled().tolist()
+
     def test_pixels_are_normalised(self, tiny: Dataset) -> None:
         pool = Pool(tiny, torch.device("cpu"))
         pixels = pool.pixels(torch.arange(90))

@@ -7,6 +7,7 @@ that was there when it was recorded, and writes the result into the same memory,
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,12 @@ from lada_al.data import Dataset
 from lada_al.keys import Keys
 from lada_al.models import SplitModel
 from lada_al.pool import Pool
-from lada_al.replay import Replayed, ReplayWarning
+from lada_al.replay import Recorder, ReplayWarning
 from lada_al.run.experiment import make_learner
 from lada_al.timing import NoMeter
 from torch import Tensor, nn
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def gradients_under_way() -> list[Tensor]:
@@ -37,7 +38,7 @@ class Stub:
         self.recordings = self.replays = 0
         self.under_way: list[Tensor] = []
 
-    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
         self.recordings += 1
         self.under_way = gradients_under_way()
         results: list[Tensor] = []
@@ -62,14 +63,14 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 class TestReplayed:
     def test_the_fourth_of_a_shape_is_recorded(self, stub: Stub) -> None:
-        replayed = Replayed(lambda x: 2 * x)
+        replayed = Recorder(CUDA).replayed(lambda x: 2 * x)
         for count in range(1, 7):
             assert torch.equal(replayed(torch.full((3,), float(count))), torch.full((3,), 2.0 * count))
             assert stub.recordings == (count > replay.WARM)
             assert stub.replays == max(0, count - replay.WARM)
 
     def test_each_shape_for_itself(self, stub: Stub) -> None:
-        replayed = Replayed(lambda x: x + 1)
+        replayed = Recorder(CUDA).replayed(lambda x: x + 1)
         for _ in range(replay.WARM + 2):
             for rows in (10, 7):
                 x = torch.rand(rows, 2)
@@ -78,29 +79,54 @@ class TestReplayed:
 
     def test_results_are_kept(self, stub: Stub) -> None:
         """A replay writes where the one before wrote."""
-        replayed = Replayed(lambda x: 2 * x)
+        replayed = Recorder(CUDA).replayed(lambda x: 2 * x)
         results = [replayed(torch.tensor([float(i)])) for i in range(8)]
         assert torch.cat(results).tolist() == [2.0 * i for i in range(8)]
 
     def test_the_order_of_memory_is_kept(self, stub: Stub) -> None:
         seen = []
-        replayed = Replayed(lambda x: seen.append(x.stride()) or x.sum())
+        replayed = Recorder(CUDA).replayed(lambda x: seen.append(x.stride()) or x.sum())
         image = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
         for _ in range(replay.WARM + 1):
             replayed(image)
         assert set(seen) == {image.stride()}
 
     def test_what_cannot_be_recorded_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def record(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def record(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
             raise RuntimeError("operation not permitted when stream is capturing")
 
         monkeypatch.setattr(replay, "record", record)
-        replayed = Replayed(lambda x: 2 * x)
+        recorder = Recorder(CUDA)
+        doubled, grown = recorder.replayed(lambda x: 2 * x), recorder.replayed(lambda x: x + 1)
         for _ in range(replay.WARM):
-            replayed(torch.ones(1))
+            doubled(torch.ones(1))
+            grown(torch.ones(1))
         with pytest.warns(ReplayWarning, match="without CUDA graphs: operation not permitted"):
-            assert replayed(torch.ones(1)) == 2
-        assert replayed(torch.ones(1)) == 2
+            assert doubled(torch.ones(1)) == 2
+        with warnings.catch_warnings(action="error"):  # nothing more is tried
+            assert doubled(torch.ones(1)) == doubled(torch.ones(1)) == grown(torch.ones(1)) == 2
+            assert recorder.replayed(lambda x: 3 * x)(torch.ones(1)) == 3
+
+    def test_the_cpu_records_nothing(self) -> None:
+        step = lambda x: 2 * x  # noqa: E731
+        assert Recorder(CPU).replayed(step) is step
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_a_step_that_waits_leaves_the_stream_as_it_was(self) -> None:
+        replayed = Recorder(CUDA).replayed(lambda x: x * x.sum().item())
+        stream, two = torch.cuda.current_stream(), torch.full((1,), 2.0, device="cuda")
+        with pytest.warns(ReplayWarning):
+            results = [float(replayed(two)) for _ in range(replay.WARM + 2)]
+        assert results == [4.0] * len(results)
+        assert torch.cuda.current_stream() == stream
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+    def test_on_a_device_that_is_not_the_current_one(self) -> None:
+        device = torch.device("cuda:1")
+        replayed = Recorder(device).replayed(lambda x: 2 * x)
+        with warnings.catch_warnings(action="error"):
+            results = [float(replayed(torch.full((1,), float(i), device=device))) for i in range(8)]
+        assert results == [2.0 * i for i in range(8)]
 
 
 METHODS = [
@@ -174,7 +200,7 @@ class TestTraining:
         config = config_of(tiny_config, {**changes, "lr": 1e-4})
         recordings = []
         record = replay.record
-        monkeypatch.setattr(replay, "record", lambda step: recordings.append(step) or record(step))
+        monkeypatch.setattr(replay, "record", lambda *what: recordings.append(what) or record(*what))
         losses, weights = trained(config, tiny, torch.device("cuda"))
         assert len(recordings) == shapes_of(config)
         expected_losses, expected = trained(config.model_copy(update={"plain": True}), tiny, torch.device("cuda"))
@@ -220,6 +246,14 @@ def test_steps_that_differ_are_not_recorded(
 ) -> None:
     trained(config_of(tiny_config, changes), tiny, CPU)
     assert stub.recordings == 0
+
+
+def test_ops_that_look_at_values_are_not_recorded(
+    stub: Stub, tiny: Dataset, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LADA_EXT_CHECK", "1")
+    trained(config_of(tiny_config, {"method": "lada-ent-mix"}), tiny, CPU)
+    assert stub.recordings == 4  # without that of the step that virtual instances join
 
 
 def test_a_network_has_to_promise(stub: Stub, tiny: Dataset, tiny_config: Config) -> None:

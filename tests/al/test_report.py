@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 import shutil
@@ -58,6 +59,16 @@ def test_a_run_and_its_copy_are_no_replications(folder: Path, tmp_path: Path) ->
     assert len(find_runs(tmp_path)) == 1
     shutil.copytree(folder / "random" / "seed-1", tmp_path / "b")
     with pytest.raises(UsageError, match=r"two runs are of random with seed 1, and so no replications: .*a and .*b; "):
+        find_runs(tmp_path)
+
+
+def test_runs_of_other_settings_are_no_replications(folder: Path, tmp_path: Path) -> None:
+    for seed, changes in ((1, {"threads": 3, "rounds": 9}), (2, {"model": "resnet18"})):
+        config = Path(shutil.copytree(folder / "random" / f"seed-{seed}", tmp_path / f"{seed}")) / "config.json"
+        assert len(find_runs(tmp_path)) == seed
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    message = r"two runs of random are no replications, since model is small in .*1 and resnet18 in .*2; report"
+    with pytest.raises(UsageError, match=message):
         find_runs(tmp_path)
 
 

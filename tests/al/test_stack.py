@@ -158,7 +158,7 @@ class TestRuns:
         fit = stack.fit
 
         def timed(*arguments: Any) -> list[float]:
-            clock = Clock()
+            clock = Clock(torch.device("cpu"))
             with clock("train"):
                 losses = fit(*arguments)
             seconds.append(clock.seconds["train"])

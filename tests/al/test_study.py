@@ -83,6 +83,22 @@ class TestStatistics:
         assert comparison.difference == pytest.approx(0.1)
         assert math.isnan(comparison.p)
 
+    @pytest.mark.parametrize(
+        ("name", "rivals"),
+        [
+            ("random", []),
+            ("cal", ["random"]),
+            ("lada-ent-mix", ["random", "entropy", "lada-ent-mix-fixed", "ent+manifold-mixup"]),
+            ("lada-var-stn-fixed", ["random", "var-ratio", "var+stn"]),
+            ("lada-cal-stn-fixed", ["random", "cal+none", "cal+stn"]),
+            ("pi+lada-ent-mix-fixed", ["random", "pi+random", "pi+entropy", "pi+ent+manifold-mixup"]),
+        ],
+    )
+    def test_what_a_method_is_compared_with(self, name: str, rivals: list[str]) -> None:
+        there = [name, *rivals, "cal", "vaal", "lada-vaal-mix"]
+        runs = [made_up(other, [0.1, 0.2]) for other in dict.fromkeys(there)]
+        assert [c.other for c in statistics.comparisons(runs) if c.method == name] == rivals
+
     def test_holm(self) -> None:
         assert statistics.holm([0.01, 0.04, 0.03, math.nan])[:3] == pytest.approx([0.03, 0.06, 0.06])
         assert math.isnan(statistics.holm([math.nan])[0])

@@ -44,7 +44,7 @@ def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
 
     A step of gradient descent: Adam's first one has the same length for a gradient of rounding errors.
     """
-    config = tiny_config.model_copy(update={"epochs": 1, "batch": 100, "keep_optimizer": True})
+    config = tiny_config.model_copy(update={"epochs": 1, "batch": 100, "restart_weights": False, "keep_optimizer": True})
     learner, pool = learner_of(config, f_aug), pool_of(tiny)
     learner.optimizer = torch.optim.SGD(learner.modules.parameters(), lr=1e-2)
     bought = bought_of(tiny, k=int(augment.load(f_aug).uses_hidden), tau=[0.5, 2.0] if f_aug == "mix" else None)
@@ -97,6 +97,21 @@ def test_restarted_weights_forget(tiny: Dataset, tiny_config: Config) -> None:
     assert torch.equal(first, second)
     first, second = weights_after_two_fits(tiny, tiny_config.model_copy(update={"restart_weights": False}))
     assert not torch.equal(first, second)
+
+
+def test_what_restarts_with_the_weights(tiny: Dataset, tiny_config: Config) -> None:
+    """Adam's state, and networks that read the classifier's features; not one that reads images."""
+    for f_aug, restarts in (("adamixup", True), ("stn", False)):
+        learner = learner_of(tiny_config.model_copy(update={"keep_optimizer": True}), f_aug)
+        before = {name: value.clone() for name, value in learner.f_aug.trained.state_dict().items()}
+        k = int(learner.f_aug.uses_hidden)
+        for _ in range(2):
+            learner.fit(pool_of(tiny), bought_of(tiny, k=k), Keys(1), NoMeter())
+        assert any(not torch.equal(value, before[name]) for name, value in learner.f_aug.trained.state_dict().items())
+        learner.begin()
+        assert not learner.optimizer.state
+        after = learner.f_aug.trained.state_dict()
+        assert all(torch.equal(value, before[name]) for name, value in after.items()) == restarts
 
 
 @pytest.mark.parametrize(

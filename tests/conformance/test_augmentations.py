@@ -33,7 +33,7 @@ def round_of(learner: object, number: int = 1) -> lookahead.Round:
         learner.f_acq,
         learner.f_aug,
         NoMeter(),
-        Clock(),  # type: ignore[attr-defined]
+        Clock(torch.device("cpu")),  # type: ignore[attr-defined]
     )
 
 

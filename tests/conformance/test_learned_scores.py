@@ -182,7 +182,7 @@ class TestInsideLookAhead:
         pool = pool_of(data, torch.arange(12))
         f_acq, f_aug = acquisition("ll4al", settings, data, net), augmentation("mix", settings, data, net)
         assert isinstance(f_acq, LL4AL)
-        now = lookahead.Round(1, settings, Keys(1), f_acq, f_aug, NoMeter(), Clock())
+        now = lookahead.Round(1, settings, Keys(1), f_acq, f_aug, NoMeter(), Clock(torch.device("cpu")))
         view = view_of(net, pool, torch.arange(20, 60), k=1)
         views = [view[:20], view[20:]]
         with frozen(net, f_acq.trained), torch.no_grad():

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lada_al import Bought, Config, acquire, lookahead
+from lada_al import Bought, Config, Trained, View, acquire, lookahead
 from lada_al.data import Dataset
 from lada_al.keys import Keys
 from lada_al.methods import GROUPS, rows
 from lada_al.models import frozen
 from lada_al.pool import simulated_oracle
+from lada_al.report.read import Run
 from lada_al.run.config import PRESETS
 from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
+from torch import nn
 from toys import (
     FAST,
     acquisition,
@@ -152,10 +155,13 @@ class TestTheAuthorsCode:
         with pytest.raises(ValueError, match="restart_weights"):
             Config(restart_weights="maybe")
 
-    def test_learned_and_fixed_concentrations_can_overlap(self) -> None:
+    @pytest.mark.parametrize("largest", [1.0, 8.0])
+    def test_learned_and_fixed_concentrations_can_overlap(self, largest: float, data: Dataset) -> None:
         """There the learned tau is below 1 and the fixed one 2; `largest_tau` widens the range."""
         assert Config().largest_tau == 1.0 < Config().fixed_tau
-        assert Config(largest_tau=8).largest_tau > Config().fixed_tau
+        bought, _ = run("lada-ent-mix", data, **FAST, largest_tau=largest)
+        assert bought[1].tau is not None
+        assert (max(bought[1].tau) > Config().fixed_tau) == (largest > Config().fixed_tau)
 
     def test_batchnorm_sees_both_halves_of_the_pairs_at_once(self, data: Dataset) -> None:
         """There each mixing step runs three forwards of half a batch through the first layers."""
@@ -167,20 +173,47 @@ class TestTheAuthorsCode:
         assert int(net.stages[0][1].num_batches_tracked) == 1
         assert int(net.stages[1][1].num_batches_tracked) == 1
 
-    def test_tau_star_is_what_the_learned_policy_says(self) -> None:
-        assert Config().tau_star == "policy"
-        assert PRESETS["official"]["tau_star"] == "best epoch"
+    @pytest.mark.parametrize("preset", ["clean", "official"])
+    def test_tau_star_is_what_the_learned_policy_says(
+        self, preset: str, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There it is tau of the epoch of least loss, recorded before the steps of that epoch."""
+        quick = {**FAST, "epochs": 1, "policy_lr": 1e-2, "preset": preset}
+        learner, pool = trained("lada-ent-mix", data, torch.arange(12), **quick)
+        assert learner.f_aug is not None
+        policies, scored = [], []
+        make, score = learner.f_aug.policy, lookahead.unit_scores
 
-    def test_nothing_is_chosen_on_the_test_set(self) -> None:
-        assert Config().headline == "last"
-        assert PRESETS["paper"]["headline"] == PRESETS["official"]["headline"] == "best"
+        def made(*views: View, learn: bool) -> nn.Module:
+            policies.append(make(*views, learn=learn))
+            return policies[-1]
+
+        def watched(views: list[View], tau: torch.Tensor, now: lookahead.Round) -> tuple[torch.Tensor, torch.Tensor]:
+            scored.append((views, tau))
+            return score(views, tau, now)
+
+        monkeypatch.setattr(learner.f_aug, "policy", made)
+        monkeypatch.setattr(lookahead, "unit_scores", watched)
+        now = lookahead.Round(
+            1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu"))
+        )
+        lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
+        ((views, tau),) = scored
+        with frozen(learner.net), torch.no_grad():
+            assert torch.equal(tau, policies[0](*views)) == (preset == "clean")
+
+    @pytest.mark.parametrize(("preset", "headline"), [("clean", 0.6), ("paper", 0.9), ("official", 0.9)])
+    def test_nothing_is_chosen_on_the_test_set(self, preset: Any, headline: float) -> None:
+        """There, as the paper has it, the best round's accuracy is reported; by default it is the last one's."""
+        trained_rounds = [Trained(r, 10 + r, accuracy, 0.0) for r, accuracy in enumerate([0.2, 0.9, 0.6])]
+        assert Run(Path("."), Config(preset=preset), ["a", "b"], 0, [], trained_rounds).headline == headline
 
     @pytest.mark.parametrize("method", ["entropy", "lada-ent-mix", "lada-ll4al-stn", "bald"])
     def test_scoring_builds_no_graph_and_leaves_no_gradient(self, method: str, data: Dataset) -> None:
         settings = config(method, **FAST)
         learner, pool = trained(method, data, torch.arange(12), **{**FAST, "epochs": 1})
         learner.optimizer.zero_grad()
-        now = lookahead.Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock())
+        now = lookahead.Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
         lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         assert all(p.grad is None for p in learner.modules.parameters())
 
@@ -191,7 +224,9 @@ class TestBaselines:
         """Public BALD calls train(), so BatchNorm learns the pool; public VAAL leaves the classifier in evaluation."""
         learner, pool = trained(method, data, torch.arange(12), **{**FAST, "epochs": 1})
         before = copy.deepcopy(learner.modules.state_dict())
-        now = lookahead.Round(1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock())
+        now = lookahead.Round(
+            1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu"))
+        )
         lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         assert all(torch.equal(value, before[name]) for name, value in learner.modules.state_dict().items())
         assert learner.net.training
@@ -200,7 +235,7 @@ class TestBaselines:
         """There the scores are of a shuffled pool but index the unshuffled one, and the pool grows by duplicates."""
         settings = config("bgadl", **FAST, candidates=40)
         learner, pool = trained("bgadl", data, torch.arange(12), **{**FAST, "epochs": 1})
-        now = lookahead.Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock())
+        now = lookahead.Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
         bought = lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         assert bought.scores is not None
         candidates = pool.candidates(40, Keys(1).generator("candidates", 1))

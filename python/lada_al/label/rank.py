@@ -6,7 +6,7 @@ again chooses the same items. Training starts from the initial weights each time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -33,9 +33,6 @@ from lada_al.train import Learner
 
 # Settings of a run on a benchmark data set, which mean nothing where people label.
 NOT_HERE = {"dataset", "data", "rounds", "schedule", "query", "initial", "official_statistics", "headline"}
-
-# Given the pool, the labels in force by id, and how many are wanted: the items to label, best first.
-Rank = Callable[[Images, Mapping[str, str], int], list[Ranked]]
 
 
 @dataclass
@@ -124,23 +121,16 @@ def config_of(project: Project, n: int | None = None) -> Config:
         config = Config(**{**config.model_dump(), "query": n, "candidates": max(n, config.candidates)})
     if not config.restart_weights:
         raise UsageError("--set: a ranking trains from the initial weights each time, so restart_weights must be true")
-    if max(config.layers) >= depth_of_maps(config, project):
-        raise UsageError(f"--set: layers must lie below the last feature maps of model {project.model}")
+    blank = _dataset(project.classes, torch.zeros(1, project.channels, *project.size, dtype=torch.uint8))
+    net = make_net(config, blank)
+    config.check_layers(net.shapes(blank.shape), net.mixing_layers(), f"model {project.model}")
     return config
-
-
-def depth_of_maps(config: Config, project: Project) -> int:
-    """The first k at which the model has no feature maps."""
-    blank = torch.zeros(1, project.channels, *project.size, dtype=torch.uint8)
-    dataset = _dataset(project.classes, blank)
-    shapes = make_net(config, dataset).shapes(dataset.shape)
-    return next(k for k, shape in enumerate(shapes) if len(shape) != 3)
 
 
 def _acquire(learner: Learner, pool: Pool, keys: Keys, round: int, ids: list[str], classes: list[str]) -> list[Ranked]:
     """What the method buys, with the reason and the network's own opinion of each."""
     config = learner.config
-    now = lookahead.Round(round, config, keys, learner.f_acq, learner.f_aug, NoMeter(), Clock())
+    now = lookahead.Round(round, config, keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
     bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
     with frozen(learner.net), torch.no_grad():
         predicted = learner.net(pool.pixels(torch.tensor(bought.ids))).argmax(1).tolist()

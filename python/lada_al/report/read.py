@@ -15,6 +15,11 @@ from lada_al.run.config import Config
 from lada_al.run.files import read_json
 from lada_al.run.latent import LATENT
 
+# Settings that replications of a method have in common.
+DECIDING = [
+    name for name in Config.model_fields if name not in {"seed", "data", "device", "threads", "rounds", "schedule"}
+]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,23 +92,38 @@ def find_runs(folder: Path) -> list[Run]:
     """All runs in or below a folder that have trained, in the order of their methods and seeds.
 
     Raises:
-        UsageError: there is no run, or two of the same method and seed, which are no replications.
+        UsageError: there is no run; or runs of a method are no replications, since two have one seed, or other
+            settings.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     runs = [run for path in folder.rglob(experiment.JOURNAL) if (run := read_run(path.parent)) is not None]
     if not runs:
         raise UsageError(f"{folder} holds no run that has trained yet")
-    found: dict[tuple[object, ...], Run] = {}
-    for run in sorted(runs, key=lambda run: run.folder):
-        config = run.config
-        other = found.setdefault((config.method, config.seed, config.dataset, config.model), run)
+    runs.sort(key=lambda run: (run.config.method, run.config.seed, run.folder))
+    for of_dataset in by_dataset(runs).values():
+        for replications in by_method(of_dataset).values():
+            _check_replications(replications)
+    return runs
+
+
+def _check_replications(runs: list[Run]) -> None:
+    """Runs of one method on one data set are to differ in their seeds, and in nothing else that decides the result."""
+    first, seeds = runs[0], dict[int, Run]()
+    for run in runs:
+        other = seeds.setdefault(run.config.seed, run)
         if other is not run:
             raise UsageError(
-                f"two runs are of {config.method} with seed {config.seed}, and so no replications: {other.folder} and "
-                f"{run.folder}; report a folder that holds one of them"
+                f"two runs are of {run.config.method} with seed {run.config.seed}, and so no replications: "
+                f"{other.folder} and {run.folder}; report a folder that holds one of them"
             )
-    return sorted(runs, key=lambda run: (run.config.method, run.config.seed))
+        differing = [name for name in DECIDING if getattr(run.config, name) != getattr(first.config, name)]
+        if differing:
+            values = " and ".join(f"{getattr(one.config, differing[0])} in {one.folder}" for one in (first, run))
+            raise UsageError(
+                f"two runs of {run.config.method} are no replications, since {differing[0]} is {values}; "
+                "report a folder that holds one of them"
+            )
 
 
 def read_run(folder: Path) -> Run | None:

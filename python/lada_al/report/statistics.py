@@ -1,6 +1,7 @@
 """What can be said of one method against another: paired tests with correction, penalties, labels saved.
 
-Runs are paired by their seed: equal seeds share the initial set, the initial weights and the candidates of each round.
+Runs are paired by their seed: equal seeds share the initial set, the initial weights and nearly all
+candidates of each round.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lada_al.methods import method
+from lada_al.methods import SEMI_SUPERVISED, method, plain
 from lada_al.report.read import Run, by_method
 
 LEVEL = 0.05
@@ -59,15 +60,16 @@ def comparisons(runs: list[Run]) -> list[Comparison]:
 
 def _rivals(name: str) -> list[str]:
     """What the paper compares a method with."""
+    if name.startswith(SEMI_SUPERVISED):
+        return ["random", *(SEMI_SUPERVISED + rival for rival in _rivals(name.removeprefix(SEMI_SUPERVISED)))]
     rivals = [] if name == "random" else ["random"]
-    if name.startswith("lada-"):
-        short = name.split("-")[1]
-        rivals.append({"ent": "entropy", "var": "var-ratio"}.get(short, short))
-        if not name.endswith("-fixed"):
+    chosen = method(name)
+    if chosen.look_ahead:
+        assert chosen.augmentation is not None
+        rivals.append(plain(chosen.acquisition).name)
+        if chosen.learn:
             rivals.append(f"{name}-fixed")
-        chosen = method(name).augmentation
-        assert chosen is not None
-        rivals.append(f"{short}+{chosen.pipeline}")
+        rivals.append(f"{chosen.acquisition.short}+{chosen.augmentation.pipeline}")
     return rivals
 
 

@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 BUDGETS = {"cifar100": {"query": 100, "initial": 1000, "batch": 100}}
 
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -50,20 +50,20 @@ class Config(BaseModel):
     data: str | None = Field(None, description="folder of the data set's files; mnist5k needs none")
     model: str = "small"
     preset: Literal["clean", "paper", "official"] = "clean"
-    seed: CountOrNone = 1
+    seed: Whole = 1
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     plain: bool = Field(
         False, description="no shortcuts: mix at layer k, compose Eq. 13, no replays; for finding errors"
     )
-    threads: CountOrNone = Field(0, description="CPU threads, 0: torch's choice; results differ in their last bits")
+    threads: Whole = Field(0, description="CPU threads, 0: torch's choice; results differ in their last bits")
 
-    rounds: CountOrNone = 10
+    rounds: Whole = 10
     query: Count = Field(10, description="labels bought each round, b")
     schedule: tuple[Count, ...] = Field((), description="labels bought in rounds 1, 2, ..., in the place of query")
     initial: Count = Field(20, description="labels of the balanced initial set")
 
     candidates: Count = Field(2000, description="unlabelled images a round looks at, drawn at random")
-    layers: tuple[CountOrNone, ...] = Field((1, 2), description="the layers k of which a round draws one", min_length=1)
+    layers: tuple[Whole, ...] = Field((1, 2), description="the layers k of which a round draws one", min_length=1)
     pairs: Literal["random", "all"] = Field(
         "random", description="look-ahead scores a random matching of the candidates, or seeks the best of all pairs"
     )
@@ -76,7 +76,7 @@ class Config(BaseModel):
     )
     fixed_tau: Positive = Field(2.0, description="tau of the methods that do not learn it")
     largest_tau: Positive = Field(1.0, description="the learned tau lies between 0 and this")
-    policy_epochs: CountOrNone = 10
+    policy_epochs: Whole = 10
     policy_batch: Count = 100
     policy_lr: Positive = 5e-5
 

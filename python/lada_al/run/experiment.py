@@ -25,7 +25,7 @@ from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
-from lada_al.models import SplitModel, frozen
+from lada_al.models import SplitModel
 from lada_al.pool import Pool, simulated_oracle
 from lada_al.ranks import gpu_each, ours, synchronise
 from lada_al.run import checkpoint, latent
@@ -113,11 +113,9 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     _check_ranks(config, find_device(config.device))
     dataset = load_data(config, download)
     net = make_net(config, dataset)
-    with frozen(net):
-        mixing_logits = [k for k in range(net.depth) if net.mixes_logits(k)]
     if ours().is_first and resume:
         _check_data(dataset, out)
-    config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), mixing_logits)
+    config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), net.mixing_layers())
     return dataset
 
 

@@ -102,7 +102,7 @@ def _labels(request: _Request) -> tuple[int, bool]:
 
 
 def _train(requests: list[_Request]) -> None:
-    clock = Clock()
+    clock = Clock(requests[0].replica.pool.device)
     try:
         with clock("train"):
             losses = stack.fit([request.replica for request in requests], NoMeter())
