@@ -29,8 +29,17 @@ SECONDS_BETWEEN_REPORTS = 10.0
 
 # Options that are not given are None: the defaults are those of Config, or of the run that is resumed.
 Out = Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)]
-Dataset = Annotated[str | None, typer.Option(help="mnist5k (default, built in), fashion, svhn, cifar10 or cifar100.")]
-Data = Annotated[Path | None, typer.Option(help="Folder of the data set: NAME/train.parquet or torchvision's files.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="mnist5k (default, built in), fashion, svhn, cifar10, cifar100, or own, from --data."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the data set: NAME/train.parquet or torchvision's files; of own, train/CLASS/FILE and "
+        "test/CLASS/FILE, train.parquet and test.parquet, or a .npz file."
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch the data set into --data.")]
 Model = Annotated[str | None, typer.Option(help="small (default) or resnet18.")]
 Rounds = Annotated[int | None, typer.Option(help="Rounds of buying after the initial set; default 10.")]

@@ -94,6 +94,117 @@ def test_torchvision_files(tmp_path: Path) -> None:
     assert dataset.classes[9] == "Ankle boot"
 
 
+class TestOwn:
+    """Labelled images of the user's own, in each of their forms."""
+
+    @staticmethod
+    def folders(root: Path, mode: str = "L") -> Path:
+        for part, counts in (("train", {"cat": 3, "dog": 2}), ("test", {"dog": 1})):
+            for name, count in counts.items():
+                (root / part / name / "deep").mkdir(parents=True)
+                for i in range(count):
+                    value = (10 * i + (name == "dog")) if mode == "L" else (10 * i, 2, 3)
+                    Image.new(mode, (20, 16), value).save(root / part / name / "deep" / f"{i}.png")
+        (root / "train" / "cat" / "notes.txt").write_text("not an image")
+        return root
+
+    def test_folders(self, tmp_path: Path) -> None:
+        dataset = data.load("own", self.folders(tmp_path))
+        assert dataset.classes == ["cat", "dog"]
+        assert dataset.shape == (1, 16, 20)
+        assert dataset.train_images[:, 0, 0, 0].tolist() == [0, 10, 20, 1, 11]
+        assert dataset.train_labels.tolist() == [0, 0, 0, 1, 1]
+        assert dataset.test_labels.tolist() == [1]
+        assert not dataset.random_crop
+
+    def test_one_image_in_colour_makes_all_so(self, tmp_path: Path) -> None:
+        self.folders(tmp_path)
+        Image.new("RGBA", (20, 16), (7, 8, 9, 255)).save(tmp_path / "test" / "dog" / "b.png")
+        dataset = data.load("own", tmp_path)
+        assert dataset.shape == (3, 16, 20)
+        assert sorted(dataset.test_images[:, :, 0, 0].tolist()) == [[1, 1, 1], [7, 8, 9]]
+
+    def test_images_of_many_sizes(self, tmp_path: Path) -> None:
+        self.folders(tmp_path)
+        Image.new("L", (30, 40)).save(tmp_path / "train" / "dog" / "z.png")
+        message = r"z\.png is 30 x 40 pixels, .*0\.png 20 x 16; --set image_size=N makes all of them N x N"
+        with pytest.raises(UsageError, match=message):
+            data.load("own", tmp_path)
+        assert data.load("own", tmp_path, size=12).shape == (1, 12, 12)
+
+    def test_parquet_of_many_sizes(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", [png(size=(20, 20)), png(size=(30, 10))], [0, 1])
+        write(tmp_path / "test.parquet", [png(size=(8, 8))], [1])
+        with pytest.raises(UsageError, match="row 1: image has shape"):
+            data.load("own", tmp_path)
+        assert data.load("own", tmp_path, size=16).shape == (1, 16, 16)
+
+    @pytest.mark.parametrize("shape", [(16, 20), (16, 20, 3), (3, 16, 20), (16, 20, 1)], ids=str)
+    def test_arrays(self, shape: tuple[int, ...], tmp_path: Path) -> None:
+        draw = np.random.default_rng(0).integers
+        arrays = {
+            f"{part}_images": draw(256, size=(n, *shape), dtype=np.uint8) for part, n in (("train", 6), ("test", 4))
+        }
+        labels = {"train_labels": np.arange(6) % 3, "test_labels": np.arange(4, dtype=np.uint8) % 3}
+        np.savez(tmp_path / "a.npz", **arrays, **labels, classes=np.array(["a", "b", "c"]))
+        dataset = data.load("own", tmp_path / "a.npz")
+        assert dataset.shape == (1 if 3 not in shape else 3, 16, 20)
+        assert dataset.classes == ["a", "b", "c"]
+        expected = arrays["test_images"][2]
+        assert dataset.test_images[2].flatten().sum() == expected.sum()
+        assert dataset.test_images[2, 0, 5, 7] == expected.reshape(-1, 16, 20)[0, 5, 7] or shape[-1] == 3
+        assert dataset.test_labels.tolist() == [0, 1, 2, 0]
+
+    def test_constant_images_have_a_deviation(self, tmp_path: Path) -> None:
+        np.savez(
+            tmp_path / "a.npz", train_images=np.full((2, 9, 9), 7, np.uint8), train_labels=np.arange(2),
+            test_images=np.full((2, 9, 9), 7, np.uint8), test_labels=np.arange(2),
+        )  # fmt: skip
+        assert data.load("own", tmp_path / "a.npz").std == [1.0]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"train_labels": None}, "expected arrays train_images, train_labels, test_images, test_labels, got"),
+            ({"test_images": np.zeros((2, 9, 9))}, "test_images must be uint8 .*got float64 of shape"),
+            ({"test_images": np.zeros((2, 9, 8), np.uint8)}, r"train_images are of shape \(1, 9, 9\), test_images"),
+            ({"test_images": np.zeros((2, 9, 9, 5), np.uint8)}, "test_images must be uint8 .*of 1 or 3 channels"),
+            ({"train_labels": np.arange(3)}, "train_labels must be 2 class numbers from 0, got int64 of shape"),
+            ({"train_labels": np.array([0, -1])}, "train_labels must be 2 class numbers from 0"),
+            ({"classes": np.array(["a"])}, "expected names of 2 classes or more, got 1"),
+        ],
+    )
+    def test_bad_arrays(self, changes: dict[str, np.ndarray | None], message: str, tmp_path: Path) -> None:
+        images, labels = np.zeros((2, 9, 9), np.uint8), np.arange(2)
+        good = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+        arrays = {name: value for name, value in {**good, **changes}.items() if value is not None}
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(UsageError, match=message):
+            data.load("own", tmp_path / "a.npz")
+
+    def test_bad_folders(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="data set 'own' needs --data DIR: train/CLASS/FILE"):
+            data.load("own")
+        with pytest.raises(UsageError, match="--data: expected train/CLASS/FILE and test/CLASS/FILE, train.parquet"):
+            data.load("own", tmp_path)
+        (tmp_path / "train" / "cat").mkdir(parents=True)
+        with pytest.raises(UsageError, match="expected a folder of images for each of two classes or more"):
+            data.load("own", tmp_path)
+        (tmp_path / "train" / "dog").mkdir()
+        with pytest.raises(UsageError, match=r"test does not exist"):
+            data.load("own", tmp_path)
+        (tmp_path / "test" / "cow").mkdir(parents=True)
+        with pytest.raises(UsageError, match=r"cow: there is no such class in .*train"):
+            data.load("own", tmp_path)
+        (tmp_path / "test" / "cow").rmdir()
+        with pytest.raises(UsageError, match=r"train: no image files in cat, dog"):
+            data.load("own", tmp_path)
+        self.folders(tmp_path / "more")
+        (tmp_path / "more" / "train" / "cat" / "bad.png").write_text("nonsense")
+        with pytest.raises(UsageError, match=r"bad\.png: cannot be read as an image: no image in any of PNG"):
+            data.load("own", tmp_path / "more")
+
+
 class TestErrors:
     def test_unknown_name_and_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="unknown data set 'imagenet'; choose one of mnist5k, fashion, svhn"):

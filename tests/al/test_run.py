@@ -20,6 +20,7 @@ from lada_al import Bought, Config, Trained, all_methods, run_experiment
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Event, to_json
+from lada_al.report import page
 from lada_al.report.read import read_run
 from lada_al.run import checkpoint, experiment, journal
 from lada_al.run.files import write_atomically
@@ -104,6 +105,30 @@ def test_a_plain_loop_from_python_needs_no_files(tiny: Dataset, tiny_config: Con
     events = list(active_learning(learner, pool, simulated_oracle(tiny), test, config, Keys(1), first))
     assert len(events) == 6
     assert len(pool.labelled) == 14
+
+
+def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
+    """Folders of images of any size; stripes and spots are told apart."""
+    draw = np.random.default_rng(0).integers
+    for part, count in (("train", 20), ("test", 8)):
+        for name in ("bars", "spots"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = draw(60, size=(30, 24 + i % 3), dtype=np.uint8)
+                pixels[:, ::4] += 180 if name == "bars" else 0
+                pixels[10:20, 8:16] += 100 if name == "spots" else 0
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    settings = {**TINY_SETTINGS, "dataset": "own", "data": str(tmp_path), "image_size": 20, "epochs": 15, "lr": 5e-3}
+    events = list(run_experiment(Config(**settings), tmp_path / "out"))
+    last = events[-1]
+    assert isinstance(last, Trained)
+    assert last.accuracy > 0.9
+    assert "own" in page.write(tmp_path / "out").read_text()
+
+
+def test_image_size_is_for_own_images() -> None:
+    with pytest.raises(ValueError, match="image_size is for data set own; images of mnist5k are of one size"):
+        Config(image_size=32)
 
 
 @pytest.fixture(scope="module", params=["lada-ent-mix", "lada-ent-stn", "lada-ll4al-adamixup", "bgadl"])

@@ -44,7 +44,9 @@ def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
 
     A step of gradient descent: Adam's first one has the same length for a gradient of rounding errors.
     """
-    config = tiny_config.model_copy(update={"epochs": 1, "batch": 100, "restart_weights": False, "keep_optimizer": True})
+    config = tiny_config.model_copy(
+        update={"epochs": 1, "batch": 100, "restart_weights": False, "keep_optimizer": True}
+    )
     learner, pool = learner_of(config, f_aug), pool_of(tiny)
     learner.optimizer = torch.optim.SGD(learner.modules.parameters(), lr=1e-2)
     bought = bought_of(tiny, k=int(augment.load(f_aug).uses_hidden), tau=[0.5, 2.0] if f_aug == "mix" else None)

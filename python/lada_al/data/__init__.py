@@ -59,7 +59,7 @@ class Task:
         return torch.tensor(values, device=like.device)[:, None, None]
 
 
-NAMES = ["mnist5k", "fashion", "svhn", "cifar10", "cifar100"]
+NAMES = ["mnist5k", "fashion", "svhn", "cifar10", "cifar100", "own"]
 
 # The constants of the authors' code, which are not always those of the data set (preset `official`).
 OFFICIAL_STATISTICS = {
@@ -70,20 +70,30 @@ OFFICIAL_STATISTICS = {
 }
 
 
-def load(name: str, folder: Path | None = None, download: bool = False, official_statistics: bool = False) -> Dataset:
-    """The data set `name`: built in (mnist5k), from Parquet files in `folder`, or by torchvision from or into it.
+def load(
+    name: str,
+    folder: Path | None = None,
+    download: bool = False,
+    official_statistics: bool = False,
+    size: int | None = None,
+) -> Dataset:
+    """The data set `name`: built in (mnist5k), from Parquet files in `folder`, or by torchvision from or into it; `own`
+    is whatever is there, with images made of this size if one is given (own.py).
 
     Raises:
         UsageError: the name is unknown, or the files are missing or not as they should be.
     """
-    from lada_al.data import mnist5k, parquet, torchvision_sets
+    from lada_al.data import mnist5k, own, parquet, torchvision_sets
 
     if name not in NAMES:
         raise UsageError(f"unknown data set '{name}'; choose one of {', '.join(NAMES)}")
     if name == "mnist5k":
         dataset = mnist5k.load()
     elif folder is None:
-        raise UsageError(f"data set '{name}' needs --data DIR: a folder of Parquet files, or one for torchvision")
+        what = own.EXPECTED if name == own.NAME else "a folder of Parquet files, or one for torchvision"
+        raise UsageError(f"data set '{name}' needs --data DIR: {what}")
+    elif name == own.NAME:
+        dataset = own.load(folder, size)
     elif (source := parquet.find(folder, name)) is not None:
         dataset = parquet.load(source, name)
     else:
@@ -95,13 +105,13 @@ def load(name: str, folder: Path | None = None, download: bool = False, official
 
 
 def statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel of uint8 images, pixels scaled to [0, 1]."""
+    """Mean and deviation of each channel of uint8 images, pixels scaled to [0, 1]; a deviation of 0 is 1."""
     counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.transpose(0, 1)]).double()
     levels = torch.arange(256, dtype=torch.float64) / 255
     weights = counts / counts.sum(1, keepdim=True)
     mean = weights @ levels
     std = (weights @ levels.square() - mean.square()).sqrt()
-    return mean.tolist(), std.tolist()
+    return mean.tolist(), [value or 1.0 for value in std.tolist()]
 
 
 def has_random_crop(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lada_al.data import Dataset, has_random_crop, statistics
@@ -26,9 +26,10 @@ def find(folder: Path, name: str) -> Path | None:
     return next((f for f in (folder / name, folder) if (f / "train.parquet").exists()), None)
 
 
-def load(folder: Path, name: str) -> Dataset:
-    train_images, train_labels, classes = _read(folder / "train.parquet")
-    test_images, test_labels, _ = _read(folder / "test.parquet")
+def load(folder: Path, name: str, size: int | None = None) -> Dataset:
+    """With a `size`, images of any are scaled and cut to size x size."""
+    train_images, train_labels, classes = _read(folder / "train.parquet", size)
+    test_images, test_labels, _ = _read(folder / "test.parquet", size)
     count = max(int(train_labels.max()), int(test_labels.max())) + 1
     classes = classes or [str(c) for c in range(count)]
     if count > len(classes):
@@ -44,7 +45,7 @@ def load(folder: Path, name: str) -> Dataset:
     )
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor, list[str]]:
+def _read(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     try:
@@ -55,7 +56,7 @@ def _read(path: Path) -> tuple[Tensor, Tensor, list[str]]:
     if table.num_rows == 0:
         raise UsageError(f"{path} has no rows")
     files = table["image"].combine_chunks().field("bytes")
-    images = [_decode(path, row, data.as_py()) for row, data in enumerate(files)]
+    images = [_decode(path, row, data.as_py(), size) for row, data in enumerate(files)]
     for row, image in enumerate(images):
         if image.shape != images[0].shape:
             raise UsageError(f"{path}, row {row}: image has shape {image.shape}, row 0 has {images[0].shape}")
@@ -79,7 +80,7 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
         raise UsageError(f"{path}: expected {wanted}, got label: {label}")
 
 
-def _decode(path: Path, row: int, data: bytes | None) -> np.ndarray:
+def _decode(path: Path, row: int, data: bytes | None, size: int | None) -> np.ndarray:
     """(channels, H, W) uint8."""
     if data is None:
         raise UsageError(f"{path}, row {row}: image has no bytes")
@@ -87,6 +88,8 @@ def _decode(path: Path, row: int, data: bytes | None) -> np.ndarray:
         image: Image.Image = Image.open(io.BytesIO(data))
         if image.mode not in MODES:
             image = image.convert("RGB")
+        if size is not None:
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise UsageError(f"{path}, row {row}: cannot decode the image: {error}") from error

@@ -32,7 +32,17 @@ from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
 
 # Settings of a run on a benchmark data set, which mean nothing where people label.
-NOT_HERE = {"dataset", "data", "rounds", "schedule", "query", "initial", "official_statistics", "headline"}
+NOT_HERE = {
+    "dataset",
+    "data",
+    "image_size",
+    "rounds",
+    "schedule",
+    "query",
+    "initial",
+    "official_statistics",
+    "headline",
+}
 
 
 @dataclass
@@ -169,7 +179,6 @@ def _why_no_model(classes: set[str], candidates: int, arity: int) -> str:
 def _dataset(classes: list[str], images: Tensor) -> Dataset:
     """Images as the parts of the loop take them. Nothing is held out, and labels enter through Pool.add."""
     mean, std = statistics(images)
-    std = [value or 1.0 for value in std]
     none, labels = images[:0], torch.zeros(len(images), dtype=torch.int64)
     return Dataset("a labelling project", classes, images, labels, none, labels[:0], mean, std)
 

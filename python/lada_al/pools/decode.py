@@ -84,7 +84,7 @@ def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[f
 
     stacked = torch.from_numpy(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]))
     mean, std = data.statistics(stacked[:, :, None, None])
-    return tuple(mean), tuple(value or 1.0 for value in std)
+    return tuple(mean), tuple(std)
 
 
 def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -> Image.Image:

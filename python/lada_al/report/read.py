@@ -117,7 +117,8 @@ def _check_replications(runs: list[Run]) -> None:
                 f"two runs are of {run.config.method} with seed {run.config.seed}, and so no replications: "
                 f"{other.folder} and {run.folder}; report a folder that holds one of them"
             )
-        differing = [name for name in DECIDING if getattr(run.config, name) != getattr(first.config, name)]
+        deciding = [*DECIDING, "data"] if run.config.dataset == "own" else DECIDING
+        differing = [name for name in deciding if getattr(run.config, name) != getattr(first.config, name)]
         if differing:
             values = " and ".join(f"{getattr(one.config, differing[0])} in {one.folder}" for one in (first, run))
             raise UsageError(

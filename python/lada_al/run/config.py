@@ -48,6 +48,7 @@ class Config(BaseModel):
     method: str = "lada-ent-mix"
     dataset: str = "mnist5k"
     data: str | None = Field(None, description="folder of the data set's files; mnist5k needs none")
+    image_size: Count | None = Field(None, description="height and width that image files of `own` are brought to")
     model: str = "small"
     preset: Literal["clean", "paper", "official"] = "clean"
     seed: Whole = 1
@@ -144,6 +145,8 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         augmentation = self.chosen.augmentation
+        if self.image_size is not None and self.dataset != "own":
+            raise UsageError(f"image_size is for data set own; images of {self.dataset} are of one size")
         if self.seeks_pairs and not (augmentation and augmentation.mixes_by_beta and self.chosen.acquisition.fused):
             raise UsageError(f"pairs=all works for entropy or var-ratio with mix, got {self.method}")
         for query in {self.query, *self.schedule}:
