@@ -27,10 +27,12 @@ OptionalTensor if_defined(const Tensor& tensor) { return tensor.defined() ? Opti
 
 Tensor or_undefined(const OptionalTensor& tensor) { return tensor ? *tensor : Tensor(); }
 
-// Whether a gradient of the results will be asked for. A tangent would be lost without a word.
+// Whether a gradient of the results will be asked for. A tangent would be lost without a word. An argument that is no
+// tensor is for the op to name.
 template <class... Tensors>
 bool needs_gradient(const Tensors&... inputs) {
-  const auto has_tangent = [](const Tensor& tensor) { return tensor.defined() && tensor._fw_grad(0).defined(); };
+  if (!(inputs.defined() && ...)) return false;
+  const auto has_tangent = [](const Tensor& tensor) { return tensor._fw_grad(0).defined(); };
   TORCH_CHECK_NOT_IMPLEMENTED((!has_tangent(inputs) && ...),
                               "lada_ext: forward-mode differentiation (jvp) is not implemented; use reverse mode");
   return torch::autograd::compute_requires_grad(inputs...);
@@ -113,6 +115,7 @@ struct MixFunction : torch::autograd::Function<MixFunction> {
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [mixed, lam] = mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
+    if (!tau.requires_grad()) ctx->mark_non_differentiable({lam});
     return {mixed, lam};
   }
 
@@ -139,6 +142,7 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [mixed, lam] = mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
+    if (!tau.requires_grad()) ctx->mark_non_differentiable({lam});
     return {mixed, lam};
   }
 
@@ -378,6 +382,19 @@ auto& pair_score_backward_op() {
   return op;
 }
 
+auto& indexed_pair_score_op() {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, double, string_view)>("lada_ext::indexed_pair_score");
+  return op;
+}
+
+auto& indexed_pair_score_backward_op() {
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, double,
+                                         string_view, std::array<bool, 2>)>("lada_ext::indexed_pair_score_backward");
+  return op;
+}
+
 auto& mixed_pair_score_op() {
   static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, c10::SymInt, const Tensor&, double,
                                         string_view, const OptionalTensor&)>("lada_ext::mixed_pair_score");
@@ -417,6 +434,26 @@ struct PairScoreFunction : torch::autograd::Function<PairScoreFunction> {
   }
 };
 
+struct IndexedPairScoreFunction : torch::autograd::Function<IndexedPairScoreFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& own, const Tensor& pairs, const Tensor& mixed, double gamma,
+                        string_view score) {
+    ctx->save_for_backward({own, pairs, mixed});
+    ctx->saved_data["gamma"] = gamma;
+    ctx->saved_data["score"] = std::string(score);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return indexed_pair_score_op().call(own, pairs, mixed, gamma, score);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(2)};
+    auto [to_own, to_mixed] = indexed_pair_score_backward_op().call(grads[0], saved[0], saved[1], saved[2],
+                                                                    ctx->saved_data["gamma"].toDouble(),
+                                                                    ctx->saved_data["score"].toStringRef(), needed);
+    return {needed[0] ? to_own : Tensor(), Tensor(), needed[1] ? to_mixed : Tensor(), Tensor(), Tensor()};
+  }
+};
+
 struct MixedPairScoreFunction : torch::autograd::Function<MixedPairScoreFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& logits, const Tensor& pairs, const Tensor& tau,
                         c10::SymInt n, const Tensor& key, double gamma, string_view score,
@@ -450,6 +487,13 @@ Tensor pair_score(const Tensor& logits_a, const Tensor& logits_b, const Tensor& 
     return PairScoreFunction::apply(logits_a, logits_b, mixed, gamma, score);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return pair_score_op().call(logits_a, logits_b, mixed, gamma, score);
+}
+
+Tensor indexed_pair_score(const Tensor& own, const Tensor& pairs, const Tensor& mixed, double gamma,
+                          string_view score) {
+  if (needs_gradient(own, mixed)) return IndexedPairScoreFunction::apply(own, pairs, mixed, gamma, score);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return indexed_pair_score_op().call(own, pairs, mixed, gamma, score);
 }
 
 Tensor mixed_pair_score(const Tensor& logits, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
@@ -491,6 +535,11 @@ auto& margin_ops() {
   return ops;
 }
 
+auto& consistency_ops() {
+  static const ScoreOps<> ops("lada_ext::consistency_variance");
+  return ops;
+}
+
 template <auto ops, class... Options>
 struct ScoreFunction : torch::autograd::Function<ScoreFunction<ops, Options...>> {
   static Tensor forward(AutogradContext* ctx, const Tensor& logits, Options... options) {
@@ -518,9 +567,36 @@ Tensor score(const Tensor& logits, Options... options) {
   return ops().forward.call(logits, options...);
 }
 
+// Under autocast features and logits come from layers of different precision: the wider one is taken.
+Tensor pair_score_under_autocast(const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed, double gamma,
+                                 string_view score) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const at::ScalarType type =
+      c10::promoteTypes(c10::promoteTypes(logits_a.scalar_type(), logits_b.scalar_type()), mixed.scalar_type());
+  return pair_score_op().call(logits_a.to(type), logits_b.to(type), mixed.to(type), gamma, score);
+}
+
+Tensor k_center_greedy_under_autocast(const Tensor& features, const Tensor& centers, c10::SymInt k) {
+  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::k_center_greedy");
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const at::ScalarType type = c10::promoteTypes(features.scalar_type(), centers.scalar_type());
+  return op.call(features.to(type), centers.to(type), std::move(k));
+}
+
+Tensor badge_select_under_autocast(const Tensor& features, const Tensor& logits, c10::SymInt k, const Tensor& key) {
+  static const auto op =
+      find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt, const Tensor&)>("lada_ext::badge_select");
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const at::ScalarType type = c10::promoteTypes(features.scalar_type(), logits.scalar_type());
+  return op.call(features.to(type), logits.to(type), std::move(k), key);
+}
+
 void implement_under_autocast(torch::Library& m) {
   m.impl("beta_mix", &mix_under_autocast);
   m.impl("relu_mix_logits", &relu_mix_logits_under_autocast);
+  m.impl("pair_score", &pair_score_under_autocast);
+  m.impl("k_center_greedy", &k_center_greedy_under_autocast);
+  m.impl("badge_select", &badge_select_under_autocast);
 }
 
 }  // namespace
@@ -530,6 +606,7 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("bald", &score<bald_ops, double>);
   m.impl("variation_ratio", &score<variation_ratio_ops>);
   m.impl("margin", &score<margin_ops>);
+  m.impl("consistency_variance", &score<consistency_ops>);
   m.impl("beta_sample", &sample);
   m.impl("beta_mix", &mix);
   m.impl("beta_mix_pairs", &mix_pairs);
@@ -538,10 +615,12 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("soft_cross_entropy", &soft_cross_entropy);
   m.impl("affine_sample", &affine_sample);
   m.impl("pair_score", &pair_score);
+  m.impl("indexed_pair_score", &indexed_pair_score);
   m.impl("mixed_pair_score", &mixed_pair_score);
   for (const char* op :
-       {"entropy_backward", "bald_backward", "variation_ratio_backward", "margin_backward", "beta_logit_grad",
-        "beta_sample_backward", "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out", "beta_mix_pairs_backward",
+       {"entropy_backward", "bald_backward", "variation_ratio_backward", "margin_backward",
+        "consistency_variance_backward", "indexed_pair_score_backward", "beta_logit_grad", "beta_sample_backward",
+        "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out", "beta_mix_pairs_backward",
         "relu_mix_logits_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward",
         "pair_score_backward", "mixed_pair_score_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());

@@ -68,14 +68,12 @@ def score_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def forbid_double_backward(op: str) -> None:
-    """Makes differentiating the backward op `op` an error instead of a silently missing gradient."""
-
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        del ctx, inputs, output
-
-    def backward(ctx: Any, *grads: Any) -> Any:
-        del ctx, grads
-        raise RuntimeError(f"{op}: second derivatives are not supported; lada_ext.reference has them")
-
-    torch.library.register_autograd(op, backward, setup_context=setup_context)
+def for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """tau as (P,)."""
+    if tau is None or isinstance(tau, str | list | tuple):
+        raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
+    if not isinstance(tau, Tensor):
+        return torch.full((pairs,), float(tau), dtype=dtype, device=device)
+    if tau.dim() == 0:
+        return tau.expand(pairs)
+    return tau.squeeze(1) if tau.dim() == 2 and tau.shape[1] == 1 else tau

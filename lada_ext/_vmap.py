@@ -22,19 +22,30 @@ def fold_index(index: Tensor | None, dim: int | None, batch: int, pairs: int, de
     return fold(torch.arange(pairs, device=device) if index is None else index, dim, batch)
 
 
-def unfold(results: Any, batch: int) -> tuple[Any, Any]:
-    """Results (batch * P, ...) and the axis of the batch in them, as torch.library.register_vmap wants it."""
+def unfold(results: Any, batch: int, pairs: int) -> tuple[Any, Any]:
+    """Results (batch * pairs, ...) and the axis of the batch in them, as torch.library.register_vmap wants it."""
     if isinstance(results, Tensor):
-        return results.unflatten(0, (batch, results.shape[0] // batch)), 0
-    return tuple(unfold(r, batch)[0] for r in results), (0,) * len(results)
+        return results.unflatten(0, (batch, pairs)), 0
+    return tuple(unfold(r, batch, pairs)[0] for r in results), (0,) * len(results)
+
+
+def pairs_of(value: Tensor, dim: int | None) -> int:
+    """P of what may be mapped over `dim`."""
+    return value.shape[1 if dim == 0 else 0]
 
 
 def one_by_one(op: Callable[..., Any], batch: int, dims: Dims, args: Sequence[Any]) -> tuple[Any, Any]:
     """For maps over what one call cannot hold several of, such as keys."""
-    results = [op(*(a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True))) for i in range(batch)]
+
+    def part(value: Any, dim: int | None, i: int) -> Any:
+        if dim is None:
+            return value
+        return value.select(dim, i) if batch else value.sum(dim, dtype=value.dtype)  # zeros, for the shape of a result
+
+    results = [op(*(part(a, d, i) for a, d in zip(args, dims, strict=True))) for i in range(max(1, batch))]
     if isinstance(results[0], Tensor):
-        return torch.stack(results), 0
-    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+        return torch.stack(results)[:batch], 0
+    return tuple(torch.stack(each)[:batch] for each in zip(*results, strict=True)), (0,) * len(results[0])
 
 
 def register_rows(name: str, leading: int = 0) -> None:
@@ -64,6 +75,6 @@ def register_folded(name: str, tensors: int) -> None:
     def rule(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
         batch = info.batch_size
         folded = [fold(a, d, batch) for a, d in zip(args[:tensors], dims[:tensors], strict=True)]
-        return unfold(op(*folded, *args[tensors:]), batch)
+        return unfold(op(*folded, *args[tensors:]), batch, pairs_of(args[0], dims[0]))
 
     torch.library.register_vmap(f"lada_ext::{name}", rule)

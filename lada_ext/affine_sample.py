@@ -114,7 +114,7 @@ def _(
     thetas = _batched(theta, theta_dim, info.batch_size)
     if image_dim is None:
         several = thetas.movedim(0, 1)  # (B, V, 2, 3), or (B, V, K, 2, 3)
-        out = op(image, several.reshape(len(image), -1, 2, 3), size, *options)
+        out = op(image, several.reshape(len(image), math.prod(several.shape[1:-2]), 2, 3), size, *options)
         return out.unflatten(1, several.shape[1:-2]), 1
     images = _batched(image, image_dim, info.batch_size)
     out = op(images.flatten(0, 1), thetas.flatten(0, 1), size, *options)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lada_ext._library import check_tensor, register_fake, score_dtype
-from lada_ext._vmap import Dims, fold, fold_index, one_by_one, unfold
+from lada_ext._library import check_tensor, for_each, register_fake, score_dtype
+from lada_ext._vmap import Dims, fold, fold_index, one_by_one, pairs_of, unfold
 
 Gradient = Literal["implicit", "pathwise"]
 Mixed = tuple[Tensor, Tensor]
@@ -54,7 +54,7 @@ def beta_sample(
     if index is not None:
         check_tensor("beta_sample", "index", index)
     pairs = 1 if index is None or index.dim() == 0 else index.shape[0]
-    taus = _for_each("beta_sample", tau, pairs, torch.float32, key.device)
+    taus = for_each("beta_sample", tau, pairs, torch.float32, key.device)
     return _ops.beta_sample(taus, n, key, index, grad, log_tau)
 
 
@@ -75,7 +75,7 @@ def beta_mix(
     Args:
         a: (P, ...) features or images in float64, float32, float16 or bfloat16, of any strides. Rows that lie apart, or
             repeat, are read where they are.
-        b: like `a`. Under autocast its dtype may differ; the wider one is taken.
+        b: like `a`. Under autocast its dtype may differ, but with `out`; the wider one is taken.
         tau: (P,) or (P, 1) concentrations, positive, or one number for all pairs.
         n: number of mixtures of each pair.
         key: int64[2] from `make_key`, on the device of a.
@@ -93,7 +93,8 @@ def beta_mix(
         ValueError: a shape is wrong, or on the CPU a tau is not positive (see `beta_sample`).
     """
     check_tensor("beta_mix", "a", a)
-    taus = _for_each("beta_mix", tau, a.shape[0] if a.dim() else 1, score_dtype(a), a.device)
+    check_tensor("beta_mix", "key", key)
+    taus = for_each("beta_mix", tau, a.shape[0] if a.dim() else 1, score_dtype(a), a.device)
     if out is None:
         mixed, lam = _ops.beta_mix(a, b, taus, n, key, index, grad, log_tau)
         return mixed, lam
@@ -131,7 +132,8 @@ def beta_mix_pairs(
     """
     check_tensor("beta_mix_pairs", "h", h)
     check_tensor("beta_mix_pairs", "pairs", pairs)
-    taus = _for_each("beta_mix_pairs", tau, pairs.shape[0] if pairs.dim() else 1, score_dtype(h), h.device)
+    check_tensor("beta_mix_pairs", "key", key)
+    taus = for_each("beta_mix_pairs", tau, pairs.shape[0] if pairs.dim() else 1, score_dtype(h), h.device)
     if out is None:
         mixed, lam = _ops.beta_mix_pairs(h, pairs, taus, n, key, index, grad, log_tau)
         return mixed, lam
@@ -155,17 +157,6 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
         ValueError: the shapes differ, or on the CPU a tau is not positive.
     """
     return _ops.beta_logit_grad(x, tau)
-
-
-def _for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """tau as (P,)."""
-    if isinstance(tau, str | list | tuple):
-        raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
-    if not isinstance(tau, Tensor):
-        return torch.full((pairs,), float(tau), dtype=dtype, device=device)
-    if tau.dim() == 0:
-        return tau.expand(pairs)
-    return tau.squeeze(1) if tau.dim() == 2 and tau.shape[1] == 1 else tau
 
 
 def _order_of(rows: Tensor) -> torch.memory_format:
@@ -245,9 +236,9 @@ def _vmap_sample(
     args, dims, batch = (tau, n, key, index, *options), [*dims, None], info.batch_size
     if dims[2] is not None:
         return one_by_one(_ops.beta_sample, batch, dims[: len(args)], args)
-    taus = fold(tau, dims[0], batch)
-    names = fold_index(index, dims[3], batch, taus.shape[0] // batch, taus.device)
-    return unfold(_ops.beta_sample(taus, n, key, names, *options), batch)
+    taus, pairs = fold(tau, dims[0], batch), pairs_of(tau, dims[0])
+    names = fold_index(index, dims[3], batch, pairs, taus.device)
+    return unfold(_ops.beta_sample(taus, n, key, names, *options), batch, pairs)
 
 
 def _vmap_mix(
@@ -258,8 +249,9 @@ def _vmap_mix(
     if dims[4] is not None:
         return one_by_one(_ops.beta_mix, batch, dims[: len(args)], args)
     a, b, taus = (fold(t, d, batch) for t, d in zip((a, b, tau), dims[:3], strict=True))
-    names = fold_index(index, dims[5], batch, taus.shape[0] // batch, taus.device)
-    return unfold(_ops.beta_mix(a, b, taus, n, key, names, *options), batch)
+    pairs = pairs_of(tau, dims[2])
+    names = fold_index(index, dims[5], batch, pairs, taus.device)
+    return unfold(_ops.beta_mix(a, b, taus, n, key, names, *options), batch, pairs)
 
 
 def _vmap_mix_pairs(
@@ -270,13 +262,13 @@ def _vmap_mix_pairs(
     if dims[4] is not None:
         return one_by_one(_ops.beta_mix_pairs, batch, dims[: len(args)], args)
     pairs, taus = fold(pairs, dims[1], batch), fold(tau, dims[2], batch)
-    count = taus.shape[0] // batch
+    count = pairs_of(tau, dims[2])
     names = fold_index(index, dims[5], batch, count, taus.device)
     if dims[0] is not None:  # every map has rows of its own, one after another
         rows = h.shape[1] if dims[0] == 0 else h.shape[0]
         h = fold(h, dims[0], batch)
         pairs = pairs + rows * torch.arange(batch, device=pairs.device).repeat_interleave(count)[:, None]
-    return unfold(_ops.beta_mix_pairs(h, pairs, taus, n, key, names, *options), batch)
+    return unfold(_ops.beta_mix_pairs(h, pairs, taus, n, key, names, *options), batch, count)
 
 
 torch.library.register_vmap("lada_ext::beta_sample", _vmap_sample)

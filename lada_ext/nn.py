@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import torch
@@ -20,8 +20,9 @@ __all__ = ["STN", "AffineSample", "BetaMix"]
 class BetaMix(nn.Module):
     """Mixup as a layer: mixes each instance of a batch with another one of it, lam ~ Beta(tau, tau).
 
-    Works on images and on hidden features (manifold mixup) alike, and draws one lam a pair, or several. What it draws
-    follows ``torch.manual_seed``, or the key it is given.
+    Works on images and on hidden features (manifold mixup) alike, and draws one lam a pair, or several; in evaluation
+    mode too. lam follows the key that `forward` is given, or ``torch.manual_seed``; partners follow the latter, if no
+    pairs are given.
 
     Args:
         tau: concentration; small mixes little, 1 is uniform, large is close to one half.
@@ -40,12 +41,14 @@ class BetaMix(nn.Module):
             raise ValueError(f"BetaMix: samples must be at least 1, or None, got {samples}")
         if grad not in get_args(Gradient):
             raise ValueError(f"BetaMix: grad must be 'implicit' or 'pathwise', got {grad!r}")
-        self.samples, self.grad = samples, grad
-        log_tau = torch.tensor(math.log(tau))
-        if learn:
-            self.log_tau = nn.Parameter(log_tau)
-        else:
-            self.register_buffer("log_tau", log_tau, persistent=False)
+        self.tau, self.samples, self.grad = tau, samples, grad
+        self.log_tau = nn.Parameter(torch.empty(())) if learn else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A learned tau is what it began with."""
+        if self.log_tau is not None:
+            nn.init.constant_(self.log_tau, math.log(self.tau))
 
     def forward(
         self, h: Tensor, pairs: Tensor | None = None, key: Tensor | None = None
@@ -64,16 +67,18 @@ class BetaMix(nn.Module):
             partner = torch.randperm(h.shape[0], device=h.device)
             pairs = torch.stack([torch.arange(h.shape[0], device=h.device), partner], 1)
         key = make_key(device=h.device) if key is None else key
-        mixed, lam = beta_mix_pairs(h, pairs, self.log_tau, self.samples or 1, key, grad=self.grad, log_tau=True)
+        learns = self.log_tau is not None
+        tau = self.tau if self.log_tau is None else self.log_tau
+        mixed, lam = beta_mix_pairs(h, pairs, tau, self.samples or 1, key, grad=self.grad, log_tau=learns)
         return (mixed.squeeze(1), lam.squeeze(1), pairs) if self.samples is None else (mixed, lam, pairs)
 
     def extra_repr(self) -> str:
-        tau = "?" if self.log_tau.is_meta else f"{self.log_tau.exp().item():.4g}"
-        return f"tau={tau}, samples={self.samples}, grad={self.grad!r}"
+        tau = self.tau if self.log_tau is None or self.log_tau.is_meta else self.log_tau.exp().item()
+        return f"tau={tau:.4g}, samples={self.samples}, grad={self.grad!r}"
 
 
 class AffineSample(nn.Module):
-    """`lada_ext.affine_sample` as a layer; the statistics of `normalize` move along as buffers.
+    """`lada_ext.affine_sample` as a layer; the statistics of `normalize` move along, in float32 or float64.
 
     Args:
         size, mode, padding_mode, align_corners, normalize: as of `lada_ext.affine_sample`.
@@ -92,9 +97,18 @@ class AffineSample(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.mode, self.padding_mode, self.align_corners = size, mode, padding_mode, align_corners
-        mean, std = (None, None) if normalize is None else normalize
-        self.register_buffer("mean", None if mean is None else torch.as_tensor(mean), persistent=False)
-        self.register_buffer("std", None if std is None else torch.as_tensor(std), persistent=False)
+        self.statistics = None if normalize is None else [[float(number) for number in each] for each in normalize]
+        for name, numbers in zip(("mean", "std"), self.statistics or (None, None), strict=True):
+            self.register_buffer(name, None if numbers is None else torch.tensor(numbers), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AffineSample:
+        """Moved or cast; statistics are made anew, since half precision or the meta device would have lost them."""
+        super()._apply(fn, recurse)
+        if self.statistics is not None:
+            assert self.mean is not None
+            dtype = torch.float64 if self.mean.dtype == torch.float64 else torch.float32
+            self.mean, self.std = (torch.tensor(n, dtype=dtype, device=self.mean.device) for n in self.statistics)
+        return self
 
     def forward(self, image: Tensor, theta: Tensor) -> Tensor:
         normalize = None if self.mean is None or self.std is None else (self.mean, self.std)
@@ -122,10 +136,9 @@ class STN(nn.Module):
         sample: how the image is sampled; default ``AffineSample()``.
 
     Raises:
-        ValueError: bound is not between 0 and 1, or localisation does not end in an ``nn.Linear`` of 6 K outputs.
+        ValueError: bound is not between 0 and 1, or localisation does not end in an ``nn.Linear`` of 6 K outputs, or
+            that one's weight is lazy, or normalised by a parametrization.
     """
-
-    identity: Tensor
 
     def __init__(self, localisation: nn.Module, bound: float = 0.25, sample: AffineSample | None = None) -> None:
         super().__init__()
@@ -134,19 +147,22 @@ class STN(nn.Module):
         last: nn.Linear | None = None
         for module in localisation.modules():
             last = module if isinstance(module, nn.Linear) else last
-        if last is None or last.out_features % 6 != 0:
+        if last is None or last.out_features == 0 or last.out_features % 6 != 0:
             raise ValueError(f"STN: localisation must end in an nn.Linear of 6 outputs for each map, ends in {last}")
+        if type(last.weight) is not nn.Parameter:
+            raise ValueError(
+                f"STN: the weight of the last nn.Linear must be a plain parameter, to begin at zero: {last}"
+            )
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         self.localisation, self.bound, self.maps = localisation, bound, last.out_features // 6
         self.sample = AffineSample() if sample is None else sample
-        self.register_buffer("identity", torch.eye(2), persistent=False)
 
     def theta(self, image: Tensor) -> Tensor:
         """(B, 2, 3) maps of images (B, channels, H, W), or (B, K, 2, 3) where the network gives K > 1."""
         raw = self.localisation(image).unflatten(-1, (self.maps, 2, 3)).tanh()
         q = math.sqrt(self.bound)
-        linear = self.identity + (1 / q - 1) / 2 * raw[..., :2]
+        linear = torch.eye(2, dtype=raw.dtype, device=raw.device) + (1 / q - 1) / 2 * raw[..., :2]
         translation = (1 - q * linear.abs().sum(-1, keepdim=True)) * raw[..., 2:]
         theta = torch.cat([linear, translation], -1)
         return theta if self.maps > 1 else theta.squeeze(1)

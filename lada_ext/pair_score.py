@@ -7,12 +7,12 @@ pairs of a pool, which the paper approximates by one random matching, can be com
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lada_ext._library import check_tensor, forbid_double_backward, register_fake, score_dtype
+from lada_ext._library import check_tensor, for_each, register_fake, score_dtype
 from lada_ext._vmap import register_folded
 
 
@@ -21,7 +21,7 @@ def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float =
 
     Args:
         logits_a: (P, C) logits of x_i, in float64, float32, float16 or bfloat16.
-        logits_b: (P, C) logits of x'_i, same dtype.
+        logits_b: (P, C) logits of x'_i, same dtype. Under autocast the widest of the three is taken.
         mixed: (P, N, C) logits of the N mixed instances of each pair, same dtype, N >= 1.
         gamma: weight of the look-ahead term.
         score: "entropy" (bits) or "variation_ratio".
@@ -54,6 +54,7 @@ def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float =
         ValueError: a shape is wrong, or `score` is unknown, or on the CPU a pair names no row (the first is named). On
             CUDA such a pair is NaN; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
+    check_tensor("indexed_pair_score", "pairs", pairs)
     return torch.ops.lada_ext.indexed_pair_score(own, pairs, mixed, gamma, score)
 
 
@@ -74,7 +75,7 @@ def mixed_pair_score(
     Args:
         logits: (M, C) logits of the pool, in float64, float32, float16 or bfloat16.
         pairs: (P, 2) int64, rows of `logits`.
-        tau: (P,) concentrations, positive, or one number for all pairs.
+        tau: (P,) or (P, 1) concentrations, positive, or one number for all pairs.
         n: number of draws for each pair, N >= 1.
         key: int64[2] from `make_key`, on the device of logits.
         gamma: weight of the look-ahead term.
@@ -92,9 +93,9 @@ def mixed_pair_score(
     """
     check_tensor("mixed_pair_score", "logits", logits)
     check_tensor("mixed_pair_score", "pairs", pairs)
-    if not isinstance(tau, Tensor):
-        tau = torch.full(pairs.shape[:1], float(tau), dtype=score_dtype(logits), device=logits.device)
-    return torch.ops.lada_ext.mixed_pair_score(logits, pairs, tau, n, key, gamma, score, index)
+    check_tensor("mixed_pair_score", "key", key)
+    taus = for_each("mixed_pair_score", tau, pairs.shape[0] if pairs.dim() else 1, score_dtype(logits), logits.device)
+    return torch.ops.lada_ext.mixed_pair_score(logits, pairs, taus, n, key, gamma, score, index)
 
 
 def beta_nodes(tau: float, n: int) -> tuple[Tensor, Tensor]:
@@ -118,9 +119,10 @@ def beta_nodes(tau: float, n: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"beta_nodes: tau must lie in [1e-12, 1e150], got {tau}")
     if n < 1:
         raise ValueError(f"beta_nodes: n must be at least 1, got {n}")
-    k = torch.arange(2, max(2, n), dtype=torch.float64)
+    k = torch.arange(2, max(2, n), dtype=torch.float64, device="cpu")
     squares = k * (k + 2 * tau - 2) / ((2 * k + 2 * tau - 3) * (2 * k + 2 * tau - 1))
-    off_diagonal = torch.cat([torch.tensor([1 / (2 * tau + 1)], dtype=torch.float64)[: n - 1], squares]).sqrt()
+    first = torch.tensor([1 / (2 * tau + 1)], dtype=torch.float64, device="cpu")[: n - 1]
+    off_diagonal = torch.cat([first, squares]).sqrt()
     x, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
     weights = vectors[0] ** 2
     nodes, weights = (1 + (x - x.flip(0)) / 2) / 2, weights + weights.flip(0)
@@ -177,6 +179,9 @@ def top_pairs(
         TypeError: `logits` is not of a floating dtype.
         ValueError: there are fewer than k pairs, or an option is wrong.
     """
+    check_tensor("top_pairs", "logits", logits)
+    if nodes is not None and len(nodes) != 2:
+        raise ValueError(f"top_pairs: nodes must be (lam, weights), got {len(nodes)} of them")
     lam, weights = beta_nodes(float(tau), n_nodes) if nodes is None else _symmetric(*nodes)
     scores, pairs, evaluated = torch.ops.lada_ext.top_pairs(
         logits.detach(), k, lam, weights, gamma, score, disjoint, prune
@@ -262,28 +267,15 @@ def _(
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((logits, tau), needed, strict=True))
 
 
-@torch.library.register_fake("lada_ext::top_pairs")
+@torch.library.register_fake("lada_ext::top_pairs")  # not our own: nodes are on the CPU wherever the logits are
 def _(
     logits: Tensor, k: int, nodes: Tensor, weights: Tensor, gamma: float, score: str, disjoint: bool, prune: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    del nodes, weights, gamma, score, disjoint, prune
+    del gamma, score, disjoint, prune
+    if not logits.is_meta and (nodes.is_meta or weights.is_meta):
+        raise RuntimeError(f"top_pairs: nodes must be on the CPU, got meta, with logits on {logits.device}")
     scores = logits.new_empty((k,), dtype=score_dtype(logits))
     return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.int64)
 
 
-def _save_indexed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    *tensors, ctx.gamma, ctx.score = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _indexed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
-    grads = torch.ops.lada_ext.indexed_pair_score_backward(grad, *ctx.saved_tensors, ctx.gamma, ctx.score, needed)
-    to_own, to_mixed = (g if need else None for g, need in zip(grads, needed, strict=True))
-    return to_own, None, to_mixed, None, None
-
-
 register_folded("pair_score", tensors=3)
-torch.library.register_autograd("lada_ext::indexed_pair_score", _indexed_backward, setup_context=_save_indexed)
-forbid_double_backward("lada_ext::indexed_pair_score_backward")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 
@@ -160,7 +161,28 @@ def beta_sample(
     else:  # dx/dtau at fixed U and V
         z = minus_log_u / tau.detach()
         slope = -torch.tanh(x / 2) * z / -torch.expm1(-z) / tau.detach()
-    return (x + (tau - tau.detach()) * slope).sigmoid()
+    return _WithSlope.apply(tau.expand_as(x), x, slope).sigmoid()
+
+
+class _WithSlope(torch.autograd.Function):
+    """x, whose derivative to tau is `slope`; that has none of its own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tau: Tensor, x: Tensor, slope: Tensor) -> Tensor:
+        del tau, slope
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.saved_tensors[0], None, None
 
 
 def mixtures(a: Tensor, b: Tensor, lam: Tensor) -> Tensor:

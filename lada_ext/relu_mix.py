@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._library import register_fake, score_dtype
-from lada_ext._vmap import Dims, fold, one_by_one, unfold
+from lada_ext._vmap import Dims, fold, one_by_one, pairs_of, unfold
 
 _op = torch.ops.lada_ext.relu_mix_logits
 
@@ -54,7 +54,7 @@ def _vmap(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
     if any(dim is not None for dim in dims[3:]):
         return one_by_one(_op, info.batch_size, dims, args)
     pairs = (fold(value, dim, info.batch_size) for value, dim in zip(args[:3], dims[:3], strict=True))
-    return unfold(_op(*pairs, *args[3:]), info.batch_size)
+    return unfold(_op(*pairs, *args[3:]), info.batch_size, pairs_of(args[0], dims[0]))
 
 
 torch.library.register_vmap("lada_ext::relu_mix_logits", _vmap)

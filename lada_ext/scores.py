@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lada_ext._library import register_fake, score_dtype
+from lada_ext._library import check_tensor, register_fake, score_dtype
 from lada_ext._vmap import register_rows
 
 
@@ -87,6 +87,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         TypeError: `scores` is not of a floating dtype.
         ValueError: `scores` is not of shape (M,), or k is not in 0..M.
     """
+    check_tensor("top_k", "scores", scores)
     values, indices = torch.ops.lada_ext.top_k(scores.detach(), k)
     return values, indices
 
@@ -115,6 +116,9 @@ def topk_scores(chunks: Iterable[Tensor], k: int, score: str = "entropy") -> tup
     seen = 0
     values, indices = torch.empty(0), torch.empty(0, dtype=torch.int64)
     for chunk in chunks:
+        check_tensor("topk_scores", "a chunk", chunk)
+        if chunk.dim() != (expected := 3 if score == "bald" else 2):
+            raise ValueError(f"topk_scores: a chunk must have {expected} axes, got shape {tuple(chunk.shape)}")
         scores = SCORES[score](chunk.detach())
         best, places = top_k(scores, min(k, scores.shape[0]))
         if seen:  # what is held comes first, and wins ties, as its indices are smaller

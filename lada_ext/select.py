@@ -6,12 +6,10 @@ ago is an upper bound, and a row is looked at again only when its bound says tha
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lada_ext._library import check_tensor, forbid_double_backward, register_fake, score_dtype
+from lada_ext._library import check_tensor, register_fake, score_dtype
 
 
 def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
@@ -107,17 +105,3 @@ def _(logits: Tensor) -> Tensor:
 def _(grad: Tensor, logits: Tensor) -> Tensor:
     del grad
     return logits.new_empty(logits.shape)
-
-
-def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-    del output
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> Tensor:
-    (logits,) = ctx.saved_tensors
-    return torch.ops.lada_ext.consistency_variance_backward(grad, logits)
-
-
-torch.library.register_autograd("lada_ext::consistency_variance", _backward, setup_context=_save)
-forbid_double_backward("lada_ext::consistency_variance_backward")

@@ -116,6 +116,10 @@ class TestStn:
             STN(nn.Sequential(nn.Flatten(), nn.Linear(4, 5)))
         with pytest.raises(ValueError, match="ends in None"):
             STN(nn.Flatten())
+        normalised = nn.utils.parametrizations.weight_norm(nn.Linear(4, 6))
+        for last in (normalised, nn.LazyLinear(6)):
+            with pytest.raises(ValueError, match=r"last nn\.Linear .* plain parameter"):
+                STN(nn.Sequential(nn.Flatten(), last))
 
 
 class TestAffineSample:
@@ -128,5 +132,15 @@ class TestAffineSample:
         assert "bicubic" in repr(layer)
 
     def test_statistics_move_along(self) -> None:
-        layer = AffineSample(normalize=([0.2], [0.4])).double()
-        assert layer.mean.dtype == torch.float64
+        layer = AffineSample(normalize=([0.2], torch.tensor([0.4], dtype=torch.float64))).double()
+        assert layer.mean.dtype == layer.std.dtype == torch.float64
+        assert (layer.mean.item(), layer.std.item()) == (0.2, 0.4)
+
+    def test_statistics_are_not_lost(self) -> None:
+        """In half precision they would be rounded, and without memory forgotten."""
+        expected = AffineSample(normalize=([0.1307], [0.3081]))
+        with torch.device("meta"):
+            empty = AffineSample(normalize=([0.1307], [0.3081]))
+        for layer in (AffineSample(normalize=([0.1307], [0.3081])).half(), empty.to_empty(device="cpu")):
+            assert torch.equal(layer.mean, expected.mean)
+            assert torch.equal(layer.std, expected.std)

@@ -535,6 +535,48 @@ def test_vmap_is_a_loop(mapped: str) -> None:
             torch.testing.assert_close(got, want.expand_as(got), rtol=0, atol=0)
 
 
+def test_vmap_over_nothing() -> None:
+    h, tau, key, pairs = torch.rand(3, 5), torch.rand(3), lada_ext.make_key(1), torch.tensor([[0, 1], [2, 0]])
+    no_keys = torch.zeros(0, 2, dtype=torch.int64)
+    assert torch.vmap(lambda t: lada_ext.beta_sample(t, 4, key))(torch.rand(0, 3)).shape == (0, 3, 4)
+    assert torch.vmap(lambda k: lada_ext.beta_sample(tau, 4, k))(no_keys).shape == (0, 3, 4)
+    for k in (key, no_keys):
+        mapped = (0, None) if k is key else (None, 0)
+        maps = torch.rand(0, 3, 5) if k is key else h
+        mixed, lam = torch.vmap(lambda h, k: lada_ext.beta_mix(h, h, tau, 4, k), mapped)(maps, k)
+        assert (mixed.shape, lam.shape) == ((0, 3, 4, 5), (0, 3, 4))
+        mixed, lam = torch.vmap(lambda h, k: lada_ext.beta_mix_pairs(h, pairs, tau[:2], 4, k), mapped)(maps, k)
+        assert (mixed.shape, lam.shape) == ((0, 2, 4, 5), (0, 2, 4))
+
+
+def test_out_tensors_may_not_overlap() -> None:
+    h, memory = torch.rand(4, 3), torch.empty(24)
+    with pytest.raises(RuntimeError, match="(?i)overlap|memory location"):
+        lada_ext.beta_mix(h, h, 0.4, 2, lada_ext.make_key(1), out=(memory.view(4, 2, 3), memory[:8].view(4, 2)))
+
+
+def test_ends_and_keys_that_are_no_tensors_are_named() -> None:
+    h, key = torch.rand(4, 3, requires_grad=True), lada_ext.make_key(1)
+    for call, message in (
+        (lambda: lada_ext.beta_mix(h, None, 0.4, 2, key), "beta_mix: b must be a tensor, got None"),
+        (lambda: lada_ext.beta_mix(h, h, None, 2, key), "beta_mix: tau must be a tensor or a number, got NoneType"),
+        (lambda: lada_ext.beta_mix(h, h, 0.4, 2, None), "beta_mix: key must be a tensor, got NoneType"),
+        (lambda: lada_ext.beta_mix_pairs(h, None, 0.4, 2, key), "beta_mix_pairs: pairs must be a tensor, got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_the_reference_has_no_second_derivative_to_tau() -> None:
+    """It would be another number than the derivative of the first one."""
+    tau = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    for grad in ("implicit", "pathwise"):
+        lam = reference.beta_sample(tau, 1, lada_ext.make_key(1), grad=grad)
+        (first,) = torch.autograd.grad(lam.sum(), tau, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            first.sum().backward()
+
+
 def test_gradient_through_vmap() -> None:
     a, b = torch.randn(2, 4, 3, 5, generator=generator("vmap"))
     tau, key = torch.rand(4, 3, generator=generator("tau")) + 0.1, lada_ext.make_key(2)

@@ -244,10 +244,7 @@ def test_compile_with_inductor_and_a_changing_batch() -> None:
         torch.testing.assert_close(raw.grad, again.grad)
 
 
-IN_CPP = [op for op in OPS if op not in ("consistency_variance", "indexed_pair_score")]
-
-
-@pytest.mark.parametrize("op", IN_CPP)
+@pytest.mark.parametrize("op", OPS)
 def test_forward_mode_is_refused(op: str) -> None:
     """A tangent that is not asked after would be lost without a word."""
     arguments = arguments_of(op, next(iter(OPS[op][0])), torch.float32)

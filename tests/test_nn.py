@@ -51,8 +51,24 @@ class TestBetaMix:
         assert layer.state_dict() == {}
         assert repr(layer) == "BetaMix(tau=2, samples=None, grad='implicit')"
 
+    @pytest.mark.parametrize("learn", [False, True])
+    def test_it_can_be_made_without_memory(self, learn: bool) -> None:
+        """As frameworks do that divide a model over devices: on the meta device, then with memory, then filled."""
+        with torch.device("meta"):
+            layer = BetaMix(0.4, learn=learn)
+        layer.to_empty(device="cpu")
+        layer.reset_parameters()
+        h, pairs, key = torch.randn(3, 5), torch.tensor([[0, 1], [2, 0]]), lada_ext.make_key(1)
+        assert torch.equal(layer(h, pairs, key)[1], BetaMix(0.4, learn=learn)(h, pairs, key)[1])
+
+    def test_weights_of_a_fixed_tau_are_plain_numbers(self) -> None:
+        """Also where features have a gradient: keeping lam keeps no graph."""
+        mixed, lam, _ = BetaMix(0.4)(torch.randn(4, 3, requires_grad=True))
+        assert mixed.requires_grad
+        assert not lam.requires_grad
+
     def test_it_can_be_looked_at_without_memory(self) -> None:
-        assert "tau=?" in repr(lada_ext.nn.BetaMix(0.4).to("meta"))
+        assert "tau=0.4" in repr(lada_ext.nn.BetaMix(0.4, learn=True).to("meta"))
 
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match="BetaMix: samples must be at least 1, or None, got 0"):

@@ -161,6 +161,40 @@ def test_beta_nodes_are_those_of_scipy(tau: float) -> None:
     torch.testing.assert_close(weights, torch.from_numpy(w / w.sum()), rtol=1e-10, atol=1e-13)
 
 
+def test_nodes_are_on_the_cpu_whatever_the_default_device() -> None:
+    logits = torch.randn(16, 4, generator=generator("default"))
+    expected = lada_ext.top_pairs(logits, 3)
+    with torch.device("meta"):
+        found = lada_ext.top_pairs(logits, 3)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pairs, expected.pairs)
+    with pytest.raises(RuntimeError, match="top_pairs: nodes must be on the CPU, got meta"):
+        torch.ops.lada_ext.top_pairs(logits, 3, *torch.rand(2, 5, device="meta"), 1.0, "entropy", False, True)
+
+
+def test_top_pairs_names_what_is_wrong() -> None:
+    with pytest.raises(TypeError, match="top_pairs: logits must be a tensor, got list"):
+        lada_ext.top_pairs([[0.0, 1.0]], 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"top_pairs: nodes must be \(lam, weights\), got 1 of them"):
+        lada_ext.top_pairs(torch.rand(4, 3), 1, nodes=(torch.rand(1),))  # type: ignore[arg-type]
+
+
+def test_one_tau_for_all_mixed_pairs() -> None:
+    logits, pairs, key = (
+        torch.randn(6, 4, generator=generator("tau")),
+        torch.tensor([[0, 1], [4, 2]]),
+        lada_ext.make_key(1),
+    )
+    expected = lada_ext.mixed_pair_score(logits, pairs, 0.4, 3, key)
+    for tau in (torch.tensor(0.4), torch.full((2, 1), 0.4)):
+        tau.requires_grad_()
+        scores = lada_ext.mixed_pair_score(logits, pairs, tau, 3, key)
+        assert torch.equal(scores, expected)
+        scores.sum().backward()
+        assert tau.grad is not None
+        assert tau.grad.shape == tau.shape
+
+
 def test_beta_nodes_refuse() -> None:
     for tau in (0.0, -1.0, 1e-17, 1e300, math.inf, math.nan):
         with pytest.raises(ValueError, match=r"beta_nodes: tau must lie in \[1e-12, 1e150\], got"):

@@ -328,6 +328,23 @@ def test_vmap_of_pair_score(device: str) -> None:
     assert torch.equal(torch.vmap(lada_ext.pair_score, (0, None, 1))(a, b[1], mixed), expected)
 
 
+def test_pair_score_takes_the_widest_type_under_autocast(device: str) -> None:
+    a, b = torch.randn(2, 4, 5, generator=generator("autocast")).to(device)
+    mixed = torch.randn(4, 2, 5, generator=generator("mixed")).to(device).bfloat16()
+    expected = lada_ext.pair_score(a, b.bfloat16().float(), mixed.float())
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert torch.equal(lada_ext.pair_score(a, b.bfloat16(), mixed), expected)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    with pytest.raises(TypeError, match="top_k: scores must be a tensor, got list"):
+        lada_ext.top_k([1.0, 2.0], 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"topk_scores: a chunk must have 2 axes, got shape \(3,\)"):
+        lada_ext.topk_scores(torch.rand(4, 3), 1)
+    with pytest.raises(TypeError, match="pair_score: logits_b must be a tensor, got None"):
+        lada_ext.pair_score(torch.rand(2, 3, requires_grad=True), None, torch.rand(2, 1, 3))  # type: ignore[arg-type]
+
+
 def test_second_derivatives_are_refused() -> None:
     logits = torch.randn(3, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(lada_ext.entropy(logits).sum(), logits, create_graph=True)

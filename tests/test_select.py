@@ -304,3 +304,15 @@ def test_rows_of_logits_without_a_softmax_are_named(row: list[float]) -> None:
     logits[3] = torch.tensor(row)
     with pytest.raises(ValueError, match=r"badge_select: the softmax residual of logits\[3\] must have a finite"):
         lada_ext.badge_select(pool(5, 3), logits, 2, lada_ext.make_key(0))
+
+
+def test_selections_take_the_wider_type_under_autocast(device: str) -> None:
+    """A layer normalisation gives float32 there, and a linear layer half precision."""
+    g = generator("autocast")
+    features, logits, centers = (torch.randn(shape, generator=g).to(device) for shape in ((20, 6), (20, 4), (3, 6)))
+    halves, key = (logits.bfloat16(), centers.bfloat16()), lada_ext.make_key(1, device)
+    picked = lada_ext.badge_select(features, halves[0].float(), 5, key)
+    spread = lada_ext.k_center_greedy(features, halves[1].float(), 5)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert torch.equal(lada_ext.badge_select(features, halves[0], 5, key), picked)
+        assert torch.equal(lada_ext.k_center_greedy(features, halves[1], 5), spread)

@@ -188,8 +188,7 @@ std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad
 }
 
 void check_whole_numbers(const at::Tensor& tensor, const at::Tensor& images, const char* op, const char* name) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
-                   tensor.scalar_type());
+  check_is_int64(tensor, op, name);
   TORCH_CHECK(tensor.device() == images.device(), op, ": ", name, " must be on the device of images (", images.device(),
               "), got ", tensor.device());
 }

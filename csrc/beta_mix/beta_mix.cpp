@@ -57,8 +57,7 @@ void check_values(const at::Tensor& tau, bool is_log, const char* op) {
 }
 
 void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& tau) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
-                   tensor.scalar_type());
+  check_is_int64(tensor, op, name);
   check_shape(tensor, op, name, {size});
   TORCH_CHECK(tensor.device() == tau.device(), op, ": ", name, " must be on the device of tau (", tau.device(),
               "), got ", tensor.device());
@@ -188,7 +187,7 @@ void check_each_number(const at::Tensor& pairs, int64_t rows, const char* op) {
 
 EndTensors ends_of_pairs(const at::Tensor& h, const at::Tensor& pairs, const at::Tensor& tau, const char* op) {
   check_rows(h, tau, op, "h", "(M, ...)");
-  TORCH_CHECK_TYPE(pairs.scalar_type() == at::kLong, op, ": pairs must have dtype int64, got ", pairs.scalar_type());
+  check_is_int64(pairs, op, "pairs");
   TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, op, ": pairs must have shape (P, 2), got ", pairs.sizes());
   TORCH_CHECK(pairs.device() == h.device(), op, ": pairs must be on the device of h (", h.device(), "), got ",
               pairs.device());
@@ -238,6 +237,7 @@ void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mix
   check_out(lam, op, "lam", {pairs, n}, source.tau.scalar_type(), meta({pairs, n}));
   for (const auto* out : {&mixed, &lam})
     for (const auto* in : {&ends.a, &ends.b, &source.tau}) at::assert_no_overlap(*out, *in);
+  at::assert_no_overlap(mixed, lam);
   // what has saved them for a gradient is told
   for (const auto* out : {&mixed, &lam}) out->unsafeGetTensorImpl()->bump_version();
   mix_into(ends, source, mixed, lam);

@@ -53,7 +53,18 @@ void run(const at::Tensor& tensor, void (*cpu)(const Arguments&, int),
 #endif
 }
 
+inline void check_defined(const at::Tensor& tensor, const char* op, const char* name) {
+  TORCH_CHECK_TYPE(tensor.defined(), op, ": ", name, " must be a tensor, got None");
+}
+
+inline void check_is_int64(const at::Tensor& tensor, const char* op, const char* name) {
+  check_defined(tensor, op, name);
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
+                   tensor.scalar_type());
+}
+
 inline void check_floating(const at::Tensor& tensor, const char* op, const char* name) {
+  check_defined(tensor, op, name);
   const auto type = tensor.scalar_type();
   TORCH_CHECK_TYPE(type == at::kDouble || type == at::kFloat || type == at::kHalf || type == at::kBFloat16, op, ": ",
                    name, " must have dtype float64, float32, float16 or bfloat16, got ", type);
@@ -61,6 +72,7 @@ inline void check_floating(const at::Tensor& tensor, const char* op, const char*
 
 inline void check_same(const at::Tensor& tensor, const char* op, const char* name, const at::Tensor& other,
                        const char* other_name) {
+  check_defined(tensor, op, name);
   TORCH_CHECK(tensor.device() == other.device(), op, ": ", name, " must be on the device of ", other_name, " (",
               other.device(), "), got ", tensor.device());
   TORCH_CHECK_TYPE(tensor.scalar_type() == other.scalar_type(), op, ": ", name, " must have the dtype of ", other_name,

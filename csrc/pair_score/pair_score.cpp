@@ -143,8 +143,7 @@ struct MixedPairs {
 };
 
 void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& logits) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ",
-                   tensor.scalar_type());
+  check_is_int64(tensor, op, name);
   check_shape(tensor, op, name, {size});
   TORCH_CHECK(tensor.device() == logits.device(), op, ": ", name, " must be on the device of logits (", logits.device(),
               "), got ", tensor.device());

@@ -9,7 +9,7 @@ namespace lada {
 
 // pairs: (P, 2) int64, rows of `pool` along its first axis.
 inline void check_pairs(const at::Tensor& pairs, const char* op, const at::Tensor& pool, const char* pool_name) {
-  TORCH_CHECK_TYPE(pairs.scalar_type() == at::kLong, op, ": pairs must have dtype int64, got ", pairs.scalar_type());
+  check_is_int64(pairs, op, "pairs");
   TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, op, ": pairs must have shape (P, 2), got ", pairs.sizes());
   TORCH_CHECK(pairs.device() == pool.device(), op, ": pairs must be on the device of ", pool_name, " (", pool.device(),
               "), got ", pairs.device());

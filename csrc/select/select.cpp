@@ -79,7 +79,7 @@ at::Tensor badge_select(const at::Tensor& features, const at::Tensor& logits, in
                     ": logits must have shape (M, C) with M = ", features.size(0), " and at least one class, got ",
                     logits.sizes());
   check_count(k, features.size(0), 0, op);
-  TORCH_CHECK_TYPE(key.scalar_type() == at::kLong, op, ": key must have dtype int64, got ", key.scalar_type());
+  check_is_int64(key, op, "key");
   check_shape(key, op, "key", {2});
   TORCH_CHECK(key.device() == features.device(), op, ": key must be on the device of features (", features.device(),
               "), got ", key.device());

@@ -32,7 +32,7 @@ void check_classes(const at::Tensor& y, int64_t classes, const char* op, const c
 }
 
 at::Tensor checked(const at::Tensor& y, const at::Tensor& lam, int64_t classes, const char* op, const char* name) {
-  TORCH_CHECK_TYPE(y.scalar_type() == at::kLong, op, ": ", name, " must have dtype int64, got ", y.scalar_type());
+  check_is_int64(y, op, name);
   check_shape(y, op, name, lam.sizes().slice(0, 1));
   TORCH_CHECK(y.device() == lam.device(), op, ": ", name, " must be on the device of lam (", lam.device(), "), got ",
               y.device());
