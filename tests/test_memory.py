@@ -28,6 +28,21 @@ for mib in (40, 52, 81, 105, 33):
     large(mib)
 print(resident_mib() - before)
 """
+# Two threads want more scratch memory than there is left.
+TOO_LITTLE = """
+import resource
+import torch
+import lada_ext
+torch.set_num_threads(2)
+logits = torch.randn(1, 64, 1_000_000)
+lada_ext.consistency_variance(torch.randn(1, 4000, 100))  # begins the threads
+size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 8 * 2**20,) * 2)
+try:
+    lada_ext.consistency_variance(logits)
+except MemoryError:
+    print("told")
+"""
 
 
 def large(mib: int = 24, value: float = 1.0) -> Tensor:
@@ -142,3 +157,8 @@ def test_more_than_there_is_is_an_error() -> None:
     row = torch.ones(1, 1 << 20)
     with pytest.raises(RuntimeError, match="cannot allocate"):
         lada_ext.beta_mix(row, row, 1.0, 1 << 26, lada_ext.make_key(0))
+
+
+def test_too_little_memory_in_a_thread_is_an_error_and_not_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", TOO_LITTLE], capture_output=True, text=True)
+    assert done.stdout == "told\n", done.stderr

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 
 #include "dtype.h"
 #include "math.h"
@@ -40,6 +41,27 @@ void dispatch(DType dtype, F&& f) {
   }
 }
 
+// What a body throws (std::bad_alloc) must not leave a region of OpenMP, which would end the process: the first is kept
+// and thrown behind it.
+class FirstError {
+ public:
+  template <class F>
+  void guard(const F& f) noexcept {
+    try {
+      f();
+    } catch (...) {
+#pragma omp critical(lada_first_error)
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::exception_ptr error_;
+};
+
 // body(begin, end) over [0, count) in contiguous parts, at most `threads` of them. `cost` is what one item costs, in
 // elements read or written; parts too small to pay for a thread are not split off.
 template <class Body>
@@ -50,8 +72,11 @@ void parallel_for(int64_t count, int64_t cost, int threads, const Body& body) {
     if (count > 0) body(int64_t{0}, count);
     return;
   }
+  FirstError error;
 #pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static, 1)
-  for (int64_t part = 0; part < parts; ++part) body(part * count / parts, (part + 1) * count / parts);
+  for (int64_t part = 0; part < parts; ++part)
+    error.guard([&] { body(part * count / parts, (part + 1) * count / parts); });
+  error.rethrow();
 }
 
 // The same in several parts a thread, each taken by the thread that is free first: a thread that wakes late or shares
@@ -65,8 +90,11 @@ void balanced_for(int64_t count, int64_t cost, int threads, const Body& body) {
     if (count > 0) body(int64_t{0}, count);
     return;
   }
+  FirstError error;
 #pragma omp parallel for num_threads(static_cast<int>(std::min<int64_t>(threads, parts))) schedule(dynamic, 1)
-  for (int64_t part = 0; part < parts; ++part) body(part * count / parts, (part + 1) * count / parts);
+  for (int64_t part = 0; part < parts; ++part)
+    error.guard([&] { body(part * count / parts, (part + 1) * count / parts); });
+  error.rethrow();
 }
 
 }  // namespace lada::cpu

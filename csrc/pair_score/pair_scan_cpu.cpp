@@ -167,8 +167,10 @@ void scan_pairs(const PairScan& k, int threads) {
   std::vector<Search<kScore, A>> searches;
   searches.reserve(static_cast<size_t>(parts));
   for (int64_t part = 0; part < parts; ++part) searches.emplace_back(k, part, parts);
+  FirstError error;
 #pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static, 1) if (parts > 1)
-  for (int64_t part = 0; part < parts; ++part) searches[static_cast<size_t>(part)].run();
+  for (int64_t part = 0; part < parts; ++part) error.guard([&] { searches[static_cast<size_t>(part)].run(); });
+  error.rethrow();
   for (const auto& search : searches) {
     *k.evaluated += search.evaluated;
     for (const RankedPair<A>& pair : search.held) {

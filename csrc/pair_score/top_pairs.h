@@ -174,7 +174,7 @@ void check_inputs(const at::Tensor& logits, int64_t k, const at::Tensor& nodes, 
   check_floating(logits, kOp, "logits");
   TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1, kOp,
                     ": logits must have shape (M, C) with at least one class, got ", logits.sizes());
-  const int64_t rows = logits.size(0), most = disjoint ? rows / 2 : rows * (rows - 1) / 2;
+  const int64_t rows = logits.size(0), half = rows / 2, most = disjoint ? half : (rows - 1 + rows % 2) * half;
   TORCH_CHECK_VALUE(k >= 0 && k <= most, kOp, ": k must lie between 0 and the number of ", disjoint ? "disjoint " : "",
                     "pairs of M = ", rows, " rows, ", most, ", got ", k);
   TORCH_CHECK_VALUE(nodes.dim() == 1 && nodes.size(0) >= 1, kOp, ": nodes must have shape (n,) with n >= 1, got ",

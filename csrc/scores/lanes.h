@@ -299,6 +299,28 @@ LADA_HD void gradient_of_tile(A* tile, const A* exps, int64_t classes, const Lan
   }
 }
 
+// sum_j term(j) over a long row, in many partial sums and in chunks, so that its error depends neither on the vectors
+// that a compiler makes of it nor, much, on the length. The term is a lambda marked LADA_TERM.
+#define LADA_TERM __attribute__((always_inline))
+
+template <class A, class Term>
+LADA_HD A sum_of_terms(int64_t count, const Term& term) {
+  constexpr int64_t kSums = 32, kChunk = 2048;
+  A total = 0;
+  for (int64_t begin = 0; begin < count; begin += kChunk) {
+    const int64_t end = std::min(begin + kChunk, count);
+    A sums[kSums] = {}, sum = 0;
+    int64_t j = begin;
+    for (; j + kSums <= end; j += kSums) {
+      LADA_SIMD for (int64_t i = 0; i < kSums; ++i) sums[i] += term(j + i);
+    }
+    for (; j < end; ++j) sums[j % kSums] += term(j);
+    for (int64_t i = 0; i < kSums; ++i) sum += sums[i];
+    total += sum;
+  }
+  return total;
+}
+
 // The largest and the second largest of a chunk of a row.
 template <Score kScore, class A>
 LADA_HD RowStats<A> largest_of(const A* z, int64_t size) {

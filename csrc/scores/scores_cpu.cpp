@@ -223,10 +223,7 @@ LADA_CLONES A add_pass_of_row(const A* z, int64_t classes, A share, A* mean) {
 
 template <class A>
 LADA_CLONES A entropy_of_mean_row(const A* mean, int64_t classes) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < classes; ++j) sum -= mean[j] * log_of_probability(mean[j]);
-  return sum;
+  return -sum_of_terms<A>(classes, [=](int64_t j) LADA_TERM { return mean[j] * log_of_probability(mean[j]); });
 }
 
 template <class T, class A>
@@ -323,9 +320,8 @@ template <class A>
 LADA_CLONES void bald_gradient_of_row(const A* z, int64_t classes, const A* log_mean, A factor, A* out) {
   const RowStats<A> s = stats_of_row<Score::kEntropy>(z, classes);
   const A inverse = 1 / sum_of(s), max = s.max, scale = factor * inverse;
-  A cross = 0;
-#pragma omp simd reduction(+ : cross)
-  for (int64_t j = 0; j < classes; ++j) cross += inverse * exp_negative(below_max(z[j], max)) * log_mean[j];
+  const A cross = sum_of_terms<A>(
+      classes, [=](int64_t j) LADA_TERM { return inverse * exp_negative(below_max(z[j], max)) * log_mean[j]; });
   const A offset = cross - s.weighted * inverse;
   LADA_SIMD for (int64_t j = 0; j < classes; ++j) {
     const A d = below_max(z[j], max);

@@ -81,18 +81,13 @@ LADA_CLONES void add_row(const A* p, int64_t classes, A weight, A* mean, A* squa
 
 template <class A>
 LADA_CLONES void gradient_of_row(A* p, int64_t classes, const A* mean, A factor) {
-  A pull = 0;
-#pragma omp simd reduction(+ : pull)
-  for (int64_t j = 0; j < classes; ++j) pull += p[j] * (p[j] - mean[j]);
+  const A pull = sum_of_terms<A>(classes, [=](int64_t j) LADA_TERM { return p[j] * (p[j] - mean[j]); });
   LADA_SIMD for (int64_t j = 0; j < classes; ++j) p[j] = factor * p[j] * (p[j] - mean[j] - pull);
 }
 
 template <class A>
 LADA_CLONES A sum_of_row(const A* values, int64_t classes) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < classes; ++j) sum += values[j];
-  return sum;
+  return sum_of_terms<A>(classes, [=](int64_t j) LADA_TERM { return values[j]; });
 }
 
 // The moments over all views of some rows, which are few enough for the lanes, or one.
