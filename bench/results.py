@@ -92,6 +92,9 @@ def write_csv(path: Path, table: Sequence[dict[str, str]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
+    """No lines where there is no file."""
+    if not path.exists():
+        return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -10,13 +10,13 @@ are no longer those of that run. What the verdicts do not say is written by hand
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import shutil
 import sys
 from pathlib import Path
 
 from bench.gpu.kernels import ROOT, Kernel, kernels
+from bench.results import read_csv
 
 RESULTS = ROOT / "bench" / "results" / "gpu"
 PAGE = ROOT / "docs" / "gpu-status.md"
@@ -45,13 +45,6 @@ and `python -m bench.gpu.status --add FOLDER` here.
 """
 
 
-def read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def render(results: Path = RESULTS, found: list[Kernel] | None = None) -> str:
     """The page, from the folders of results and the kernels that there are."""
     found = kernels() if found is None else found
@@ -69,7 +62,7 @@ def _latest(results: Path, kernel: Kernel) -> tuple[Row | None, Path]:
     rows = [
         (row, path.parent)
         for path in sorted(results.glob("*/kernels.csv"))
-        for row in read(path)
+        for row in read_csv(path)
         if row["kernel"] == kernel.name and row["ops"]
     ]
     return max(rows, key=lambda found: found[0]["date"], default=(None, results))
@@ -79,7 +72,7 @@ def _line(kernel: Kernel, row: Row | None, folder: Path) -> str:
     if row is None:
         return f"| `{kernel.name}` | not yet | | | |"
     commit = row["commit"] + ("" if row["sources"] == kernel.digest else "; changed since, so unverified")
-    speed = fraction_of_copy(kernel.name, read(folder / "bench.csv"))
+    speed = fraction_of_copy(kernel.name, read_csv(folder / "bench.csv"))
     return f"| `{kernel.name}` | {commit} | {row['device']} | {row['error'] or 'not measured'} | {speed} |"
 
 
@@ -99,7 +92,7 @@ def _checks(results: Path) -> str:
     lines = [
         f"| {folder.name} | {row['stage']}: {row['check']} | {verdict[row['passed']]} | {row['detail']} |"
         for folder in sorted(results.glob("*/"))
-        for row in read(folder / "checks.csv")
+        for row in read_csv(folder / "checks.csv")
         if row["stage"] == "build" or row["check"] != "build"
     ]
     notes = [path.read_text().strip() for path in sorted(results.glob("*/notes.md"))]
@@ -113,7 +106,7 @@ def add(folder: Path, results: Path = RESULTS) -> Path:
     Raises:
         ValueError: they are not of a GPU, or not of one commit, without changes beside it.
     """
-    rows = read(folder / "checks.csv")
+    rows = read_csv(folder / "checks.csv")
     origins = {(row["device"], row["commit"]) for row in rows}
     if len(origins) != 1:
         raise ValueError(f"{folder}/checks.csv must hold results of one GPU and one commit, got {sorted(origins)}")

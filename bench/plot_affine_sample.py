@@ -1,10 +1,11 @@
-"""Draws docs/images/affine-sample.png and docs/images/infostn.png.
+"""The pictures of docs/affine_sample.md: transforms of a digit, and what InfoSTN makes of digits.
 
-    python docs/affine_sample_pictures.py
+    python -m bench.plot_affine_sample
 
-The first shows transforms of one MNIST digit, from bytes. The second trains a classifier and its STN on 200 digits for
-two rounds (one round of plain training, one with virtual instances), learns InfoSTN on 300 unlabelled digits, and shows
-digits that were not among them: as they are, as the classifier's STN has them, and as InfoSTN's policy has them.
+writes docs/images/affine-sample.png and infostn.png. The first shows transforms of one MNIST digit, from bytes. The
+second trains a classifier and its STN on 200 digits for two rounds (one round of plain training, one with virtual
+instances), learns InfoSTN on 300 unlabelled digits, and shows digits that were not among them: as they are, as the
+classifier's STN has them, and as InfoSTN's policy has them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 import lada_ext
+from bench.results import ROOT
 
-FOLDER = Path(__file__).parent / "images"
+FOLDER = ROOT / "docs" / "images"
 LABELLED, CANDIDATES, SHOWN = 200, 300, 8
 
 
@@ -100,7 +102,7 @@ def infostn(digits: data.Dataset) -> dict[str, list[tuple[str, Tensor]]]:
     rows: dict[str, list[tuple[str, Tensor]]] = {"as it is": []}
     with frozen(net):
         policies = {"STN": f_aug.policy(view(seen), learn=False), "InfoSTN": f_aug.policy(view(seen), learn=True)}
-        now = lookahead.Round(2, config, keys, f_acq, f_aug, NoMeter(), Clock())
+        now = lookahead.Round(2, config, keys, f_acq, f_aug, NoMeter(), Clock(pool.device))
         lookahead.learn_policy(policies["InfoSTN"], [view(seen)], now)
         images = {"as it is": view(shown).image}
         for name, policy in policies.items():
