@@ -20,7 +20,8 @@ from bench.contenders import Make, as_double, compiled, forward_and_backward, op
 from bench.harness import Case
 from lada_ext import reference
 
-SIZES = [(256, 3, 32, 32), (256, 64, 32, 32), (32, 3, 224, 224)]
+Shape = tuple[int, ...]
+SIZES: list[Shape] = [(256, 3, 32, 32), (256, 64, 32, 32), (32, 3, 224, 224)]
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 FAMILY = "affine_sample"
 
@@ -42,13 +43,13 @@ def kornia_warp(image: Tensor, theta: Tensor) -> Tensor:
     return out
 
 
-def images(g: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(*shape, generator=g), torch.eye(2, 3) + 0.1 * torch.randn(shape[0], 2, 3, generator=g)
+def images(g: torch.Generator, shape: Shape) -> tuple[Tensor, Tensor]:
+    return torch.randn(shape, generator=g), torch.eye(2, 3) + 0.1 * torch.randn(shape[0], 2, 3, generator=g)
 
 
-def with_gradient(g: torch.Generator, shape: tuple[int, ...], *, image: bool) -> tuple[Tensor, ...]:
-    pixels, theta = images(g, *shape)
-    return pixels.requires_grad_(image), theta.requires_grad_(), torch.randn(*shape, generator=g)
+def with_gradient(g: torch.Generator, shape: Shape, *, image: bool) -> tuple[Tensor, ...]:
+    pixels, theta = images(g, shape)
+    return pixels.requires_grad_(image), theta.requires_grad_(), torch.randn(shape, generator=g)
 
 
 def normalized_eager(image: Tensor, theta: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -63,14 +64,14 @@ def normalized_reference(image: Tensor, theta: Tensor, mean: Tensor, std: Tensor
     return reference.affine_sample(image, theta, normalize=(mean, std))
 
 
-def pool_images(g: torch.Generator, *shape: int) -> tuple[Tensor, ...]:
+def pool_images(g: torch.Generator, shape: Shape) -> tuple[Tensor, ...]:
     pixels = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
-    return pixels, images(g, *shape)[1], torch.tensor(MEAN), torch.tensor(STD)
+    return pixels, images(g, shape)[1], torch.tensor(MEAN), torch.tensor(STD)
 
 
 def deterministic(image: Tensor, theta: Tensor) -> Tensor:
     """Its backward gathers; the switch is read when the gradient is computed, so it is set around both directions."""
-    return _Deterministic.apply(image, theta)  # type: ignore[no-any-return]
+    return _Deterministic.apply(image, theta)
 
 
 class _Deterministic(torch.autograd.Function):
@@ -116,7 +117,7 @@ def cases(device: str) -> Iterator[Case]:
         name, image_bytes = "x".join(map(str, shape)), 4 * torch.Size(shape).numel()
         yield case(
             name=name,
-            make=lambda g, shape=shape: images(g, *shape),
+            make=partial(images, shape=shape),
             contenders=contenders,
             definition=reference.affine_sample,
             bytes_moved=2 * image_bytes,
@@ -136,7 +137,7 @@ def cases(device: str) -> Iterator[Case]:
     for shape in (SIZES[0], SIZES[2]):
         yield case(
             name=f"{'x'.join(map(str, shape))}, bytes to normalised float",
-            make=lambda g, shape=shape: pool_images(g, *shape),
+            make=partial(pool_images, shape=shape),
             contenders={"lada_ext": normalized, "eager": normalized_eager, "torch.compile": compiled(normalized_eager)},
             definition=normalized_reference,
             bytes_moved=5 * torch.Size(shape).numel(),

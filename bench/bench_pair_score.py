@@ -7,7 +7,7 @@ so that a call takes long enough to tell the op's time from the launch's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import lada_ext
 from bench.bench_scores import eager_entropy
-from bench.contenders import compiled, op_case
+from bench.contenders import Op, compiled, op_case
 from bench.demo_logits import trained_logits
 from bench.harness import Case
 from lada_ext import reference
@@ -86,7 +86,7 @@ def top_pairs_case(rows: int, device: str, *, prune: bool = True, eager: bool = 
         expected, _ = reference.top_pairs(part.double(), BEST, *lada_ext.beta_nodes(1.0, NODES))
         torch.testing.assert_close(ours(part, prune=prune).scores.double(), expected, rtol=1e-5, atol=1e-5)
 
-    contenders = {"lada_ext": lambda: ours(values, prune=prune)}
+    contenders: dict[str, Callable[[], object]] = {"lada_ext": lambda: ours(values, prune=prune)}
     if eager:
         contenders["eager"] = lambda: eager_top_pairs(values)
     how = "" if prune else ", every pair"
@@ -120,7 +120,7 @@ def cases(device: str) -> Iterator[Case]:
         bytes_moved=count * (3 * pair_bytes + 8),
         wrt=[0, 1, 2],
     )
-    mixed = {
+    mixed: dict[str, Op] = {
         "lada_ext": lada_ext.mixed_pair_score,
         "eager": eager_mixed_pair_score,
         "torch.compile": compiled(eager_mixed_pair_score),

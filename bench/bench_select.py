@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import lada_ext
-from bench.contenders import argument_sets, compiled, op_case, rotated
+from bench.contenders import Op, argument_sets, compiled, op_case, rotated
 from bench.harness import Case
 from lada_ext import reference
 
@@ -91,7 +91,7 @@ def badge_of_scikit(features: Tensor, logits: Tensor, k: int) -> np.ndarray:
     from skactiveml.base import SkactivemlClassifier
     from skactiveml.pool import Badge
 
-    class Trained(SkactivemlClassifier):
+    class Trained(SkactivemlClassifier):  # type: ignore[misc]
         """A classifier whose probabilities are known."""
 
         def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: None = None) -> Trained:  # noqa: N803
@@ -124,7 +124,7 @@ def select_case(
     device: str,
     make: Callable[[torch.Generator], Arguments],
     k: int,
-    contenders: dict[str, Callable[..., object]],
+    contenders: dict[str, Op],
     definition: Callable[..., Tensor],
     rows_checked: int,
 ) -> Case:
@@ -150,15 +150,15 @@ def eager_consistency(logits: Tensor) -> Tensor:
 
 def cases(device: str) -> Iterator[Case]:
     on_cpu = device == "cpu"
-    k_center: dict[str, Callable[..., object]] = {"lada_ext": lada_ext.k_center_greedy, "addmv loop": addmv_loop}
-    scikit: dict[str, Callable[..., object]] = {"scikit-activeml CoreSet": coreset_of_scikit} if on_cpu else {}
+    k_center: dict[str, Op] = {"lada_ext": lada_ext.k_center_greedy, "addmv loop": addmv_loop}
+    scikit: dict[str, Op] = {"scikit-activeml CoreSet": coreset_of_scikit} if on_cpu else {}
     definition = reference.k_center_greedy
     yield select_case(
         "k_center_greedy, normals,", device, normal, PICKS, {**k_center, **scikit}, definition, rows_checked=ROWS
     )
     yield select_case("k_center_greedy, clusters,", device, clusters, PICKS, k_center, definition, rows_checked=ROWS)
-    numpy: dict[str, Callable[..., object]] = {"factorised numpy": factorised_numpy} if on_cpu else {}
-    badge: dict[str, Callable[..., object]] = {"lada_ext": ours_badge, **numpy}
+    numpy: dict[str, Op] = {"factorised numpy": factorised_numpy} if on_cpu else {}
+    badge: dict[str, Op] = {"lada_ext": ours_badge, **numpy}
     yield select_case(
         f"badge_select C={CLASSES}", device, gradients, PICKS, badge, definition_of_badge, rows_checked=2000
     )

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms import v2
 
 import lada_ext
-from bench.contenders import Arguments, compiled, op_case
+from bench.contenders import Arguments, Op, compiled, op_case
 from bench.harness import Case
 from lada_ext import reference
 
@@ -89,7 +89,7 @@ def windows(g: torch.Generator, taken: int) -> Arguments:
 def cases(device: str) -> Iterator[Case]:
     bytes_of_image = 5 * CHANNELS * SIDE * SIDE
     for taken in (10, 1_000):
-        contenders = {"lada_ext": ours, "eager": eager, "torch.compile": compiled(eager)}
+        contenders: dict[str, Op] = {"lada_ext": ours, "eager": eager, "torch.compile": compiled(eager)}
         if device == "cpu":
             contenders["torchvision, one by one"] = one_by_one
         yield op_case(

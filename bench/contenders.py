@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def op_case(
     name: str,
     device: str,
     make: Make,
-    contenders: dict[str, Op],
+    contenders: Mapping[str, Op],
     definition: Op,
     bytes_moved: int,
     wrt: Sequence[int] = (),
@@ -49,13 +50,8 @@ def op_case(
         expected = definition(*map(as_double, sets[0]))
         for contender in checked:
             actual = contenders[contender](*sets[0])
-            torch.testing.assert_close(
-                as_double(actual),
-                expected,
-                rtol=tolerance,
-                atol=tolerance,
-                msg=lambda text, contender=contender: f"{contender}: {text}",
-            )
+            named = partial("{}: {}".format, contender)
+            torch.testing.assert_close(as_double(actual), expected, rtol=tolerance, atol=tolerance, msg=named)
 
     return Case(family, name, {c: rotated(op, sets) for c, op in contenders.items()}, check, bytes_moved)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Case:
 
     family: str
     name: str
-    contenders: dict[str, Callable[[], object]]
+    contenders: Mapping[str, Callable[[], object]]
     check: Callable[[], None]
     bytes_moved: int
 

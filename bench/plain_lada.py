@@ -24,11 +24,12 @@ import torch
 from lada_al import Bought, Config, run_experiment
 from lada_al.keys import Keys
 from lada_al.loop import balanced_choice
+from lada_al.models import SplitModel
 from lada_al.pair_net import PairNet
 from lada_al.pool import Pool
 from lada_al.run import experiment
 from lada_al.timing import Clock
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bench.results import provenance
@@ -61,7 +62,7 @@ def bits(logits: Tensor) -> Tensor:
 class PlainLada:
     """The state of one run: network, optimiser, what is labelled. `images` are normalised, on the device."""
 
-    net: nn.Module
+    net: SplitModel
     images: Tensor
     labels: Tensor
     classes: int
@@ -90,8 +91,8 @@ class PlainLada:
         config, keys, net = self.config, self.keys, self.net
         free = torch.ones(len(self.images), dtype=torch.bool)
         free[self.labelled] = False
-        free = free.nonzero().squeeze(1)
-        ids = free[torch.randperm(len(free), generator=keys.generator("candidates", r))[: config.candidates]]
+        order = torch.randperm(len(free), generator=keys.generator("candidates", r))
+        ids = order[free[order]][: config.candidates]
         k = config.layers[int(torch.randint(len(config.layers), (), generator=keys.generator("layer", r)))]
         net.eval().requires_grad_(self.as_official)
         with clock("features"), torch.no_grad():
@@ -118,7 +119,7 @@ class PlainLada:
     def learn_policy(self, r: int, a: Tensor, b: Tensor, index: Tensor, k: int) -> PairNet:
         config, keys = self.config, self.keys
         with keys.scope("policy weights", r):
-            policy = PairNet(a.shape[1], tuple(a.shape[2:])).to(self.device)
+            policy = PairNet(a.shape[1], (a.shape[2], a.shape[3])).to(self.device)
         optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr)
         for epoch in range(config.policy_epochs):
             order = torch.randperm(len(a), generator=keys.generator("policy batches", r, epoch))

@@ -106,7 +106,7 @@ def infostn(digits: data.Dataset) -> dict[str, list[tuple[str, Tensor]]]:
         lookahead.learn_policy(policies["InfoSTN"], [view(seen)], now)
         images = {"as it is": view(shown).image}
         for name, policy in policies.items():
-            images[name] = f_aug(view(shown), tau=policy(view(shown)), key=keys.key("picture", 2)).image
+            images[name] = f_aug(view(shown), tau=policy(view(shown)), key=keys.key("score samples", 2)).image
         for name, image in images.items():
             bits = lada_ext.entropy(net(image)).detach()
             titles = [f"{b:.2f} bits" for b in bits.tolist()]

@@ -8,6 +8,8 @@ lam integrated by quadrature, so that no luck of the draws is in the comparison.
 
 from __future__ import annotations
 
+import math
+
 import matplotlib as mpl
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from bench.results import ROOT
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 TAU, NODES, BOUGHT = 2.0, 5, 5
 MATCHINGS, CANDIDATES = 200, 2000
@@ -49,20 +52,20 @@ def all_pairs(logits: Tensor, best: int) -> Tensor:
     return lada_ext.top_pairs(logits, best, TAU, NODES, disjoint=True).scores
 
 
-def plot_ranks(axis: plt.Axes, logits: Tensor, ranks: int = 25) -> None:
+def plot_ranks(axis: Axes, logits: Tensor, ranks: int = 25) -> None:
     matched, best = random_matchings(logits, ranks), all_pairs(logits, ranks)
     rank = range(1, ranks + 1)
     low, high = matched.quantile(torch.tensor([0.05, 0.95]), 0)
     axis.fill_between(rank, low, high, color=COLOURS["random"], alpha=0.25, linewidth=0)
     axis.plot(rank, matched.mean(0), color=COLOURS["random"], label="random matching (5 to 95% of 200)")
     axis.plot(rank, best, color=COLOURS["all"], label="all pairs, no image twice")
-    axis.axhline(3 * torch.tensor(10.0).log2(), color="0.6", linestyle=":", linewidth=1)
+    axis.axhline(3 * math.log2(10), color="0.6", linestyle=":", linewidth=1)
     axis.annotate("3 log2 10, the most there is", (ranks, 9.93), ha="right", va="top", fontsize=8, color="0.4")
     axis.set(xlabel="rank of the pair", ylabel="score by Eq. 13 [bits]")
     axis.legend(frameon=False, loc="lower left", fontsize=8)
 
 
-def plot_sizes(axis: plt.Axes, images: Tensor) -> None:
+def plot_sizes(axis: Axes, images: Tensor) -> None:
     """What all pairs gain over the mean of the random matchings, by the number of candidates."""
     for labels, style in zip(LABELS, (":", "--", "-"), strict=True):
         logits = trained_net(labels)(images)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from lada_al import Bought, Config, stack
@@ -33,7 +33,7 @@ def replicas(config: Config, seeds: int, labels: int) -> list[Replica]:
 
 
 def medians_in_turn(
-    ways: dict[str, Callable[[], object]], device: torch.device, repeats: int = REPEATS
+    ways: Mapping[str, Callable[[], object]], device: torch.device, repeats: int = REPEATS
 ) -> dict[str, float]:
     """Median seconds of each way to train, the ways taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}

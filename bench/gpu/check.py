@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -50,12 +51,12 @@ class Stage:
     verdicts: list[tuple[str, bool, str]] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
 
-    def run(self, *command: str | Path, log: Path | None = None, **environment: str) -> int:
+    def run(self, *command: str | Path, log: Path | None = None, environment: Mapping[str, str] | None = None) -> int:
         """Runs a program until it ends or the time is up (124), its output here and in the log."""
         print("$", *command, flush=True)
         left = max(1.0, self.deadline - time.monotonic())
         with subprocess.Popen(
-            list(map(str, command)), cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE,
+            list(map(str, command)), cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         ) as process:  # fmt: skip
             return _follow(process, left, log)
@@ -103,7 +104,7 @@ def build(stage: Stage) -> bool:
     environment = {"MAX_JOBS": str(os.cpu_count())}
     if stage.device == "cuda":
         environment |= {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": _capability()}
-    code = stage.run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", **environment)
+    code = stage.run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", environment=environment)
     code = code or stage.run(sys.executable, "-c", "import lada_ext; print(lada_ext.build_info())")
     took = f"{time.monotonic() - begun:.0f} s, for {environment.get('TORCH_CUDA_ARCH_LIST', 'the CPU')}"
     return stage.verdict("build", code == 0, took if code == 0 else f"exit status {code}")
@@ -146,7 +147,7 @@ def sanitize(stage: Stage) -> None:
         kernels = [] if name == "initcheck" else ["--kernel-name", "kernel_substring=lada"]
         code = stage.run(
             tool, "--tool", name, "--error-exitcode", "86", *kernels, *driver,
-            log=log, PYTORCH_NO_CUDA_MEMORY_CACHING="1",
+            log=log, environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         )  # fmt: skip
         kind = {0: "no error", 86: "errors, see sanitize.log", 124: "not ended in time"}
         stage.verdict(name, code == 0, f"{kind.get(code, f'exit status {code}')}, {time.monotonic() - begun:.0f} s")
@@ -171,14 +172,14 @@ def paper(stage: Stage) -> None:
     if stage.device == "cuda":
         code = stage.run(
             sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", "-k", "gpu",
-            ROOT / "tests" / "al" / "test_replay.py", log=stage.out / "test.log", **environment,
+            ROOT / "tests" / "al" / "test_replay.py", log=stage.out / "test.log", environment=environment,
         )  # fmt: skip
         stage.verdict("replayed steps", code == 0, f"exit status {code}" if code else "")
     minutes = (stage.deadline - time.monotonic()) / 60
     table = stage.out / "paper.csv"
     code = stage.run(
         sys.executable, "-m", "bench.gpu.paper", "--minutes", f"{minutes:.2f}", "--out", stage.out,
-        "--device", stage.device, *stage.options, **environment,
+        "--device", stage.device, *stage.options, environment=environment,
     )  # fmt: skip
     stage.verdict("paper", code == 0, f"exit status {code}" if code else "")
     summary = stage.out / "paper.md"
