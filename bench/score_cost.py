@@ -71,13 +71,13 @@ def cached(rows: int, folder: Path) -> Scoring:
         part[:] = 3 * random.standard_normal(part.shape, np.float32)
     logits.flush()
     command = [sys.executable, "-m", "lada_al", "score", "--embeddings", str(path), "--out", str(out)]
-    start = time.perf_counter()
+    begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
         most = max(most, own_memory(process.pid))
         time.sleep(0.02)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begun
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return Scoring(rows, seconds, most, sum(file.stat().st_size for file in out.rglob("*.parquet")))

@@ -91,6 +91,16 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda w: lada_ext.mix_labels(y_a, y_b, w, 10), leaves[1:])
 
 
+def test_an_infinite_gradient_times_nothing_is_nan(device: str) -> None:
+    """Where both classes are one lam changes nothing; inf times that is no number, as elsewhere."""
+    lam, y = torch.full((2,), 0.5, device=device, requires_grad=True), torch.tensor([1, 1], device=device)
+    loss = lada_ext.soft_cross_entropy(torch.randn(2, 3, device=device), y, y, lam, "none")
+    loss.backward(torch.tensor([1.0, torch.inf], device=device))
+    assert lam.grad is not None
+    assert lam.grad[0] == 0
+    assert lam.grad[1].isnan()
+
+
 def test_vmap_is_a_loop() -> None:
     arguments = [torch.stack([v, v.flip(0)]) for v in LABELLED["odd"](generator("odd")).values()]
     for function in (

@@ -49,7 +49,7 @@ LADA_CLONES void gradients(const SoftCrossEntropyBackward& k, int64_t begin, int
     const T* z = static_cast<const T*>(k.logits) + row * classes;
     const auto label = k.labels.label<A>(row);
     const A g = static_cast<const A*>(k.grad)[row], z_a = widen(z[label.a]), z_b = widen(z[label.b]);
-    if (k.grad_lam) static_cast<A*>(k.grad_lam)[row] = label.a == label.b ? A(0) : g * (z_b - z_a);
+    if (k.grad_lam) static_cast<A*>(k.grad_lam)[row] = label.a == label.b ? g * A(0) : g * (z_b - z_a);
     if (!k.grad_logits) continue;
     const Softmax<A> softmax = softmax_of_row<T, A>(z, classes);
     const A inverse = 1 / softmax.sum, max = softmax.max;
