@@ -1,6 +1,6 @@
 // Eq. 13 for a pair of rows a, b of logits:  f(a) + f(b) + gamma / N sum_n f(lam_n a + (1 - lam_n) b).
 #pragma once
-#include "../common/math.h"
+#include "../scores/formula.h"
 
 namespace lada {
 
