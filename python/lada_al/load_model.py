@@ -68,17 +68,19 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             state = _safetensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UsageError(
-            f"--checkpoint: {path} holds more than weights, which could run code; save a state_dict"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UsageError(f"--checkpoint: {path} cannot be read: {_first_line(error)}") from error
+    except UsageError:
+        raise
+    except Exception as error:  # torch raises almost anything where a file is damaged or is something else
+        raise UsageError(f"--checkpoint: {path} {_fault(path, error)}") from error
     for key in NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state:
         raise UsageError(f"--checkpoint: {path} must hold a state_dict, got {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            kinds = f"{type(value).__name__} under {key!r}"
+            raise UsageError(f"--checkpoint: {path} must hold a state_dict, tensors by their names, got {kinds}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
@@ -89,6 +91,19 @@ def _safetensors(path: Path) -> Any:
         return load_file(path)
     except unreadable as error:
         raise ValueError(str(error)) from error
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """What is wrong with a checkpoint that could not be loaded."""
+    if isinstance(error, OSError) or path.suffix == ".safetensors":
+        return f"cannot be read: {_first_line(error)}"
+    with path.open("rb") as file:
+        begin = file.read(20)
+    if not begin.startswith((b"PK", b"\x80")):  # a zip file, or a pickle as torch wrote it before
+        return f"cannot be read: a file of torch.save does not begin with {begin!r}"
+    if isinstance(error, pickle.UnpicklingError):
+        return "holds more than weights, which could run code; save a state_dict"
+    return f"cannot be read: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:
@@ -146,8 +161,9 @@ def _timm(name: str, state: dict[str, Tensor]) -> Loaded:
 def _classes(module: nn.Module, state: dict[str, Tensor]) -> int:
     """How many classes the weights are for: the length of the last parameter, that of the last layer."""
     name = list(module.state_dict())[-1]
-    if name not in state:
-        raise UsageError(f"--checkpoint: the checkpoint does not fit the model: it has no {name}")
+    if name not in state or not state[name].dim():
+        what = "it has no" if name not in state else "one number is its"
+        raise UsageError(f"--checkpoint: the checkpoint does not fit the model: {what} {name}")
     return len(state[name])
 
 

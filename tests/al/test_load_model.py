@@ -90,6 +90,12 @@ class Payload:
         ("mine:net", "absent.pt", "cannot be read"),
         ("mine:net", "empty.pt", "cannot be read"),
         ("mine:net", "text.safetensors", "cannot be read"),
+        ("mine:net", "hello.pt", "hello.pt cannot be read: a file of torch.save does not begin with b'hello"),
+        ("mine:net", "page.pt", "page.pt cannot be read: a file of torch.save does not begin with b'<!DOCTYPE html>"),
+        ("mine:net", "pointer.pt", "a file of torch.save does not begin with b'version https://git-"),
+        ("mine:net", "numbered.pt", "must hold a state_dict, tensors by their names, got Tensor under 0"),
+        ("mine:net", "settings.pt", "must hold a state_dict, tensors by their names, got float under 'rate'"),
+        ("torchvision:resnet18", "scalar.pt", "does not fit the model: one number is its fc.bias"),
         ("mine:net", "code.pt", "holds more than weights, which could run code"),
         ("mine:net", "list.pt", "must hold a state_dict, got list"),
         ("mine:net", "other.pt", "does not fit the model: Missing key"),
@@ -102,6 +108,12 @@ def test_what_is_wrong_is_told(here: Path, model: str, checkpoint: str | None, m
     torch.save({"code": Payload()}, here / "code.pt")
     torch.save([1], here / "list.pt")
     torch.save(nn.Linear(2, 2).state_dict(), here / "other.pt")
+    torch.save({0: torch.zeros(2)}, here / "numbered.pt")
+    torch.save({"weight": torch.zeros(2), "rate": 0.1}, here / "settings.pt")
+    torch.save({"fc.bias": torch.tensor(1.0)}, here / "scalar.pt")
+    (here / "hello.pt").write_text("hello world")
+    (here / "page.pt").write_text("<!DOCTYPE html><html></html>")
+    (here / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     (here / "empty.pt").touch()
     (here / "text.safetensors").write_text("hello" * 9)
     with pytest.raises(UsageError, match=message):
