@@ -168,6 +168,19 @@ class TestProject:
         assert (made.size, made.channels) == ((64, 64), 3)
         assert project.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], 32).size == (32, 32)
 
+    def test_files_that_cannot_be_read_are_passed_over(self, tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "good.png", (20, 24))
+        for i in range(70):
+            (tmp_path / "pool" / f"!{i}.png").touch()
+        assert project.create(tmp_path / "new", tmp_path / "pool", ["cat", "dog"], None).size == (24, 20)
+        (tmp_path / "pool" / "good.png").unlink()
+        with pytest.raises(UsageError, match="--pool: none of the 70 images can be decoded"):
+            project.create(tmp_path / "none", tmp_path / "pool", ["cat", "dog"], None)
+
+    def test_small_images_are_scaled_up_to_what_a_network_takes(self, tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "a.png", (4, 12))
+        assert project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None).size == (12, 8)
+
     @pytest.mark.parametrize(
         ("classes", "options", "message"),
         [

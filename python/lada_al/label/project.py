@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lada_al.errors import UsageError, one_line
@@ -14,6 +17,7 @@ from lada_al.pools.decode import UnreadableError
 from lada_al.run.files import write_atomically
 
 PROJECT = "project.json"
+SMALLEST, LARGEST = 8, 1024  # sides of what the network takes
 LOOKED_AT = 64  # images that decide how large the network's inputs are
 LARGEST_NATURAL_SIZE = 64  # images that are all of one size up to this keep it
 USUAL_SIZE = 64
@@ -30,7 +34,7 @@ class Project(BaseModel):
     method: str = "lada-ent-mix"
     model: str = "small"
     seed: Annotated[int, Field(ge=0)] = 1
-    size: tuple[Annotated[int, Field(ge=8, le=1024)], Annotated[int, Field(ge=8, le=1024)]]
+    size: tuple[Annotated[int, Field(ge=SMALLEST, le=LARGEST)], Annotated[int, Field(ge=SMALLEST, le=LARGEST)]]
     """Height and width to which images are scaled for the network; people see them as they are."""
     channels: Literal[1, 3]
     settings: dict[str, Any] = {}
@@ -100,17 +104,25 @@ def _check_ranking(project: Project) -> None:
 
 
 def _shape(images: Images) -> tuple[int, int, int]:
-    """Height and width that the first images share, or zeros; and 1 channel if all of them are grey, or 3."""
+    """Height and width that the first images share, or zeros; and 1 channel if all of them are grey, or 3.
+
+    Images that share a size below what a network takes are scaled up to that.
+    """
     sizes, modes = set(), set()
-    for id_ in images.ids()[:LOOKED_AT]:
-        try:
-            image = images.image(id_)
-        except UnreadableError:
-            continue
+    for image in islice(_decoded(images), LOOKED_AT):
         sizes.add((image.height, image.width))
         modes.add(image.mode)
     if not modes:
-        raise UsageError(f"--pool: none of the first {LOOKED_AT} images can be decoded")
-    height, width = next(iter(sizes))
+        raise UsageError(f"--pool: none of the {len(images.ids())} images can be decoded")
+    height, width = (max(side, SMALLEST) for side in next(iter(sizes)))
     natural = len(sizes) == 1 and max(height, width) <= LARGEST_NATURAL_SIZE
     return (height, width, 1 if modes == {"L"} else 3) if natural else (0, 0, 1 if modes == {"L"} else 3)
+
+
+def _decoded(images: Images) -> Iterator[Image.Image]:
+    """The images that can be decoded, in the order of the pool."""
+    for id_ in images.ids():
+        try:
+            yield images.image(id_)
+        except UnreadableError:
+            continue
