@@ -237,6 +237,21 @@ class TestCachedLogits:
             assert lada("score", "--embeddings", tmp_path / f"l.{kind}", "--out", tmp_path / kind)[0] == 0
         assert pq.read_table(tmp_path / "npz" / "scores").equals(pq.read_table(tmp_path / "parquet" / "scores"))
 
+    @pytest.mark.parametrize("kind", [">f4", ">f8", "longdouble"])
+    def test_numbers_of_another_machine_are_taken(self, kind: str, tmp_path: Path) -> None:
+        logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+        np.savez(tmp_path / "a.npz", logits=logits, ids=np.arange(20))
+        np.savez(tmp_path / "b.npz", logits=logits.astype(kind), ids=np.arange(20).astype(">i8"))
+        np.save(tmp_path / "c.npy", logits.astype(kind))
+        (tmp_path / "c.npy").rename(tmp_path / "c.NPY")
+        top = []
+        for file in ("a.npz", "b.npz", "c.NPY"):
+            out = tmp_path / file.replace(".", "-")
+            code, _, err = lada("score", "--embeddings", tmp_path / file, "--out", out)
+            assert code == 0, err
+            top.append([int(row["id"]) for row in read_csv(out / "top.csv")])
+        assert top[0] == top[1] == top[2]
+
 
 class TestSelections:
     def test_coreset_and_badge_of_cached_features(self, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ whole. Pickled objects are never loaded.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class ArrayPool(Source):
 
     def read(self, start: int, stop: int) -> Iterator[Item]:
         if self._images is None:  # in another process
-            self._images = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            self._images = load_arrays(self.path)["images"]
         for row in range(start, stop):
             yield Item(row if self._ids is None else self._ids[row], self._images[row])
 
@@ -52,22 +51,27 @@ class ArrayPool(Source):
         return f"{self.path.stat().st_size} {self._length}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None if self.path.suffix == ".npy" else self._images}
+        return {**self.__dict__, "_images": None if isinstance(self._images, np.memmap) else self._images}
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npy file, mapped, or of a .npz file, read whole.
+def load_arrays(path: Path, name: str = "images") -> dict[str, np.ndarray]:
+    """The one array of a .npy file, mapped, under `name`; or those of a .npz file, read whole.
 
     Raises:
         UsageError: it cannot be read, or holds objects, which would be code.
     """
     try:
-        if path.suffix == ".npy":
-            return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {name: loaded}
+        with loaded:
+            arrays = {key: loaded[key] for key in loaded.files}
+    except Exception as error:  # whatever NumPy, zipfile and zlib make of a damaged file
         raise UsageError(f"{path} is not a readable array file: {error}") from error
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UsageError(f"{path} is not a readable array file: {key} in it is no array")
+    return arrays
 
 
 def _checked(ids: np.ndarray, count: int, path: Path) -> list[Id]:

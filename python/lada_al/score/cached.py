@@ -46,11 +46,10 @@ def load(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UsageError: there is no such file, or it cannot be read.
     """
-    if path.suffix not in (".npy", ".npz", ".parquet") or not path.exists():
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz", ".parquet") or not path.exists():
         raise UsageError(f"--embeddings takes a .npy, .npz or .parquet file that exists, got {path}")
-    if path.suffix == ".npy":
-        return {"logits": load_arrays(path)["images"]}
-    return _columns(path) if path.suffix == ".parquet" else load_arrays(path)
+    return _columns(path) if suffix == ".parquet" else load_arrays(path, "logits")
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
@@ -78,7 +77,7 @@ def _is_ragged(column: pa.Array) -> bool:
 
 
 def matrix(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
-    """The floating array of this name, (M, D).
+    """The floating array of this name, (M, D), of a type that torch takes.
 
     Raises:
         UsageError: it is not there, or is something else.
@@ -88,7 +87,7 @@ def matrix(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
         found = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
         shape = "(M, C)" if name == "logits" else "(M, D)"
         raise UsageError(f"--embeddings: expected floating {name} of shape {shape}, got {found} in {path}")
-    return array
+    return _native(array if array.dtype.itemsize <= 8 else array.astype(np.float64))
 
 
 def ids_of(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
@@ -96,4 +95,9 @@ def ids_of(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray 
     ids = arrays.get("ids")
     if ids is not None and (ids.shape != (count,) or ids.dtype.kind not in "iuU"):
         raise UsageError(f"--embeddings: expected {count} ids of text or whole numbers in {path}")
-    return ids
+    return None if ids is None else _native(ids)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
