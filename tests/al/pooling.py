@@ -32,6 +32,43 @@ def name(i: int) -> str:
     return f"{'ab'[i % 2]}/{i:03d}.png"
 
 
+# Names of files as they are, and the ids of these files.
+ODD_NAMES = {
+    "Screenshot 10.15\u202fAM.png": "Screenshot 10.15\u202fAM.png",
+    "no\u00a0break/\u3000wide.png": "no\u00a0break/\u3000wide.png",
+    "\U0001f469\u200d\U0001f680.png": "\U0001f469\u200d\U0001f680.png",
+    "two\nlines.png": "two\\nlines.png",
+    "escape\x1b/a.png": "escape\\x1b/a.png",
+    "line\u2028end.png": "line\\u2028end.png",
+    "caf\udce9.png": "caf\\xe9.png",  # a byte that is no UTF-8, as Python holds it
+}
+
+
+def oddly_named(root: Path) -> Path:
+    """A folder with an image under each of ODD_NAMES."""
+    for name, image in zip(ODD_NAMES, pixels(len(ODD_NAMES)), strict=True):
+        (root / "odd" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "odd" / name).write_bytes(png(image))
+    return root / "odd"
+
+
+def badly_tagged() -> bytes:
+    """A JPEG of width 16 and height 8 that is to be turned, in whose EXIF data a tag is of the wrong type."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112], exif[0x010E] = 6, "hello"
+    damaged = exif.tobytes().replace(b"\x01\x0e\x00\x02", b"\x01\x01\x00\x02")
+    Image.new("L", (16, 8)).save(file, "JPEG", exif=damaged)
+    return file.getvalue()
+
+
+def tiff(mode: str) -> bytes:
+    """A TIFF file of this mode; La, grey with associated alpha, is LA with another number in the tag ExtraSamples."""
+    file = io.BytesIO()
+    Image.new("LA" if mode == "La" else mode, (9, 7)).save(file, "TIFF")
+    tag = b"\x52\x01\x03\x00\x01\x00\x00\x00"
+    return file.getvalue().replace(tag + b"\x02", tag + b"\x01") if mode == "La" else file.getvalue()
+
+
 def folder(root: Path, count: int) -> Path:
     for i, image in enumerate(pixels(count)):
         path = root / "folder" / name(i)

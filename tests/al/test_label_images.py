@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from lada_al.label import images, project
 from lada_al.label.images import FolderImages, ParquetImages
 from lada_al.pools.decode import Limits, UnreadableError
 from PIL import Image
+from pooling import ODD_NAMES, badly_tagged, oddly_named, pixels, tiff
 from tiny import write_parquet
 
 
@@ -53,14 +53,15 @@ class TestFolder:
         (tmp_path / "pool" / "out.png").symlink_to(tmp_path / "secret.png")
         (tmp_path / "pool" / "in.png").symlink_to(tmp_path / "pool" / "b.png")
         (tmp_path / "pool" / "broken.png").symlink_to(tmp_path / "pool" / "nothing.png")
+        (tmp_path / "pool" / "loop.png").symlink_to("loop.png")
         assert FolderImages(tmp_path / "pool").ids() == ["b.png", "in.png"]
 
-    def test_names_that_no_text_can_hold_are_no_part_of_it(self, tmp_path: Path) -> None:
-        write(tmp_path / "b.png")
-        (tmp_path / "two\nlines.png").write_bytes(b"")
-        with open(os.fsencode(tmp_path) + b"/\xff.png", "wb"):
-            pass
-        assert FolderImages(tmp_path).ids() == ["b.png"]
+    def test_any_name_of_a_file_is_part_of_it(self, tmp_path: Path) -> None:
+        pool = FolderImages(oddly_named(tmp_path))
+        assert sorted(pool.ids()) == sorted(ODD_NAMES.values())
+        for id_, image in zip(ODD_NAMES.values(), pixels(len(ODD_NAMES)), strict=True):
+            assert pool.image(id_).tobytes() == image.tobytes()
+            assert pool.location(id_) == f"{tmp_path}/odd/{id_}"
 
     def test_what_is_no_pool(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="there is no folder"):
@@ -125,6 +126,13 @@ class TestDecode:
         file = io.BytesIO()
         Image.new("L", (4, 3)).save(file, "JPEG", exif=turned)
         assert images.decode(file.getvalue()).size == (3, 4)
+
+    def test_less_usual_files(self) -> None:
+        assert images.decode(tiff("La")).mode == "L"
+        assert images.decode(tiff("LAB")).mode == "RGB"
+        assert images.decode(badly_tagged()).size == (8, 16)
+        with pytest.raises(UnreadableError, match="floating pixels"):
+            images.decode(tiff("F"))
 
     @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"<svg/>"])
     def test_what_is_no_image(self, content: bytes) -> None:

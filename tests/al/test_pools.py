@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,23 @@ import torch
 from lada_al.errors import UsageError
 from lada_al.pools import ImageSpec, Limits, UnreadableError, open_pool
 from lada_al.pools.decode import decode, open_image, statistics
-from PIL import Image
-from pooling import POOLS, SPEC, contents, folder, name, parquet_file, pixels, png, shards
+from PIL import Image, ImageOps
+from pooling import (
+    ODD_NAMES,
+    POOLS,
+    SPEC,
+    badly_tagged,
+    contents,
+    folder,
+    name,
+    npz,
+    oddly_named,
+    parquet_file,
+    pixels,
+    png,
+    shards,
+    tiff,
+)
 
 COUNT = 23
 
@@ -50,6 +67,58 @@ class TestEveryPool:
         (tmp_path / "2").mkdir()
         first, second = (open_pool(POOLS[kind](tmp_path / n, COUNT + int(n))) for n in "12")
         assert first.fingerprint() != second.fingerprint()
+
+
+class TestNames:
+    def test_any_name_of_a_file_is_part_of_a_folder(self, tmp_path: Path) -> None:
+        pool = open_pool(oddly_named(tmp_path))
+        assert contents(pool) == {
+            id_: image.tobytes() for id_, image in zip(ODD_NAMES.values(), pixels(len(ODD_NAMES)), strict=True)
+        }
+        assert set(pool.ids()) == {*ODD_NAMES.values()}
+        assert pa.array(list(pool.ids()), pool.id_type).null_count == 0
+
+    def test_names_in_tar_files_that_are_no_utf8(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+            member = tarfile.TarInfo("caf\u00e9.png")
+            member.size = len(png(pixels(1)[0]))
+            archive.addfile(member, io.BytesIO(png(pixels(1)[0])))
+        path.rename(tmp_path / "sh\udce9rd.tar")
+        assert contents(open_pool(tmp_path)) == {"sh\\xe9rd.tar#caf\\xe9.png": pixels(1)[0].tobytes()}
+
+    def test_a_parquet_file_whose_name_is_no_utf8(self, tmp_path: Path) -> None:
+        parquet_file(tmp_path, 1).rename(tmp_path / "sh\udce9rd.parquet")
+        with pytest.raises(UsageError, match="is not a readable Parquet file"):
+            open_pool(tmp_path)
+
+
+class TestArrays:
+    def test_a_file_is_what_it_holds_whatever_its_name(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", pixels(3))
+        (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
+        pool = open_pool(tmp_path / "a.NPY")
+        assert isinstance(pool._images, np.memmap)  # type: ignore[attr-defined]
+        assert len(pickle.dumps(pool)) < 2000
+        npz(tmp_path, 3).rename(tmp_path / "b.npy")
+        for file in ("a.NPY", "b.npy"):
+            pool = open_pool(tmp_path / file)
+            assert list(contents(pickle.loads(pickle.dumps(pool))).values()) == [p.tobytes() for p in pixels(3)]
+
+    @pytest.mark.parametrize("kind", ["damaged", "text"])
+    def test_what_is_no_array_is_told(self, kind: str, tmp_path: Path) -> None:
+        path = tmp_path / "a.npz"
+        if kind == "damaged":
+            np.savez_compressed(path, images=pixels(30))
+            stored = bytearray(path.read_bytes())
+            place = stored.index(b"images.npy") + 30  # where what is compressed begins
+            stored[place : place + 9] = b"\xff" * 9
+            path.write_bytes(stored)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("images", "hello")
+        with pytest.raises(UsageError, match=r"a\.npz is not a readable array file"):
+            open_pool(path)
 
 
 class Images(torch.utils.data.Dataset[Any]):
@@ -127,6 +196,10 @@ class TestBadPaths:
             "ids twice": {"image": [b"", b""], "id": ["a", "a"]},
             "null id": {"image": [b"", b""], "id": ["a", None]},
             "float id": {"image": [b""], "id": [1.5]},
+            "large id": {"image": [b""], "id": pa.array([2**63], pa.uint64())},
+            "text bytes": {"image": [{"bytes": "a"}]},
+            "list of bytes": {"image": [{"bytes": [b"a"]}]},
+            "number for a path": {"image": [{"bytes": None, "path": 5}]},
         }
         if kind in table:
             pq.write_table(pa.table(table[kind]), path)
@@ -145,12 +218,16 @@ class TestBadPaths:
             ("no parquet", "is not a readable Parquet file"),
             ("no tar", "is not a readable, uncompressed tar file"),
             ("no npy", "is not a readable array file"),
-            ("no column", "expected a column image of bytes or of struct<bytes, ...>, got picture: binary"),
+            ("no column", "expected a column image of bytes or of struct<bytes: binary, path: string>, got picture: "),
             ("text column", "got image: string"),
             ("no rows", "has no rows"),
             ("ids twice", "ids must be unique; 'a' comes 2 times"),
             ("null id", "1 ids are null"),
             ("float id", "ids must be text or whole numbers, got double"),
+            ("large id", "ids must be text or whole numbers of 64 bits"),
+            ("text bytes", "got image: struct<bytes: string>"),
+            ("list of bytes", "got image: struct<bytes: list<"),
+            ("number for a path", "got image: struct<bytes: null, path: int64>"),
             ("float", "expected uint8 images .* got float64"),
             ("vectors", r"got uint8 of shape \(2, 4\)"),
         ],
@@ -184,8 +261,10 @@ class TestBadItems:
         (path / name(3)).unlink()
         (path / name(3)).symlink_to(tmp_path / "elsewhere.png")
         (tmp_path / "elsewhere.png").write_bytes(png(pixels(1)[0]))
+        (path / name(4)).unlink()
+        (path / name(4)).symlink_to(path / name(4))
         reasons = self.reasons(path)
-        assert set(reasons) == {name(0), name(1), name(2), name(3)}
+        assert set(reasons) == {name(0), name(1), name(2), name(3), name(4)}
         assert "leads outside" in reasons[name(3)]
         assert all(reasons.values())
 
@@ -204,7 +283,7 @@ class TestBadItems:
     def test_paths_in_parquet_stay_in_the_pools_folder(self, tmp_path: Path) -> None:
         (tmp_path / "secret.png").write_bytes(png(pixels(1)[0]))
         root = folder(tmp_path, 2)
-        paths = [name(0), "../secret.png", str(tmp_path / "secret.png"), None]
+        paths = [name(0), "../secret.png", str(tmp_path / "secret.png"), None, "nul\0.png"]
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         rows = pa.array([{"bytes": None, "path": path} for path in paths], kind)
         pq.write_table(pa.table({"image": rows}), root / "images.parquet")
@@ -214,9 +293,32 @@ class TestBadItems:
             "images.parquet#2",
         }
         assert reasons["images.parquet#3"] == "there are no bytes"
-        assert len(reasons) == 3
+        assert "its path cannot be used" in reasons["images.parquet#4"]
+        assert len(reasons) == 4
 
-    def test_a_tar_file_that_was_cut_short(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", [pa.large_string(), pa.uint16()])
+    def test_ids_of_other_widths_are_taken(self, kind: pa.DataType, tmp_path: Path) -> None:
+        ids = pa.array([7, 5]).cast(kind)
+        pq.write_table(pa.table({"image": [png(image) for image in pixels(2)], "id": ids}), tmp_path / "a.parquet")
+        pool = open_pool(tmp_path / "a.parquet")
+        assert list(contents(pool)) == list(pool.ids()) == ids.to_pylist()
+        assert pool.id_type in (pa.string(), pa.int64())
+
+    @pytest.mark.parametrize("damage", ["a header", "cut in a header", "cut in an image", "cut after an image"])
+    def test_a_damaged_tar_file_is_told_and_not_read_in_part(self, damage: str, tmp_path: Path) -> None:
+        path = shards(tmp_path, 20) / "1.tar"
+        with tarfile.open(path) as archive:
+            place = archive.getmembers()[8].offset
+        stored = bytearray(path.read_bytes())
+        if damage == "a header":
+            stored[place + 150] ^= 1
+        else:
+            del stored[place + {"cut in a header": 100, "cut in an image": 520, "cut after an image": 0}[damage] :]
+        path.write_bytes(stored)
+        with pytest.raises(UsageError, match=r"1\.tar is damaged or cut short at byte \d+$"):
+            open_pool(path.parent)
+
+    def test_a_tar_file_that_was_cut_short_after_it_was_listed(self, tmp_path: Path) -> None:
         path = shards(tmp_path, 6) / "0.tar"
         pool = open_pool(path)
         with tarfile.open(path) as archive:
@@ -244,6 +346,32 @@ class TestImages:
         image = open_image((tmp_path / "image").read_bytes(), Limits())
         spec = ImageSpec(channels, 12, 12, (0.5,) * channels, (0.5,) * channels)
         assert spec.pixels(image).shape == (12, 12, channels)
+
+    @pytest.mark.parametrize("mode", ["La", "LAB", "RGBX"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_of_less_usual_modes_are_taken(self, mode: str, channels: int) -> None:
+        spec = ImageSpec(channels, 12, 12, (0.5,) * channels, (0.5,) * channels)
+        assert decode(tiff(mode), spec, Limits()).shape == (12, 12, channels)
+
+    def test_of_floating_pixels_are_refused(self) -> None:
+        for stored in (tiff("F"), Image.new("F", (9, 7))):
+            with pytest.raises(UnreadableError, match="floating pixels, expected whole numbers of 8 or 16 bits"):
+                decode(stored, SPEC, Limits())
+
+    def test_of_sixteen_bits_keep_the_upper_ones(self) -> None:
+        image = Image.fromarray(np.full((12, 12), 1000, np.uint16))
+        assert (decode(image, SPEC, Limits()) == 3).all()
+
+    def test_are_turned_though_another_tag_is_damaged(self) -> None:
+        assert open_image(badly_tagged(), Limits()).size == (8, 16)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_are_turned_as_pillow_turns_them(self, orientation: int) -> None:
+        exif, file = Image.Exif(), io.BytesIO()
+        exif[0x0112] = orientation
+        Image.effect_noise((9, 7), 99).save(file, "PNG", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(file))
+        assert open_image(file.getvalue(), Limits()).tobytes() == expected.tobytes()
 
     def test_normalised_is_what_it_says(self) -> None:
         spec = ImageSpec(3, 4, 5)

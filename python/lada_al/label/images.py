@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,8 @@ from PIL import Image
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError, open_image
+from lada_al.pools.folder import image_files
+from lada_al.pools.source import as_text, read_below
 
 LIMITS = Limits()
 
@@ -49,30 +51,22 @@ class FolderImages:
         if not folder.is_dir():
             raise UsageError(f"--pool: there is no folder {folder}")
         self.folder = folder.resolve()
-        self._ids = dict.fromkeys(_image_files(self.folder, self.folder))
-        if not self._ids:
+        files = image_files(self.folder)
+        self._names = {as_text(name): name for name, entry in files if _stays_inside(entry, self.folder)}
+        if not self._names:
             raise UsageError(f"--pool: {folder} holds no image files ({' '.join(sorted(SUFFIXES))})")
 
     def ids(self) -> list[str]:
-        return list(self._ids)
+        return list(self._names)
 
     def image(self, id: str) -> Image.Image:
-        path = self._path(id)
-        try:
-            size = path.stat().st_size
-            if size > LIMITS.bytes:
-                raise UnreadableError(f"{size} bytes, more than {LIMITS.bytes}")
-            return decode(path.read_bytes())
-        except OSError as error:
-            raise UnreadableError(error.strerror or type(error).__name__) from error
+        stored = read_below(self.folder, self._names[id], LIMITS)
+        if isinstance(stored, UnreadableError):
+            raise stored
+        return decode(stored)
 
     def location(self, id: str) -> str:
-        return str(self._path(id))
-
-    def _path(self, id: str) -> Path:
-        if id not in self._ids:
-            raise KeyError(id)
-        return self.folder / id
+        return as_text(str(self.folder / self._names[id]))
 
 
 class ParquetImages:
@@ -134,25 +128,11 @@ def decode(stored: bytes) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
 
 
-def _image_files(folder: Path, root: Path) -> Iterator[str]:
-    """Ids of the image files in and below `folder`: folders and files each in order of their names."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or not _is_text(entry.name):
-            continue
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _image_files(path, root)
-        elif path.suffix.lower() in SUFFIXES and entry.is_file() and _stays_inside(entry, root):
-            yield path.relative_to(root).as_posix()
-
-
 def _stays_inside(entry: os.DirEntry[str], root: Path) -> bool:
-    return not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(root)
-
-
-def _is_text(name: str) -> bool:
-    """Whether a file's name can stand in a CSV file and in a page; not every sequence of bytes can."""
-    return name.isprintable() and not any("\ud800" <= c <= "\udfff" for c in name)
+    """Whether this is a file, or a link to a file in or below `root`."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    return os.path.isfile(entry.path) and Path(os.path.realpath(entry.path)).is_relative_to(root)
 
 
 def _image_bytes(file: Path, group: int) -> list[bytes | None]:

@@ -10,11 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
+LESS_USUAL = {"La": "LA", "LAB": "RGB"}  # modes that Pillow does not make grey, and what it makes of them first
+# By EXIF's orientation, what brings an image the right way up.
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableError(ValueError):
@@ -56,14 +67,14 @@ class ImageSpec:
         """(height, width, channels) uint8: scaled until it covers the size, then cut to it around the centre.
 
         Raises:
-            UnreadableError: an array is not uint8 or has not the shape of an image.
+            UnreadableError: an array is not uint8 or has not the shape of an image, or the image is of floating pixels.
         """
         if not isinstance(image, Image.Image):
             array = as_hwc(np.asarray(image))
             if array.shape == (self.height, self.width, self.channels):
                 return array
             image = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = _eight_bits(image).convert("L" if self.channels == 1 else "RGB")
         if image.size != (self.width, self.height):
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
@@ -88,10 +99,11 @@ def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[f
 
 
 def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -> Image.Image:
-    """The image in the bytes of a file, the right way up; a JPEG file may come scaled down to no less than `wanted`.
+    """The image in the bytes of a file, the right way up, in a mode that can be made L and RGB; a JPEG file may come
+    scaled down to no less than `wanted`.
 
     Raises:
-        UnreadableError: it is no image, is cut short, or exceeds the limits.
+        UnreadableError: it is no image, is cut short, has floating pixels, or exceeds the limits.
     """
     if len(stored) > limits.bytes:
         raise UnreadableError(f"{len(stored)} bytes, more than {limits.bytes}")
@@ -104,13 +116,12 @@ def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -
             if wanted is not None:
                 side = max(wanted.height, wanted.width)
                 image.draft("RGB" if wanted.channels == 3 else "L", (side, side))
-            upright = ImageOps.exif_transpose(image)
-            return _eight_bits(upright) if upright.mode.startswith("I") else upright
+            return _eight_bits(_upright(image))
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:  # its text names an address in memory
         raise UnreadableError(f"no image in any of {', '.join(FORMATS)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises almost anything where a file is malformed
         raise UnreadableError(_short(error)) from error
 
 
@@ -146,8 +157,22 @@ def as_hwc(image: np.ndarray) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits."""
-    return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+    """The image with eight bits a channel, in a mode that can be made L and RGB: of 16 bits, the upper ones stay."""
+    if image.mode == "F":
+        raise UnreadableError("floating pixels, expected whole numbers of 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+    return image.convert(LESS_USUAL[image.mode]) if image.mode in LESS_USUAL else image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say, or as it is stored where they cannot be read."""
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # as in open_image: Pillow raises almost anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _short(error: BaseException) -> str:

@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
-from lada_al.pools.source import Id, Item, Source
+from lada_al.pools.source import Id, Item, Source, read_below
 
 ROWS_AT_A_TIME = 64
+BYTES = (pa.binary(), pa.large_binary())
+TEXT = (pa.string(), pa.large_string())
 
 
 class ParquetPool(Source):
@@ -83,16 +85,7 @@ class ParquetPool(Source):
             image = image.get("path") if image.get("bytes") is None else image["bytes"]
         if image is None:
             return UnreadableError("there are no bytes")
-        if isinstance(image, bytes):
-            return image
-        path = (self.root / image).resolve()
-        if not path.is_relative_to(self.root):
-            return UnreadableError("its path leads outside of the pool's folder")
-        try:
-            too_large = path.stat().st_size > self.limits.bytes
-            return UnreadableError(f"more than {self.limits.bytes} bytes") if too_large else path.read_bytes()
-        except OSError as error:
-            return UnreadableError(error.strerror or type(error).__name__)
+        return image if isinstance(image, bytes) else read_below(self.root, image, self.limits)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
@@ -131,15 +124,23 @@ def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:
     """
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # the last, where its name is no UTF-8
         raise UsageError(f"{argument}: {path} is not a readable Parquet file: {error}") from error
     kinds = {field.name: field.type for field in file.schema_arrow}
     kind = kinds.get("image")
-    is_struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not is_struct and kind not in (pa.binary(), pa.large_binary()):
+    if kind not in BYTES and not _is_file(kind):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise UsageError(f"{argument}: {path}: expected a column image of bytes or of struct<bytes, ...>, got {found}")
+        wanted = "bytes or of struct<bytes: binary, path: string>"
+        raise UsageError(f"{argument}: {path}: expected a column image of {wanted}, got {found}")
     return file
+
+
+def _is_file(kind: pa.DataType | None) -> bool:
+    """Whether a column holds files as Hugging Face does: their bytes, or else a path."""
+    if kind is None or not pa.types.is_struct(kind):
+        return False
+    parts = {part.name: part.type for part in kind}
+    return parts.get("bytes") in (*BYTES, pa.null()) and parts.get("path", pa.null()) in (*TEXT, pa.null())
 
 
 def rows_of_groups(file: pq.ParquetFile) -> list[int]:
@@ -153,10 +154,12 @@ def _has_id(file: pq.ParquetFile) -> bool:
 def _checked_ids(files: list[pq.ParquetFile], path: Path) -> pa.DataType:
     """The type of the column `id`: text or whole numbers, none missing, each once."""
     ids = pa.concat_tables([file.read(columns=["id"]) for file in files])["id"]
-    if pa.types.is_integer(ids.type):
-        ids = ids.cast(pa.int64())
-    elif not pa.types.is_string(ids.type):
+    if ids.type not in TEXT and not pa.types.is_integer(ids.type):
         raise UsageError(f"pool: {path}: ids must be text or whole numbers, got {ids.type}")
+    try:
+        ids = ids.cast(pa.string() if ids.type in TEXT else pa.int64())
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"pool: {path}: ids must be text or whole numbers of 64 bits: {error}") from error
     if ids.null_count:
         raise UsageError(f"pool: {path}: {ids.null_count} ids are null")
     if pc.count_distinct(ids).as_py() < len(ids):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from lada_al.pools.decode import Limits
+from lada_al.pools.decode import Limits, UnreadableError
 from lada_al.run.files import write_atomically
 
 Id = str | int
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters, and what ends a line
 
 
 class Item(NamedTuple):
@@ -80,6 +83,26 @@ class Listing:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_table": self._table if self.path is None else None}
+
+
+def as_text(name: str) -> str:
+    """A file's name as one line of text: what is none in it, and bytes that are no UTF-8, as in a Python string."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return NO_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def read_below(folder: Path, name: str, limits: Limits) -> bytes | UnreadableError:
+    """The file at a path below `folder`, which has no links in it; or why it cannot be had."""
+    try:
+        path = Path(os.path.realpath(folder / name))
+        if not path.is_relative_to(folder):
+            return UnreadableError("its path leads outside of the pool's folder")
+        size = path.stat().st_size
+        return UnreadableError(f"{size} bytes, more than {limits.bytes}") if size > limits.bytes else path.read_bytes()
+    except OSError as error:
+        return UnreadableError(error.strerror or type(error).__name__)
+    except ValueError as error:  # a character that no path holds
+        return UnreadableError(f"its path cannot be used: {error}")
 
 
 def _write(file: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError
-from lada_al.pools.source import Item, Listing, Source
+from lada_al.pools.source import Item, Listing, Source, as_text
 
 SCHEMA = pa.schema([("shard", pa.int32()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
@@ -56,7 +56,7 @@ class TarPool(Source):
         return f"{self.listing.fingerprint()} {self.sizes}"
 
     def _id(self, shard: int, member: str) -> str:
-        return f"{self.shards[shard]}#{member}"
+        return f"{as_text(self.shards[shard])}#{member}"
 
     def _bytes(self, file: BinaryIO, offset: int, size: int) -> bytes | UnreadableError:
         if size > self.limits.bytes:
@@ -69,7 +69,8 @@ class TarPool(Source):
         rows: list[dict[str, int | str]] = []
         for number, shard in enumerate(self.shards):
             for member in _images(self.root / shard):
-                rows.append({"shard": number, "member": member.name, "offset": member.offset_data, "size": member.size})
+                name = as_text(member.name)
+                rows.append({"shard": number, "member": name, "offset": member.offset_data, "size": member.size})
                 if len(rows) == Listing.ROWS:
                     yield pa.RecordBatch.from_pylist(rows, SCHEMA)
                     rows = []
@@ -77,14 +78,22 @@ class TarPool(Source):
 
 
 def _images(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The image members of a shard, each name once: of a name that comes again, the first counts."""
+    """The image members of a shard, each name once: of a name that comes again, the first counts.
+
+    Raises:
+        UsageError: it is no tar file, or nobody knows what follows because it is damaged or cut short.
+    """
     seen: set[str] = set()
+    size = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            while archive.offset <= size and (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
                 if member.isreg() and Path(member.name).suffix.lower() in SUFFIXES and member.name not in seen:
                     seen.add(member.name)
                     yield member
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise UsageError(f"pool: {path} is damaged or cut short at byte {min(archive.offset, size)}")
     except (tarfile.TarError, OSError) as error:
         raise UsageError(f"pool: {path} is not a readable, uncompressed tar file: {error}") from error
