@@ -33,7 +33,7 @@ def load(path: Path, size: int | None) -> Dataset:
     Raises:
         UsageError: naming the file, what was expected and what came.
     """
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _of_arrays(path)
     if (path / "train.parquet").exists():
         return parquet.load(path, NAME, size)
