@@ -44,7 +44,7 @@ def page(browser: Any) -> Iterator[Any]:
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     yield page
     page.close()
-    assert [text for text in complaints if "net::ERR_" not in text and "404" not in text] == []
+    assert [text for text in complaints if not re.search("net::ERR_|404|503", text)] == []
 
 
 class Server:
@@ -184,6 +184,29 @@ def test_an_answer_that_was_not_acknowledged_is_sent_again_and_counts_once(
     assert labels(project) == {first: truth(first)}
     with Store(project / "labels.sqlite") as store:
         assert store.last_label() == 1
+
+
+def test_an_answer_that_cannot_be_written_now_is_kept(page: Any, start: Callable[..., Server], project: Path) -> None:
+    page.goto(start(project).address)
+    done(page, "0 of 20 done")
+    first = shown(page)
+    refusal = {"status": 503, "content_type": "text/plain", "body": "labels.sqlite: database or disk is full"}
+    page.route("**/label", lambda route: route.fulfill(**refusal))
+    page.keyboard.press(truth(first))
+    expect(page.locator("#alarm")).to_have_text(
+        "Not saved: labels.sqlite: database or disk is full. Your answer is kept; press any class to send it again."
+    )
+    page.unroute("**/label")
+    page.keyboard.press("0")
+    done(page, "1 of 20 done")
+    expect(page.locator("#alarm")).to_be_hidden()
+    assert labels(project) == {first: truth(first)}
+
+
+def test_a_state_that_cannot_be_read_is_said(page: Any, start: Callable[..., Server], project: Path) -> None:
+    page.route("**/state", lambda route: route.fulfill(status=503, body="labels.sqlite: disk I/O error"))
+    page.goto(start(project).address)
+    expect(page.locator("#alarm")).to_have_text("Nothing to show: labels.sqlite: disk I/O error. Load the page again.")
 
 
 def test_it_fits_a_phone(page: Any, start: Callable[..., Server], project: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,23 @@ class TestLabelling:
             post(client, "label", number=1, label="cat", nonce=nonce(1))
         assert store.last_label() == 1
 
+    def test_what_is_undone_is_shown_again_though_others_have_labelled_it(
+        self, desk: server.Desk, store: Store
+    ) -> None:
+        client = client_of(desk)
+        for number, item in enumerate((1, 2)):
+            post(client, "label", number=item, label="cat", nonce=nonce(number))
+        store.record([Vote("a.png", "cat", "bob"), Vote("<b>.png", "cat", "bob")], "csv")
+        assert post(client, "undo", nonce=nonce(3))["item"]["number"] == 2
+        for _ in range(2):  # the second time because the answer was lost
+            state = post(client, "undo", nonce=nonce(4))
+            assert (state["item"]["number"], state["next"], state["can_undo"]) == (1, 2, False)
+        assert client.get(f"/{TOKEN}/state").json() == state  # as after a reload
+        for item, then in ((1, 2), (2, 3)):
+            state = post(client, "label", number=item, label=CLASSES[1], nonce=nonce(10 + item))
+            assert state["item"]["number"] == then
+        assert [vote.label for vote in store.verdicts()["a.png"].votes] == ["cat", CLASSES[1]]
+
     def test_review_shows_what_is_not_settled_once(self, desk: server.Desk, store: Store) -> None:
         store.record(
             [Vote("a.png", "cat", "ana"), Vote("a.png", CLASSES[1], "bob"), Vote("<b>.png", None, "ana")], "csv"
@@ -114,6 +132,17 @@ class TestLabelling:
         assert (state["item"], state["left"]) == (None, 0)
         assert post(client, "undo", nonce=nonce(3))["item"]["id"] == "<b>.png"
 
+    def test_a_journal_that_cannot_be_written_is_said(self, client: Client, store: Store) -> None:
+        store._connection.execute("PRAGMA busy_timeout = 0")
+        other = sqlite3.connect(store.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        body = {"number": 1, "label": "cat", "nonce": nonce(1)}
+        response = client.post(f"/{TOKEN}/label", json=body)
+        assert (response.status_code, response.text) == (503, f"{store.path}: database is locked")
+        other.execute("ROLLBACK")
+        assert client.post(f"/{TOKEN}/label", json=body).status_code == 200
+        assert store.labels() == {"a.png": "cat"}
+
 
 class TestImages:
     def test_they_are_drawn_anew_and_not_too_large(self, client: Client) -> None:
@@ -122,7 +151,20 @@ class TestImages:
         assert Image.open(io.BytesIO(response.content)).size == (1024, 512)
 
     @pytest.mark.parametrize(
-        "name", ["3", "4", "999999999999999999999", "-1", "a.png", "../pool/a.png", "%2e%2e/labels.sqlite", "1/x", ""]
+        "name",
+        [
+            "3",
+            "4",
+            "999999999999999999999",
+            pytest.param("9" * 5000, id="5000 digits"),
+            "٣",
+            "-1",
+            "a.png",
+            "../pool/a.png",
+            "%2e%2e/labels.sqlite",
+            "1/x",
+            "",
+        ],
     )
     def test_nothing_else_is_served(self, name: str, client: Client) -> None:
         assert client.get(f"/{TOKEN}/image/{name}").status_code == 404
@@ -205,6 +247,22 @@ class TestBodies:
     def test_what_is_no_json_is_refused(self, content: bytes, client: Client) -> None:
         headers = {"Content-Type": "application/json"}
         assert client.post(f"/{TOKEN}/undo", content=content, headers=headers).status_code == 400
+
+    def test_a_request_whose_sender_goes_away_is_no_error(self, client: Client, store: Store) -> None:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = {"Host": ADDRESS, "Origin": f"http://{ADDRESS}", "Content-Type": "application/json"}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": "POST", "path": f"/{TOKEN}/label", "query_string": b"", "headers": raw}
+        asyncio.run(client.app(scope, receive, send))
+        assert sent[0]["status"] == 400
+        assert store.last_label() == 0
 
     def test_forms_are_refused(self, client: Client) -> None:
         assert client.post(f"/{TOKEN}/undo", data={"nonce": nonce(1)}).status_code == 415

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lada_al.errors import UsageError
-from lada_al.label.store import Progress, Ranked, Store, Vote
+from lada_al.label.store import JournalError, Progress, Ranked, Store, Vote
 
 
 def ranked(*ids: str) -> list[Ranked]:
@@ -33,6 +34,8 @@ def test_a_batch_is_read_as_it_was_written(store: Store) -> None:
     assert store.asked() == {"a", "b", "c"}
     assert store.item(2) == store.items(query.id)[1]
     assert store.item(99) is None
+    assert store.item_of("b") == store.item(2)
+    assert store.item_of("z") is None
 
 
 def test_no_item_is_asked_twice_and_no_batch_is_entered_by_half(store: Store) -> None:
@@ -124,6 +127,60 @@ def test_votes_are_entered_all_or_none(store: Store) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         store.record([Vote("a", "cat", "ana"), Vote("b", "cat", None)], "csv")  # type: ignore[arg-type]
     assert store.last_label() == 0
+
+
+def test_a_full_disk_loses_nothing_and_is_over_when_there_is_room(store: Store) -> None:
+    store.record([Vote("a", "cat", "ana")], "csv")
+    ((pages,),) = store._connection.execute("PRAGMA page_count").fetchall()
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    long = "x" * 100_000
+    for full in (
+        lambda: store.record([Vote("b", "cat", "ana"), Vote("b", long, "ana")], "csv"),
+        lambda: store.record_once(Vote("b", long, "ana"), "page", nonce(1)),
+        lambda: store.add_query("entropy", 1, 1, 0, ranked("d", long)),
+    ):
+        with pytest.raises(JournalError, match=r"labels\.sqlite: database or disk is full"):
+            full()
+    assert (store.last_label(), len(store.queries())) == (1, 1)
+    store._connection.execute("PRAGMA max_page_count = 100000")
+    store.record_once(Vote("b", "dog", "ana"), "page", nonce(1))
+    assert store.labels() == {"a": "cat", "b": "dog"}
+
+
+def test_a_commit_that_fails_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the transaction stays open, and nothing can be recorded after it."""
+    ask = store._ask
+
+    def fail_to_commit(statement: str, *values: object) -> object:
+        if statement == "COMMIT":
+            raise JournalError("disk I/O error")
+        return ask(statement, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_ask", fail_to_commit)
+        with pytest.raises(JournalError, match="disk I/O error"):
+            store.record([Vote("a", "cat", "ana")], "csv")
+    store.record([Vote("b", "dog", "ana")], "csv")
+    assert store.labels() == {"b": "dog"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: store.record([Vote("a", "cat", "ana")], "csv"),
+        lambda store: store.record_once(Vote("a", "cat", "ana"), "page", nonce(1)),
+        lambda store: store.undo("ana", "page", nonce(1)),
+        lambda store: store.add_query("entropy", 1, 1, 0, ranked("d")),
+    ],
+)
+def test_a_journal_that_another_process_holds(write: Callable[[Store], object], store: Store) -> None:
+    store._connection.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match=r"labels\.sqlite: database is locked"):
+        write(store)
+    other.execute("ROLLBACK")
+    write(store)
 
 
 def test_two_processes_may_write(store: Store) -> None:

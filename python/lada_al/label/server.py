@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lada_al.errors import UsageError
 from lada_al.label import project as projects
 from lada_al.label.images import Images
-from lada_al.label.store import JOURNAL, QueryItem, Store, Vote
+from lada_al.label.store import JOURNAL, JournalError, QueryItem, Store, Vote
 from lada_al.pools.decode import UnreadableError
 
 HOST = "127.0.0.1"  # the page is for people at this machine, or at the other end of their own tunnel
@@ -80,15 +80,16 @@ class Desk:
     def __init__(self, store: Store, images: Images, classes: list[str], who: str, review: bool) -> None:
         self.store, self.images, self.classes, self.who, self.review = store, images, classes, who, review
         self._reviewed: set[str] = set()  # since the page was started: shown once, even if still in dispute
+        self._undone: list[QueryItem] = []  # shown again, the last one first, even if others have labelled them
         self.picture = functools.lru_cache(maxsize=IMAGES_KEPT)(self._picture)
 
-    def state(self, first: str | None = None) -> dict[str, Any]:
-        """What the page shows now, and the image after it. The item `first` goes before all others."""
+    def state(self) -> dict[str, Any]:
+        """What the page shows now, and the image after it."""
         if self.review:
-            items = [item for item in self.store.unsettled() if item.ranked.id not in self._reviewed]
+            waiting = [item for item in self.store.unsettled() if item.ranked.id not in self._reviewed]
         else:
-            items = self.store.pending(2)
-        items.sort(key=lambda item: item.ranked.id != first)
+            waiting = self.store.pending(2)
+        items = self._undone[::-1] + [item for item in waiting if item not in self._undone]
         progress = self.store.progress()
         return {
             "classes": self.classes,
@@ -108,12 +109,15 @@ class Desk:
             raise HTTPException(400, "there is no such class")
         self.store.record_once(Vote(item.ranked.id, label, self.who), SOURCE, nonce)
         self._reviewed.add(item.ranked.id)
+        self._undone = [undone for undone in self._undone if undone != item]
         return self.state()
 
     def undo(self, nonce: str) -> dict[str, Any]:
-        item = self.store.undo(self.who, SOURCE, nonce)
-        self._reviewed.discard(item or "")
-        return self.state(first=item)
+        item = self.store.item_of(self.store.undo(self.who, SOURCE, nonce) or "")
+        if item is not None:
+            self._reviewed.discard(item.ranked.id)
+            self._undone = [undone for undone in self._undone if undone != item] + [item]
+        return self.state()
 
     def _item(self, number: int) -> QueryItem:
         item = self.store.item(number)
@@ -160,7 +164,10 @@ def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
         return JSONResponse(desk.state())
 
     async def image(request: Request) -> Response:
-        id_ = desk.id_of(request.path_params["number"])
+        number = request.path_params["number"]
+        if not re.fullmatch(r"[0-9]{1,18}", number):
+            raise HTTPException(404, "there is no such image")
+        id_ = desk.id_of(int(number))
         try:
             return Response(await run_in_threadpool(desk.picture, id_), media_type="image/png")
         except (UnreadableError, KeyError) as error:
@@ -177,11 +184,11 @@ def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
     routes = [
         Route("/", show),
         Route("/state", state),
-        Route("/image/{number:int}", image),
+        Route("/image/{number}", image),
         Route("/label", label, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes), token, address, headers)
+    return Guard(Starlette(routes=routes, exception_handlers={JournalError: _not_now}), token, address, headers)
 
 
 class Guard:
@@ -224,15 +231,24 @@ class Guard:
         return None
 
 
+async def _not_now(request: Request, error: Exception) -> Response:
+    """The page keeps the answer and sends it again; if it was written after all, it counts once."""
+    del request
+    return Response(str(error), status_code=503, media_type="text/plain")
+
+
 async def _body(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
     """The JSON object of a request, with just these fields of these types."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected application/json")
     content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > MAX_BODY:
-            raise HTTPException(413, f"expected at most {MAX_BODY} bytes")
+    try:
+        async for part in request.stream():
+            content += part
+            if len(content) > MAX_BODY:
+                raise HTTPException(413, f"expected at most {MAX_BODY} bytes")
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the request ended early") from error
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

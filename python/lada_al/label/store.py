@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ JOURNAL = "labels.sqlite"
 APPLICATION = 0x4C414441  # "LADA", in the file's header
 VERSION = 1
 SECONDS_TO_WAIT = 30.0  # for another process that writes
+MAX_WHO = 100
 
 TABLES = {
     "queries": """
@@ -70,6 +71,10 @@ VIEWS = """
         SELECT max(id) AS id, item, who, action, label, at, query FROM standing GROUP BY item, who;
 """
 PENDING = "NOT EXISTS (SELECT 1 FROM standing WHERE standing.item = query_items.item)"
+
+
+class JournalError(OSError):
+    """The journal cannot be read or written now, because its disk is full or another process writes, say."""
 
 
 class Ranked(NamedTuple):
@@ -144,7 +149,10 @@ class Progress:
 
 
 class Store:
-    """An open journal. Use it from one thread; other processes may read and write the same file meanwhile."""
+    """An open journal. Use it from one thread; other processes may read and write the same file meanwhile.
+
+    Whatever is asked of it raises JournalError where the file cannot be read or written at that moment.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -197,13 +205,27 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All of the block is on disk when it ends, or nothing of it."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._ask("BEGIN IMMEDIATE")
         try:
             yield
+            self._ask("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite may have ended it, as it does where the disk is full
+                self._ask("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
+
+    def _ask(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        """Carries out a statement, and returns the rows that it gives.
+
+        Raises:
+            JournalError: it cannot be carried out, which is not the statement's fault.
+        """
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.DatabaseError as error:
+            raise JournalError(f"{self.path}: {error}") from error
 
     def add_query(self, method: str, seed: int, round: int, labels_seen: int, ranked: list[Ranked]) -> Query:
         """Enters a batch, whole or not at all.
@@ -214,24 +236,23 @@ class Store:
         query = (_now(), method, seed, round, labels_seen)
         try:
             with self._transaction():
-                cursor = self._connection.execute(
-                    "INSERT INTO queries (created, method, seed, round, labels_seen) VALUES (?, ?, ?, ?, ?)", query
+                ((id_,),) = self._ask(
+                    "INSERT INTO queries (created, method, seed, round, labels_seen) VALUES (?, ?, ?, ?, ?) "
+                    "RETURNING id",
+                    query,
                 )
-                id_ = int(cursor.lastrowid or 0)
-                self._connection.executemany(
-                    "INSERT INTO query_items (query, item, rank, score, why, predicted, entropy, detail) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (id_, r.id, rank, r.score, r.why, r.predicted, r.entropy, json.dumps(r.detail))
-                        for rank, r in enumerate(ranked)
-                    ],
-                )
+                for rank, r in enumerate(ranked):
+                    self._ask(
+                        "INSERT INTO query_items (query, item, rank, score, why, predicted, entropy, detail) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        (id_, r.id, rank, r.score, r.why, r.predicted, r.entropy, json.dumps(r.detail)),
+                    )
         except sqlite3.IntegrityError as error:
             raise UsageError("another batch was queried meanwhile; run the command again") from error
         return Query(id_, *query)
 
     def queries(self) -> list[Query]:
-        rows = self._connection.execute("SELECT id, created, method, seed, round, labels_seen FROM queries ORDER BY id")
+        rows = self._ask("SELECT id, created, method, seed, round, labels_seen FROM queries ORDER BY id")
         return [Query(*row) for row in rows]
 
     def items(self, query: int) -> list[QueryItem]:
@@ -243,6 +264,10 @@ class Store:
         found = self._items("number = ?", number) if number.bit_length() < 64 else []
         return next(iter(found), None)
 
+    def item_of(self, id: str) -> QueryItem | None:
+        """The item of this id, if it was asked for."""
+        return next(iter(self._items("item = ?", id)), None)
+
     def pending(self, limit: int = -1) -> list[QueryItem]:
         """Items of all batches that nobody has labelled or skipped, the oldest batch first."""
         return self._items(PENDING, limit=limit)
@@ -253,7 +278,7 @@ class Store:
         return [item for item in self._items("TRUE") if item.ranked.id in open_]
 
     def _items(self, where: str, *values: object, limit: int = -1) -> list[QueryItem]:
-        rows = self._connection.execute(
+        rows = self._ask(
             "SELECT number, query, rank, item, score, why, predicted, entropy, detail FROM query_items "
             f"WHERE {where} ORDER BY query, rank LIMIT {limit}",
             values,
@@ -265,24 +290,24 @@ class Store:
 
     def asked(self) -> set[str]:
         """Items of all batches."""
-        return {item for (item,) in self._connection.execute("SELECT item FROM query_items")}
+        return {item for (item,) in self._ask("SELECT item FROM query_items")}
 
     def last_label(self) -> int:
         """The newest row of the labels, 0 if there is none."""
-        (last,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM labels").fetchone()
+        ((last,),) = self._ask("SELECT ifnull(max(id), 0) FROM labels")
         return int(last)
 
     def progress(self) -> Progress:
-        (total,) = self._connection.execute("SELECT count(*) FROM query_items").fetchone()
-        labelled, answered = self._connection.execute(
+        ((total,),) = self._ask("SELECT count(*) FROM query_items")
+        ((labelled, answered),) = self._ask(
             "SELECT count(DISTINCT CASE WHEN action = 'label' THEN item END), count(DISTINCT item) FROM votes "
             "WHERE item IN (SELECT item FROM query_items)"
-        ).fetchone()
+        )
         return Progress(labelled, answered - labelled, total)
 
     def said(self) -> list[tuple[str, str, str | None, str]]:
         """Item, person, label and time of all that was not undone, what the person has corrected since included."""
-        return self._connection.execute("SELECT item, who, label, at FROM standing ORDER BY id").fetchall()
+        return self._ask("SELECT item, who, label, at FROM standing ORDER BY id")
 
     def record(self, votes: Iterable[Vote], source: str) -> None:
         """Appends labels and skips, all or none. When this returns they are on disk."""
@@ -304,46 +329,49 @@ class Store:
         with self._transaction():
             if (item := self._item_of(nonce)) is not None:
                 return item
-            newest = self._connection.execute(
+            newest = self._ask(
                 "SELECT id, item FROM standing WHERE who = ? AND source = ? ORDER BY id DESC LIMIT 1", (who, source)
-            ).fetchone()
-            if newest is None:
+            )
+            if not newest:
                 return None
-            row, item = newest
+            ((row, item),) = newest
             self._append((item, None, "undo", row, who, _now(), item, source, nonce))
             return str(item)
 
     def can_undo(self, who: str, source: str) -> bool:
-        found = self._connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM standing WHERE who = ? AND source = ?)", (who, source)
-        )
-        return bool(found.fetchone()[0])
+        ((found,),) = self._ask("SELECT EXISTS (SELECT 1 FROM standing WHERE who = ? AND source = ?)", (who, source))
+        return bool(found)
 
     def _append_vote(self, vote: Vote, source: str, nonce: str | None = None) -> None:
         action = "skip" if vote.label is None else "label"
         self._append((vote.item, vote.label, action, None, vote.who, vote.at or _now(), vote.item, source, nonce))
 
     def _append(self, values: tuple[object, ...]) -> None:
-        self._connection.execute(
+        self._ask(
             "INSERT INTO labels (item, label, action, undoes, who, at, query, source, nonce) "
             "VALUES (?, ?, ?, ?, ?, ?, (SELECT query FROM query_items WHERE item = ?), ?, ?)",
             values,
         )
 
     def _item_of(self, nonce: str) -> str | None:
-        row = self._connection.execute("SELECT item FROM labels WHERE nonce = ?", (nonce,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._ask("SELECT item FROM labels WHERE nonce = ?", (nonce,))
+        return str(rows[0][0]) if rows else None
 
     def verdicts(self) -> dict[str, Verdict]:
         """By item, what people say of it; items on which nothing stands are left out."""
         votes: dict[str, list[Vote]] = {}
-        for row in self._connection.execute("SELECT item, label, who, at FROM votes ORDER BY id"):
+        for row in self._ask("SELECT item, label, who, at FROM votes ORDER BY id"):
             votes.setdefault(row[0], []).append(Vote(*row))
         return {item: Verdict(_winner(cast), cast) for item, cast in votes.items()}
 
     def labels(self) -> dict[str, str]:
         """By item, the label in force."""
         return {item: verdict.label for item, verdict in self.verdicts().items() if verdict.label is not None}
+
+
+def is_name(who: str) -> bool:
+    """Whether the journal takes this for the name of a person."""
+    return 0 < len(who) <= MAX_WHO and who.isprintable()
 
 
 def _winner(votes: list[Vote]) -> str | None:
