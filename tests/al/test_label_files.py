@@ -124,10 +124,8 @@ class TestQuery:
         begin(tmp_path, pool, method="lada-ent-mix")
         odd = sorted(path.relative_to(pool).as_posix() for path in pool.rglob("*.png"))[7]
         assert ingest(tmp_path, f"id,label\n{odd},{truth(odd)}\n")[0] == 0
-        assert (
-            "so query must be even, got 11"
-            in lada("query", "--project", tmp_path, "--out", tmp_path / "x", "--count", 11)[2]
-        )
+        code, _, err = lada("query", "--project", tmp_path, "--out", tmp_path / "x", "--count", 11)
+        assert (code, err) == (2, "lada: --count: lada-ent-mix asks for pairs, so it must be even, got 11\n")
         sizes = []
         for batch, count in enumerate([10, 20, 20, 20]):
             path = tmp_path / f"{batch}.csv"
@@ -168,6 +166,13 @@ class TestQuery:
         assert [row["id"] for row in listed] == [f"broken-{i}.png" for i in range(5)]
         assert all(row["reason"] for row in listed)
 
+    def test_unreadable_images_of_earlier_batches_stay_listed(self, tmp_path: Path) -> None:
+        path = tmp_path / "unreadable.csv"
+        queries._write_unreadable(path, {"b\u2028.png": 'cut, "short"', "=a.png": "no bytes"})
+        queries._write_unreadable(path, {"c.png": "no bytes", "=a.png": "no bytes"})
+        found = [(row["id"], row["reason"]) for row in read_csv(path)]
+        assert found == [("'=a.png", "no bytes"), ("b\u2028.png", 'cut, "short"'), ("c.png", "no bytes")]
+
     def test_the_page_of_a_batch_escapes_and_shows(self, tmp_path: Path) -> None:
         pool = tmp_path / "pool"
         pool.mkdir()
@@ -185,18 +190,100 @@ class TestQuery:
         assert 'src="data:image/png;base64,' in html
         assert "http://" not in html.replace("http-equiv", "")
 
+    def test_labelled_images_that_left_the_pool_are_counted(self, tmp_path: Path) -> None:
+        pool = write_pool(tmp_path / "pool", 20)
+        begin(tmp_path, pool, method="entropy")
+        lada("query", "--project", tmp_path, "--out", tmp_path / "batch.csv", "--count", 8)
+        fill_in(tmp_path / "batch.csv", tmp_path / "labels.csv")
+        assert lada("ingest", tmp_path / "labels.csv", "--project", tmp_path)[0] == 0
+        for id_ in ids_of(tmp_path)[:3]:
+            (pool / id_).unlink()
+        code, out, err = lada("query", "--project", tmp_path, "--out", tmp_path / "second.csv", "--count", 4)
+        assert code == 0, err
+        assert "3 labelled images are no longer in the pool; the ranking did without their labels\n" in out
+        code, out, _ = lada("query", "--project", tmp_path, "--out", tmp_path / "third.csv", "--again", 2)
+        assert (code, "no longer" in out) == (0, False)
+
+    def test_a_batch_is_written_again_though_some_of_it_left_the_pool(self, tmp_path: Path) -> None:
+        pool = write_pool(tmp_path / "pool", 20)
+        begin(tmp_path, pool, method="entropy")
+        lada("query", "--project", tmp_path, "--out", tmp_path / "batch.csv", "--count", 8)
+        gone, *others = ids_of(tmp_path)
+        (pool / gone).unlink()
+        options = ["--again", 1, "--label-studio", tmp_path / "tasks.json"]
+        code, out, err = lada("query", "--project", tmp_path, "--out", tmp_path / "again.csv", *options)
+        assert code == 0, err
+        assert f"1 images cannot be read and are not in {tmp_path / 'tasks.json'}\n" in out
+        first, *rest = read_csv(tmp_path / "again.csv")
+        assert (first["id"], first["path"]) == (gone, "")
+        assert first["why"] == "no longer in the pool; at random: there are no labels yet"
+        assert rest == read_csv(tmp_path / "batch.csv")[1:]
+        assert "cannot be shown" in (tmp_path / "again.html").read_text()
+        tasks = json.loads((tmp_path / "tasks.json").read_text())
+        assert [task["data"]["lada_id"] for task in tasks] == others
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--out", "."], "--out: expected the name of a file, got '.'"),
+            (["--out", ""], "--out: expected the name of a file, got '.'"),
+            (["--out", "/"], "--out: expected the name of a file, got '/'"),
+            (
+                ["--out", "new.csv", "--again", 1, "--count", 20],
+                "--count: --again writes a batch as it was asked for; give one of them",
+            ),
+            (
+                ["--out", "new.csv", "--image-prefix", "/images/"],
+                "--image-prefix is for tasks of --label-studio, which is not given",
+            ),
+        ],
+    )
+    def test_options_that_would_do_nothing_are_refused(
+        self, options: list[Any], message: str, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(project)
+        assert lada("query", "--project", project, *options) == (2, "", f"lada: {message}\n")
+        with Store(project / "labels.sqlite") as store:
+            assert len(store.queries()) == 1
+
+    def test_a_batch_whose_files_cannot_be_written_is_named(self, project: Path) -> None:
+        name = "x" * 245 + ".csv"  # by itself not too long, but with .tmp it is
+        code, _, err = lada("query", "--project", project, "--out", project / name)
+        assert code == 1
+        assert re.search(r"File name too long: .*; batch 2 is entered: `lada query --again 2` writes it\n$", err)
+        assert lada("query", "--project", project, "--out", project / "2.csv", "--again", 2)[0] == 0
+        assert len(read_csv(project / "2.csv")) == 20
+
+    @pytest.mark.parametrize(("seed", "code"), [(2**63 - 1, 0), (2**63, 2)])
+    def test_seeds_that_the_journal_cannot_hold_are_refused(
+        self, seed: int, code: int, pool: Path, tmp_path: Path
+    ) -> None:
+        options = ["--pool", pool, "--classes", "a,b", "--project", tmp_path, "--seed", seed, "--method", "entropy"]
+        found, _, err = lada("init", *options)
+        assert found == code, err
+        assert ("seed: Input should be less than 9223372036854775808" in err) == bool(code)
+        if code == 0:
+            assert lada("query", "--project", tmp_path, "--out", tmp_path / "b.csv", "--count", 2)[0] == 0
+
     def test_cells_that_a_spreadsheet_would_run_are_made_text_and_come_back(self, tmp_path: Path) -> None:
         pool = tmp_path / "pool"
         pool.mkdir()
-        for name in ("=1+1.png", "@x.png", "-2.png", "plain.png"):
+        for name in ("=1+1.png", "'=1+1.png", "@x.png", "-2.png", "plain.png", "'x'.png"):
             Image.new("L", (20, 20)).save(pool / name)
         begin(tmp_path, pool, method="entropy", classes=["-", "+"])
         assert lada("query", "--project", tmp_path, "--out", tmp_path / "b.csv")[0] == 0
         ids = {row["id"] for row in read_csv(tmp_path / "b.csv")}
-        assert ids == {"'=1+1.png", "'@x.png", "'-2.png", "plain.png"}
-        code, out, _ = ingest(tmp_path, "id,label\n'=1+1.png,'-\n@x.png,+\n")
+        assert ids == {"'=1+1.png", "''=1+1.png", "'@x.png", "'-2.png", "plain.png", "'x'.png"}
+        code, out, _ = ingest(tmp_path, "id,label\n'=1+1.png,'-\n''=1+1.png,+\n@x.png,+\n'x'.png,-\n")
         assert code == 0, out
-        assert journal(tmp_path) == {"=1+1.png": "-", "@x.png": "+"}
+        assert journal(tmp_path) == {"=1+1.png": "-", "'=1+1.png": "+", "@x.png": "+", "'x'.png": "-"}
+
+    def test_a_name_that_begins_with_a_quote_is_taken_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "pool").mkdir()
+        Image.new("L", (20, 20)).save(tmp_path / "pool" / "'=x.png")
+        begin(tmp_path, tmp_path / "pool", method="entropy")
+        assert ingest(tmp_path, "id,label\n'=x.png,3\n")[0] == 0
+        assert journal(tmp_path) == {"'=x.png": "3"}
 
 
 class TestIngest:

@@ -41,8 +41,8 @@ def work(folder: Path, until: int, at_work: Any) -> None:
             if not pending:
                 if len(store.queries()) == until:
                     return
-                batch, items, _ = query.make(folder, COUNT)
-                query.write_csv(folder / f"{batch.id}.csv", items, images)
+                batch = query.make(folder, COUNT)
+                query.write_csv(folder / f"{batch.query.id}.csv", batch.items, images)
             elif len(pending) == COUNT:  # half a batch by file
                 lines = [f"{item.ranked.id},{truth(item.ranked.id)},ben" for item in pending[: COUNT // 2]]
                 (folder / "labels.csv").write_text("\n".join(["id,label,who", *lines, ""]))

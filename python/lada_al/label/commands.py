@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from lada_al.errors import UsageError
+from lada_al.label.store import JOURNAL, MAX_WHO, Store, is_name
 
 app = typer.Typer()
 console = Console(highlight=False, markup=False, soft_wrap=True)
-MAX_WHO = 100
+COUNT = 20
 SHOWN = 20  # lines of each kind that are printed
 
 Project = Annotated[Path, typer.Option(help="Folder of the labelling project.", file_okay=False)]
@@ -48,7 +49,7 @@ def init(
 def query(
     out: Annotated[Path, typer.Option(help="CSV file to write, with an HTML page beside it.", show_default=False)],
     project: Project = HERE,
-    count: Annotated[int, typer.Option(help="Images to ask for.", min=1)] = 20,
+    count: Annotated[int | None, typer.Option(help=f"Images to ask for; default {COUNT}.", min=1)] = None,
     again: Annotated[int | None, typer.Option(help="Write this earlier batch again, and choose nothing.")] = None,
     label_studio: Annotated[Path | None, typer.Option(help="Write Label Studio tasks too, to this file.")] = None,
     image_prefix: Annotated[
@@ -59,37 +60,37 @@ def query(
     from lada_al.label import label_studio as studio
     from lada_al.label import project as projects
     from lada_al.label import query as queries
-    from lada_al.label.store import JOURNAL, Store
 
+    if again is not None and count is not None:
+        raise UsageError("--count: --again writes a batch as it was asked for; give one of them")
+    if image_prefix is not None and label_studio is None:
+        raise UsageError("--image-prefix is for tasks of --label-studio, which is not given")
+    if not out.name:
+        raise UsageError(f"--out: expected the name of a file, got '{out}'")
     html = out.with_suffix(".html")
-    paths = [path for path in (out, html, label_studio) if path is not None]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError(f"--out and --label-studio: {' and '.join(map(str, paths))} must be different files")
-    for path in paths:
-        if path.exists():
-            raise UsageError(f"{path} exists and may hold labels; choose another name")
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent}")
-        if not os.access(path.parent, os.W_OK):
-            raise UsageError(f"{path.parent} cannot be written to")
+    _check_new_files([path for path in (out, html, label_studio) if path is not None])
     begun = projects.read(project)
-    if again is None:
-        batch, items, unreadable = queries.make(project, count)
-    else:
-        (batch, items), unreadable = queries.again(project, again), 0
-    images = begun.images()
-    queries.write_csv(out, items, images)
-    queries.write_html(html, batch, items, images)
-    if label_studio is not None:
-        studio.write_tasks(label_studio, batch, items, images, image_prefix)
-        console.print(f"labelling interface for Label Studio:\n{studio.interface(begun.classes)}", end="")
-    if unreadable:
-        console.print(f"{unreadable} images could not be read; they are listed in {project / queries.UNREADABLE}")
+    batch = queries.make(project, count or COUNT) if again is None else queries.again(project, again)
+    number, items, images = batch.query.id, batch.items, begun.images()
+    try:
+        queries.write_csv(out, items, images)
+        queries.write_html(html, batch.query, items, images)
+        if label_studio is not None:
+            without_task = studio.write_tasks(label_studio, batch.query, items, images, image_prefix)
+            if without_task:
+                console.print(f"{without_task} images cannot be read and are not in {label_studio}")
+            console.print(f"labelling interface for Label Studio:\n{studio.interface(begun.classes)}", end="")
+    except OSError as error:
+        raise OSError(f"{error}; batch {number} is entered: `lada query --again {number}` writes it") from error
+    if batch.unreadable:
+        console.print(f"{batch.unreadable} images could not be read; they are listed in {project / queries.UNREADABLE}")
+    if batch.gone:
+        console.print(f"{batch.gone} labelled images are no longer in the pool; the ranking did without their labels")
     with Store(project / JOURNAL) as store:
-        waiting = sum(item.query != batch.id for item in store.pending())
+        waiting = sum(item.query != number for item in store.pending())
     if waiting:
         console.print(f"{waiting} images of earlier batches have no answer yet; --again NUMBER writes a batch again")
-    console.print(f"batch {batch.id}: {len(items)} images in {out}, to be looked at in {html}")
+    console.print(f"batch {number}: {len(items)} images in {out}, to be looked at in {html}")
 
 
 @app.command()
@@ -101,7 +102,6 @@ def ingest(
     """Take labels back. What cannot be taken is refused line by line, and the exit code is then 1."""
     from lada_al.label import ingest as ingestion
     from lada_al.label import project as projects
-    from lada_al.label.store import JOURNAL, Store
 
     report = ingestion.ingest(project, labels, _person(who))
     console.print(f"{report.taken} labels taken, {report.repeated} known already, {report.empty} lines without one")
@@ -132,13 +132,26 @@ def label(
     server.serve(project, _person(who), port, review, lambda url: console.print(f"open {url}"))
 
 
+def _check_new_files(paths: list[Path]) -> None:
+    """Refuses files of a batch that are there already, or that could not be written."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"--out and --label-studio: {' and '.join(map(str, paths))} must be different files")
+    for path in paths:
+        if path.exists():
+            raise UsageError(f"{path} exists and may hold labels; choose another name")
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{path.parent} cannot be written to")
+
+
 def _person(who: str | None) -> str:
     """The name given, or that of the user."""
     try:
         name = getpass.getuser() if who is None else who
     except (KeyError, OSError):
         name = ""
-    if not 0 < len(name) <= MAX_WHO or not name.isprintable():
+    if not is_name(name):
         raise UsageError(f"--who: expected a name of 1 to {MAX_WHO} characters, got '{name}'")
     return name
 

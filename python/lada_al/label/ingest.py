@@ -17,11 +17,10 @@ from pathlib import Path
 from lada_al.errors import UsageError
 from lada_al.label import label_studio
 from lada_al.label import project as projects
-from lada_al.label.query import plain
-from lada_al.label.store import JOURNAL, Store, Vote
+from lada_al.label.store import JOURNAL, MAX_WHO, Store, Vote, is_name
+from lada_al.run.files import plain
 
 MAX_BYTES = 256_000_000
-MAX_WHO = 100
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _read_csv(file: Path, who: str, known: set[str], report: Report) -> list[Ans
             if not label:
                 report.empty += 1
                 continue
-            id_ = id_ if id_ in known else plain(id_)
+            id_ = plain(id_) if plain(id_) in known else id_
             person = (row.get("who") or "").strip() or who
             at = (row.get("at") or "").strip() or None
             answers.append(Answer(place, Vote(id_, plain(label), plain(person), at)))
@@ -124,7 +123,7 @@ def _usable(answer: Answer, known: set[str], classes: list[str], report: Report)
         reason = f"the pool has no image '{_short(vote.item)}'"
     elif vote.label is not None and vote.label not in classes:
         reason = f"'{_short(vote.label)}' is no class of the project ({', '.join(classes[:20])})"
-    elif len(vote.who) > MAX_WHO or not vote.who.isprintable():
+    elif not is_name(vote.who):
         reason = f"who must be a name of at most {MAX_WHO} characters, got '{_short(vote.who)}'"
     elif vote.at is not None and not _is_time(vote.at):
         reason = f"at must be a time like 2026-01-31T12:00:00Z, got '{_short(vote.at)}'"

@@ -31,11 +31,16 @@ LONGEST_SIDE = 1024
 CONTROL, OBJECT = "choice", "image"
 
 
-def write_tasks(path: Path, query: Query, items: list[QueryItem], images: Images, prefix: str | None = None) -> None:
-    """Tasks of a batch. Images are inside the file, or at `prefix` + id where Label Studio finds them."""
+def write_tasks(path: Path, query: Query, items: list[QueryItem], images: Images, prefix: str | None = None) -> int:
+    """Tasks of a batch. Images are inside the file, or at `prefix` + id where Label Studio finds them.
+
+    Returns how many items have no task, because their images cannot be read.
+    """
     tasks = [_task(query, item, _url(images, item.ranked.id, prefix)) for item in items]
-    text = json.dumps([task for task in tasks if task is not None], indent=1, ensure_ascii=False)
+    whole = [task for task in tasks if task is not None]
+    text = json.dumps(whole, indent=1, ensure_ascii=False)
     write_atomically(path, lambda file: file.write(text.encode()))
+    return len(tasks) - len(whole)
 
 
 def interface(classes: list[str]) -> str:

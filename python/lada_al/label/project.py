@@ -33,7 +33,7 @@ class Project(BaseModel):
     classes: Annotated[list[str], Field(min_length=2)]
     method: str = "lada-ent-mix"
     model: str = "small"
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # what an SQLite column holds
     size: tuple[Annotated[int, Field(ge=SMALLEST, le=LARGEST)], Annotated[int, Field(ge=SMALLEST, le=LARGEST)]]
     """Height and width to which images are scaled for the network; people see them as they are."""
     channels: Literal[1, 3]

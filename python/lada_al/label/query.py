@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -18,20 +19,27 @@ from lada_al.label import project as projects
 from lada_al.label.images import Images
 from lada_al.label.store import JOURNAL, Query, QueryItem, Store
 from lada_al.pools.decode import UnreadableError
-from lada_al.run.files import write_atomically
+from lada_al.run.files import safe, write_atomically
 
 UNREADABLE = "unreadable.csv"
 COLUMNS = ["id", "path", "score", "why", "predicted", "entropy", "label"]
 THUMBNAIL = 160
-# A spreadsheet takes text that begins so for a formula. The quote before it is taken off when labels come back.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def make(folder: Path, count: int) -> tuple[Query, list[QueryItem], int]:
+@dataclass(frozen=True)
+class Batch:
+    """A batch that is in the journal, and what its ranking had to do without."""
+
+    query: Query
+    items: list[QueryItem]
+    unreadable: int = 0
+    """Images that could not be read; unreadable.csv lists them."""
+    gone: int = 0
+    """Images that have a label and are not in the pool."""
+
+
+def make(folder: Path, count: int) -> Batch:
     """Ranks the pool of a project and enters the next batch, of `count` items or of what is left.
-
-    Returns:
-        The batch, its items, and how many images could not be read; those are listed in unreadable.csv.
 
     Raises:
         UsageError: the project cannot be used, or everything was asked already.
@@ -44,7 +52,8 @@ def make(folder: Path, count: int) -> tuple[Query, list[QueryItem], int]:
         queries = store.queries()
         labels_seen = store.last_label()
         known = set(images.ids())
-        labelled = {id_: label for id_, label in store.labels().items() if id_ in known and label in project.classes}
+        labels = store.labels()
+        labelled = {id_: label for id_, label in labels.items() if id_ in known and label in project.classes}
         last = store.items(queries[-1].id) if queries else []
         rank = Ranker(project, len(queries), store.asked(), last)
         ranked = rank(images, labelled, count)
@@ -52,15 +61,15 @@ def make(folder: Path, count: int) -> tuple[Query, list[QueryItem], int]:
         if not ranked:
             raise UsageError(f"all {len(known)} images of the pool are labelled, asked for or unreadable")
         query = store.add_query(project.method, project.seed, len(queries), labels_seen, ranked)
-        return query, store.items(query.id), len(rank.unreadable)
+        return Batch(query, store.items(query.id), len(rank.unreadable), len(labels.keys() - known))
 
 
-def again(folder: Path, number: int) -> tuple[Query, list[QueryItem]]:
+def again(folder: Path, number: int) -> Batch:
     """An earlier batch, for its files to be written again."""
     with Store(folder / JOURNAL) as store:
         for query in store.queries():
             if query.id == number:
-                return query, store.items(query.id)
+                return Batch(query, store.items(query.id))
     raise UsageError(f"--again: there is no batch {number} in {folder / JOURNAL}")
 
 
@@ -71,7 +80,11 @@ def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
     writer.writerow(COLUMNS)
     for item in items:
         id_, score, why, predicted, entropy, _ = item.ranked
-        row = [id_, images.location(id_), _number(score), why, predicted or "", _number(entropy), ""]
+        try:
+            location = images.location(id_)
+        except KeyError:
+            location, why = "", f"no longer in the pool; {why}"
+        row = [id_, location, _number(score), why, predicted or "", _number(entropy), ""]
         writer.writerow([safe(cell) for cell in row])
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
@@ -94,15 +107,6 @@ def data_uri(image: Image.Image, longest: int) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def plain(cell: str) -> str:
-    """A cell as it was before `write_csv` made it safe for spreadsheets."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
-
-
-def safe(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
@@ -117,8 +121,10 @@ def _thumbnail(images: Images, id_: str) -> str | None:
 def _write_unreadable(path: Path, reasons: dict[str, str]) -> None:
     if not reasons:
         return
-    known = path.read_text().splitlines()[1:] if path.exists() else []
+    rows = {(safe(id_), reason) for id_, reason in reasons.items()}
+    if path.exists():
+        _, *known = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        rows |= {(id_, reason) for id_, reason in known}
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([safe(id_), reason] for id_, reason in reasons.items())
-    lines = sorted({*known, *text.getvalue().splitlines()})
-    write_atomically(path, lambda file: file.write("\n".join(["id,reason", *lines, ""]).encode()))
+    csv.writer(text, lineterminator="\n").writerows([("id", "reason"), *sorted(rows)])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

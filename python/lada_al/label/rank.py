@@ -68,7 +68,7 @@ class Ranker:
         candidates, pixels = self._read(images, (free[i] for i in order.tolist()), config.candidates)
         known, known_pixels = self._read(images, sorted(labelled), len(labelled))
         classes = {labelled[id_] for id_ in known}
-        arity = config.chosen.augmentation.arity if config.chosen.augmentation is not None else 1
+        arity = _arity(config)
         if len(classes) < 2 or len(candidates) < arity:
             why = f"at random: {_why_no_model(classes, len(candidates), arity)}"
             return [Ranked(id_, None, why, None, None) for id_ in candidates[:n]]
@@ -128,6 +128,8 @@ def config_of(project: Project, n: int | None = None) -> Config:
             raise UsageError(f"--set: '{name}' is no setting of a ranking; docs/methods.md lists those there are")
     config = Config(**project.settings, method=project.method, model=project.model, seed=project.seed)
     if n is not None:
+        if n % _arity(config):
+            raise UsageError(f"--count: {project.method} asks for pairs, so it must be even, got {n}")
         config = Config(**{**config.model_dump(), "query": n, "candidates": max(n, config.candidates)})
     if not config.restart_weights:
         raise UsageError("--set: a ranking trains from the initial weights each time, so restart_weights must be true")
@@ -135,6 +137,11 @@ def config_of(project: Project, n: int | None = None) -> Config:
     net = make_net(config, blank)
     config.check_layers(net.shapes(blank.shape), net.mixing_layers(), f"model {project.model}")
     return config
+
+
+def _arity(config: Config) -> int:
+    """How many images make one virtual image."""
+    return config.chosen.augmentation.arity if config.chosen.augmentation is not None else 1
 
 
 def _acquire(learner: Learner, pool: Pool, keys: Keys, round: int, ids: list[str], classes: list[str]) -> list[Ranked]:
@@ -146,7 +153,7 @@ def _acquire(learner: Learner, pool: Pool, keys: Keys, round: int, ids: list[str
         predicted = learner.net(pool.pixels(torch.tensor(bought.ids))).argmax(1).tolist()
     assert bought.entropy is not None
     scores = bought.scores if bought.scores is not None else [None] * len(bought.ids)
-    arity = config.chosen.augmentation.arity if config.chosen.augmentation is not None else 1
+    arity = _arity(config)
     ranked = []
     for i, row in enumerate(bought.ids):
         unit = i // arity

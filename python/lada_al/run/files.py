@@ -1,4 +1,5 @@
-"""Files that are either the old or the new version, never half of one; and what is said of one that is damaged."""
+"""Files that are either the old or the new version, never half of one; what is said of one that is damaged; and cells
+of CSV files that a spreadsheet does not run."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lada_al.errors import UsageError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that begins so for a formula
+QUOTE = "'"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -39,3 +43,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
+
+
+def safe(cell: str) -> str:
+    """A cell as it goes out: what a spreadsheet would take for a formula has a quote before it.
+
+    What begins with such a quote itself gets one more, so that no two cells become one.
+    """
+    return QUOTE + cell if cell.lstrip(QUOTE).startswith(FORMULA) else cell
+
+
+def plain(cell: str) -> str:
+    """A cell as it was before `safe`."""
+    return cell.removeprefix(QUOTE) if cell.lstrip(QUOTE).startswith(FORMULA) else cell

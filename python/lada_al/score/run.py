@@ -21,9 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
-from lada_al.label.query import safe
 from lada_al.ranks import Ranks
-from lada_al.run.files import read_json, write_atomically
+from lada_al.run.files import read_json, safe, write_atomically
 from lada_al.score.top import Top
 
 COLUMNS = ["id", "score", "entropy", "partner", "tau"]
