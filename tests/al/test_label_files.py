@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,25 @@ class TestIngest:
             assert ingest(project, f"id,label\n{other},3\n")[0] == 0
             assert store.labels() == {other: "3"}
 
+    def test_labels_of_images_that_left_the_pool_are_taken(self, tmp_path: Path) -> None:
+        pool = write_pool(tmp_path / "pool", 20)
+        begin(tmp_path, pool, method="entropy")
+        lada("query", "--project", tmp_path, "--out", tmp_path / "batch.csv", "--count", 4)
+        fill_in(tmp_path / "batch.csv", tmp_path / "labels.csv")
+        (pool / "part-0").rename(tmp_path / "elsewhere")
+        code, out, _ = lada("ingest", tmp_path / "labels.csv", "--project", tmp_path)
+        assert code == 0, out
+        assert journal(tmp_path) == {id_: truth(id_) for id_ in ids_of(tmp_path)}
+
+    def test_a_journal_that_another_process_holds_is_said(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lada_al.label.store.SECONDS_TO_WAIT", 0.0)
+        other = sqlite3.connect(project / "labels.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        text = f"id,label\n{ids_of(project)[0]},3\n"
+        assert ingest(project, text) == (1, "", f"lada: {project / 'labels.sqlite'}: database is locked\n")
+        other.close()
+        assert ingest(project, text)[0] == 0
+
     @pytest.mark.parametrize(
         ("line", "message"),
         [
@@ -341,6 +361,10 @@ class TestIngest:
             (b"name,class\na,b\n", "expected a header with the columns id and label, got 'name,class'"),
             (b"id,label\n\xff\xfe,3\n", "is not UTF-8"),
             (b'id,label\n"a"b,3\n', "line 2: "),
+            (b'sep=,\n\nid,label\n"a"b,3\n', "line 4: "),
+            (b"id,label,Label\na,3,4\n", "labels.csv: expected one column label, got 2"),
+            (b"id,label, ID\na,3,4\n", "labels.csv: expected one column id, got 2"),
+            (b"sep=|\nid|label\na|3\n", "expected a header with the columns id and label, got 'id|label'"),
             (b'id,label\n"' + b"a" * 200_000 + b'",3\n', "field larger than field limit"),
         ],
     )
@@ -365,6 +389,36 @@ class TestIngest:
         code, out, _ = lada("ingest", project / "excel.csv", "--project", project)
         assert code == 0, out
         assert journal(project) == {a: "3", b: "4"}
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("\n \r\n,,\nid,label\n{a},3\n{b},cat\n", 6),
+            ("sep=;\nid;label\n{a};3\n{b};cat\n", 4),
+            ('"SEP=,"\r\n\r\nid,label\r\n{a},3\r\n{b},cat\r\n', 5),
+            ("sep=\t\rid\tlabel\r{a}\t3\r{b}\tcat\r", 4),
+            ("ID,Label\n{a},3\n{b},cat\n", 3),
+            ('id, label ," WHO"\n{a},3,ana\n{b},cat,ana\n', 3),
+            ("label,note,id\n3,,{a}\n4\ncat,,{b}\n", 4),
+            ("id,label\n{a},3,,\n\n{b},cat\n", 4),
+        ],
+    )
+    def test_headers_are_found_and_lines_counted(self, text: str, line: int, project: Path) -> None:
+        a, b = ids_of(project)[:2]
+        (project / "labels.csv").write_bytes(text.format(a=a, b=b).encode())
+        code, out, err = lada("ingest", project / "labels.csv", "--project", project)
+        assert code == 1, err
+        assert f"  line {line}: 'cat' is no class of the project (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)" in out.splitlines()
+        assert journal(project) == {a: "3"}
+
+    @pytest.mark.parametrize("cells", ["3,4", "3,,4", ",3"])
+    def test_cells_that_the_header_does_not_name_are_refused(self, cells: str, project: Path) -> None:
+        """A comma too many may have moved the label."""
+        a, b = ids_of(project)[:2]
+        code, out, _ = ingest(project, f"id,label\n{a},{cells}\n{b},5\n")
+        assert code == 1
+        assert f"  line 2: it has {2 + cells.count(',')} cells, and the header 2" in out.splitlines()
+        assert journal(project) == {b: "5"}
 
     def test_second_opinions_corrections_and_disputes(self, project: Path) -> None:
         a = ids_of(project)[0]
@@ -565,6 +619,7 @@ class TestLabelStudio:
     def test_other_files_are_refused_whole(self, text: str, message: str, project: Path) -> None:
         code, out, err = ingest(project, text, "export.json")
         assert (code, out) == (2, "")
+        assert err.startswith(f"lada: {project / 'export.json'}: ")
         assert message in err
 
     def test_tasks_of_others_are_named(self, project: Path) -> None:

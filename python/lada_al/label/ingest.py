@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import string
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from lada_al.errors import UsageError
@@ -21,6 +23,8 @@ from lada_al.label.store import JOURNAL, MAX_WHO, Store, Vote, is_name
 from lada_al.run.files import plain
 
 MAX_BYTES = 256_000_000
+DELIMITERS = ",;\t"
+COLUMNS = ["id", "label", "who", "at"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,15 @@ def ingest(folder: Path, file: Path, who: str) -> Report:
         UsageError: the project or the file as a whole cannot be used.
     """
     project = projects.read(folder)
-    known = set(project.images().ids())
     report = Report()
-    if file.suffix.lower() == ".json":
-        source, found = "label-studio", label_studio.read(_content(file), report.refused)
-        answers = [Answer(place, vote) for place, vote in found]
-    else:
-        source, answers = "csv", _read_csv(file, who, known, report)
-    answers = [answer for answer in answers if _usable(answer, known, project.classes, report)]
-    answers = _without_contradictions(answers, report)
     with Store(folder / JOURNAL) as store:
+        known = {*project.images().ids(), *store.asked()}  # what was asked for may have left the pool since
+        if file.suffix.lower() == ".json":
+            source, answers = "label-studio", _read_json(file, report)
+        else:
+            source, answers = "csv", _read_csv(file, who, known, report)
+        answers = [answer for answer in answers if _usable(answer, known, project.classes, report)]
+        answers = _without_contradictions(answers, report)
         past = Past(store)
         new = [answer.vote for answer in answers if _is_new(answer, past, report)]
         store.record(new, source)
@@ -91,29 +94,58 @@ def _content(file: Path) -> str:
         raise UsageError(f"{file} is not UTF-8: {error}") from error
 
 
+def _read_json(file: Path, report: Report) -> list[Answer]:
+    text = _content(file)
+    try:
+        return [Answer(place, vote) for place, vote in label_studio.read(text, report.refused)]
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
 def _read_csv(file: Path, who: str, known: set[str], report: Report) -> list[Answer]:
     """Answers of a CSV file with the columns id and label, and perhaps who and at; others are not looked at."""
-    text = _content(file)
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(_content(file), newline="")
+    before, header = _find_header(lines)
+    rows = csv.reader(chain([header], lines), delimiter=max(DELIMITERS, key=header.count), strict=True)
     answers = []
     try:
-        if not {"id", "label"} <= set(rows.fieldnames or []):
-            raise UsageError(f"{file}: expected a header with the columns id and label, got {header.strip()!r}")
-        for row in rows:
-            place = f"line {rows.line_num}"
-            id_, label = row["id"] or "", (row["label"] or "").strip()
+        names = [name.strip().lower() for name in next(rows, [])]
+        _check_header(file, names, header)
+        for row in filter(None, rows):
+            place = f"line {before + rows.line_num}"
+            if any(cell.strip() for cell in row[len(names) :]):
+                report.refused.append(f"{place}: it has {len(row)} cells, and the header {len(names)}")
+                continue
+            cells = dict(zip(names, row, strict=False))
+            label = cells.get("label", "").strip()
             if not label:
                 report.empty += 1
                 continue
+            id_ = cells.get("id", "")
             id_ = plain(id_) if plain(id_) in known else id_
-            person = (row.get("who") or "").strip() or who
-            at = (row.get("at") or "").strip() or None
+            person = cells.get("who", "").strip() or who
+            at = cells.get("at", "").strip() or None
             answers.append(Answer(place, Vote(id_, plain(label), plain(person), at)))
     except csv.Error as error:
-        raise UsageError(f"{file}, line {rows.line_num + 1}: {error}") from error
+        raise UsageError(f"{file}, line {before + rows.line_num}: {error}") from error
     return answers
+
+
+def _find_header(lines: Iterable[str]) -> tuple[int, str]:
+    """How many lines stand before the header, and the header: the first line that is neither empty nor Excel's sep=."""
+    for before, line in enumerate(lines):
+        text = line.strip(string.whitespace + DELIMITERS + '"')
+        if text and not text.lower().startswith("sep="):
+            return before, line
+    return 0, ""
+
+
+def _check_header(file: Path, names: list[str], header: str) -> None:
+    if not {"id", "label"} <= set(names):
+        raise UsageError(f"{file}: expected a header with the columns id and label, got {header.strip()!r}")
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise UsageError(f"{file}: expected one column {name}, got {names.count(name)}")
 
 
 def _usable(answer: Answer, known: set[str], classes: list[str], report: Report) -> bool:
