@@ -16,4 +16,11 @@ def one_line(error: ValidationError) -> str:
     if isinstance(cause, UsageError):
         return str(cause)
     field = ".".join(str(part) for part in first["loc"])
-    return f"{field}: {first['msg']}, got {first['input']!r}"
+    text = f"{field}: {first['msg']}" if field else first["msg"]
+    came_whole = first["type"] in ("json_invalid", "missing")  # the input is then all that was given
+    return text if came_whole else f"{text}, got {first['input']!r}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -288,13 +288,49 @@ class TestFolder:
         with pytest.raises(UsageError, match=r"rounds\.jsonl, line 2: not an event of a run"):
             next(run_experiment(tiny_config, tmp_path, resume=True))
 
-    def test_a_damaged_file_is_named(self, tiny_config: Config, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("file", "content", "message"),
+        [
+            ("about.json", b"{", "about.json is damaged: Expecting"),
+            ("about.json", b"[]", "about.json is damaged: expected a JSON object, got list"),
+            ("config.json", b"{", "config.json is not the configuration of a run: Invalid JSON: [^{]*$"),
+            ("config.json", b"[]", "config.json is not the configuration of a run: Input should be an object, got"),
+            ("config.json", b"\xff", "config.json is not the configuration of a run: "),
+            ("config.json", b'{"epochs": 0}', "of a run: epochs: Input should be greater than or equal to 1, got 0$"),
+            ("config.json", b'{"dataset": []}', r"of a run: dataset: Input should be a valid string, got \[\]$"),
+            ("rounds.jsonl", b"\xff\n", r"rounds.jsonl, line 1: not an event of a run \("),
+        ],
+    )
+    def test_a_damaged_file_is_named(
+        self, file: str, content: bytes, message: str, tiny_config: Config, tmp_path: Path
+    ) -> None:
+        abandon(run_experiment(tiny_config, tmp_path), 2)
+        (tmp_path / file).write_bytes(content)
+        for use in (lambda: finish(tiny_config, tmp_path, resume=True), lambda: read_run(tmp_path)):
+            with pytest.raises(UsageError, match=message) as caught:
+                use()
+            assert "\n" not in str(caught.value)
+
+    def test_a_report_names_what_is_damaged(self, tiny_config: Config, tmp_path: Path) -> None:
         finish(tiny_config, tmp_path)
-        (tmp_path / "about.json").write_text("{")
-        with pytest.raises(UsageError, match=r"about\.json is damaged: "):
-            finish(tiny_config, tmp_path, resume=True)
-        with pytest.raises(UsageError, match=r"about\.json is damaged: "):
+        run = read_run(tmp_path)
+        assert run is not None
+        np.savez(tmp_path / "other.npz", real=np.zeros(3))
+        cut = (tmp_path / "latent.npz").read_bytes()[:-100]
+        for content in (b"garbage", b"", b"PK\x03\x04", cut, (tmp_path / "other.npz").read_bytes()):
+            (tmp_path / "latent.npz").write_bytes(content)
+            with pytest.raises(
+                UsageError, match=r"latent\.npz is damaged; without it, lada run --resume makes it anew: "
+            ):
+                run.latent()
+        (tmp_path / "about.json").write_text("{}")
+        with pytest.raises(UsageError, match=r"about\.json is damaged: classes must be a list of names, got None"):
             read_run(tmp_path)
+
+    @pytest.mark.parametrize("payload", [[1], {"trained": 5}])
+    def test_a_foreign_checkpoint_is_as_none(self, payload: object, tmp_path: Path) -> None:
+        torch.save(payload, tmp_path / "checkpoint.pt")
+        assert checkpoint.load(tmp_path / "checkpoint.pt", torch.device("cpu")) is None
 
     def test_a_folder_whose_first_write_was_cut_short_counts_as_empty(
         self, tiny_config: Config, tmp_path: Path
@@ -365,6 +401,7 @@ class TestConfig:
             ),
             ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
             ({"device": "toaster"}, "device 'toaster' cannot be used"),
+            ({"device": "meta"}, "device 'meta' cannot be used: it holds no numbers"),
         ],
     )
     def test_what_does_not_fit_the_data_is_refused_before_any_work(

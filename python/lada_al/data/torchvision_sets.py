@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lada_al.data import Dataset, has_random_crop, statistics
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, first_line
 
 
 def load(name: str, folder: Path, download: bool) -> Dataset:
@@ -27,7 +27,7 @@ def load(name: str, folder: Path, download: bool) -> Dataset:
         train, test = makers[name](True), makers[name](False)
     except (RuntimeError, OSError) as error:
         hint = "" if download else "; add --download to fetch it, or put train.parquet and test.parquet there"
-        raise UsageError(f"{folder} does not hold '{name}' ({_first_line(error)}){hint}") from error
+        raise UsageError(f"{folder} does not hold '{name}' ({first_line(error)}){hint}") from error
     train_images, train_labels = _tensors(train)
     test_images, test_labels = _tensors(test)
     mean, std = statistics(train_images)
@@ -47,7 +47,3 @@ def _tensors(dataset: object) -> tuple[Tensor, Tensor]:
     elif images.shape[-1] == 3:
         images = images.permute(0, 3, 1, 2)
     return images.contiguous(), torch.as_tensor(np.asarray(labels)).long()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -10,10 +10,9 @@ import numpy as np
 from lada_al.data import NAMES
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
-from lada_al.run import experiment, journal
+from lada_al.run import experiment, journal, latent
 from lada_al.run.config import Config
 from lada_al.run.files import read_json
-from lada_al.run.latent import LATENT
 
 # Settings that replications of a method have in common.
 DECIDING = [
@@ -65,11 +64,8 @@ class Run:
 
     def latent(self) -> dict[str, np.ndarray] | None:
         """What latent.npz holds, of a run that is finished."""
-        path = self.folder / LATENT
-        if not path.exists():
-            return None
-        with np.load(path) as arrays:
-            return dict(arrays)
+        path = self.folder / latent.LATENT
+        return latent.load(path) if path.exists() else None
 
     @property
     def is_finished(self) -> bool:
@@ -134,6 +130,10 @@ def read_run(folder: Path) -> Run | None:
     if not trained:
         return None
     about = read_json(folder / experiment.ABOUT)
+    if not isinstance(about.get("classes"), list):
+        raise UsageError(
+            f"{folder / experiment.ABOUT} is damaged: classes must be a list of names, got {about.get('classes')!r}"
+        )
     return Run(
         folder=folder,
         config=experiment.read_config(folder),

@@ -32,6 +32,6 @@ def load(path: Path, device: torch.device) -> Checkpoint | None:
     try:
         payload = torch.load(path, map_location=device, weights_only=True)
         trained = from_json(json.loads(payload["trained"]))
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError):
         return None
     return Checkpoint(trained, payload["learner"]) if isinstance(trained, Trained) else None

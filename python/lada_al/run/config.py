@@ -120,8 +120,10 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, values: dict[str, Any]) -> dict[str, Any]:
-        dataset, preset = values.get("dataset", ""), values.get("preset", "")
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values  # a damaged file's, which is refused as such
+        dataset, preset = str(values.get("dataset")), str(values.get("preset"))
         filled = {**BUDGETS.get(dataset, {}), **PRESETS.get(preset, {})}
         if (preset, dataset) == ("official", "cifar100"):  # where the authors' code does start anew
             filled |= {"restart_weights": True, "keep_optimizer": False, "adamixup_untrained": False}

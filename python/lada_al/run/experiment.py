@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 import lada_ext
 from lada_al import data, models, sizes
 from lada_al.data import Dataset
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, first_line, one_line
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
@@ -184,8 +185,10 @@ def settings_begun(out: Path, resume: bool) -> dict[str, Any]:
 def read_config(out: Path) -> Config:
     """The configuration of the run in a folder."""
     try:
-        return Config.model_validate_json((out / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        return Config.model_validate_json((out / CONFIG).read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{out / CONFIG} is not the configuration of a run: {one_line(error)}") from error
+    except OSError as error:
         raise UsageError(f"{out / CONFIG} is not the configuration of a run: {error}") from error
 
 
@@ -206,8 +209,10 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f"device '{name}' cannot be used: {first_line(error)}") from error
+    if device.type == "meta":
+        raise UsageError(f"device '{name}' cannot be used: it holds no numbers; expected auto, cpu, cuda or cuda:N")
     return device
 
 

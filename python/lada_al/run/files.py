@@ -33,16 +33,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
-def read_json(path: Path) -> Any:
-    """What a file of ours holds.
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file of ours holds: values by name.
 
     Raises:
-        UsageError: it is no JSON.
+        UsageError: it holds something else.
     """
     try:
-        return json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is damaged: expected a JSON object, got {type(values).__name__}")
+    return values
 
 
 def safe(cell: str) -> str:

@@ -51,20 +51,20 @@ class Journal:
         if whole < len(content):
             self._file.truncate(whole)
             os.fsync(self._file.fileno())
-        return parse(content[:whole].decode(), self.path)
+        return parse(content[:whole], self.path)
 
 
 def read(path: Path) -> list[Event]:
     """The events of a journal that may be being written; a line not yet whole is left out."""
     if not path.exists():
         return []
-    content = path.read_text()
-    return parse(content[: content.rfind("\n") + 1], path)
+    content = path.read_bytes()
+    return parse(content[: content.rfind(b"\n") + 1], path)
 
 
-def parse(text: str, path: Path) -> list[Event]:
+def parse(content: bytes, path: Path) -> list[Event]:
     events = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             events.append(from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:

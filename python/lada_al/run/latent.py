@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 import lada_ext
+from lada_al.errors import UsageError, first_line
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.lookahead import Origins, virtual_view
@@ -21,6 +24,7 @@ from lada_al.train import Learner
 from lada_al.view import View
 
 LATENT = "latent.npz"
+REAL = ["real", "label", "round"]
 VIRTUAL = ["virtual", "virtual_label", "virtual_round", "virtual_entropy"]
 
 
@@ -49,3 +53,18 @@ def save(path: Path, learner: Learner, pool: Pool, bought: list[Bought], config:
         "round": np.concatenate([np.full(len(event.ids), event.round) for event in bought]),
     }
     write_atomically(path, lambda file: np.savez_compressed(file, **made))
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that `save` wrote.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    try:
+        with np.load(path) as arrays:
+            held = {name: arrays[name] for name in [*REAL, *VIRTUAL] if name in REAL or name in arrays}
+    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        text = f"{path} is damaged; without it, lada run --resume makes it anew: {first_line(error)}"
+        raise UsageError(text) from error
+    return held
