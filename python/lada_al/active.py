@@ -12,20 +12,21 @@ pool may be of any size.
 from __future__ import annotations
 
 import json
+import operator
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from lada_al import lookahead
 from lada_al.data import Dataset
-from lada_al.errors import UsageError, one_line
-from lada_al.events import Bought, from_json, to_json
+from lada_al.errors import UsageError, first_line, one_line
+from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool
@@ -35,6 +36,22 @@ from lada_al.run.config import Config
 from lada_al.run.experiment import find_device, make_learner
 from lada_al.run.files import write_atomically
 from lada_al.timing import Clock, NoMeter
+from lada_al.wrap import taking_images
+
+
+class _State(BaseModel):
+    """What a saved learner holds beside weights."""
+
+    model_config = ConfigDict(strict=True)
+
+    labels: list[tuple[Id, str]]
+    classes: list[str]
+    settings: dict[str, Any]
+    round: int
+    fitted: int
+    asked: list[Id]
+    known_then: int
+    bought: Bought
 
 
 class ActiveLearner:
@@ -71,22 +88,25 @@ class ActiveLearner:
         device: str = "auto",
         **settings: Any,
     ) -> None:
-        self.spec = spec or ImageSpec()
-        self.classes = list(classes)
+        self.spec = ImageSpec() if spec is None else spec
+        if not isinstance(self.spec, ImageSpec):
+            raise UsageError(f"spec must be an ImageSpec, got {self.spec!r}")
+        self.classes = _names(classes)
         self.config = _config({"query": 2, "method": method, "seed": seed, "device": device, **settings})
         self.source = open_pool(pool)
         self.model = model if isinstance(model, SplitModel) else SplitModel.wrap(model, shape=self.spec.shape)
         self.labels: dict[Id, str] = {}
         self.unreadable: dict[Id, str] = {}
-        self._place = {id_: place for place, id_ in enumerate(self.source.ids())}
-        self._keys = Keys(seed)
+        self._ids = list(self.source.ids())
+        self._place = {id_: place for place, id_ in enumerate(self._ids)}
+        self._keys = Keys(self.config.seed)
         self._round, self._fitted = 0, 0  # rounds asked for; labels that the network has been fitted to
         self._asked: list[Id] = []
         self._known_then = -1  # labels when they were asked for
         self._bought = Bought(0, [], [])  # of the last round; its ids number self._asked
         self._check()
         nothing = self._dataset(torch.empty(0, *self.spec.shape, dtype=torch.uint8))
-        self._learner = make_learner(self.config, nothing, self._keys, find_device(device), self.model)
+        self._learner = make_learner(self.config, nothing, self._keys, find_device(self.config.device), self.model)
 
     def ask(self, n: int) -> list[Id]:
         """The n images to label next, best first; partners of a pair follow one another.
@@ -95,16 +115,17 @@ class ActiveLearner:
         told, it gives the same ids. Fits first, if labels were told since it was last fitted.
 
         Raises:
-            UsageError: n is not positive, is odd where the method buys pairs, or is more than the pool has left.
+            UsageError: n is no positive whole number, is odd where the method buys pairs, or is more than the pool has
+                left.
         """
         config = self._config_for(n)
+        n = config.query
         same = self._known_then == len(self.labels)
         if same and n == len(self._asked):
             return list(self._asked)
         round = self._round if same else self._round + 1
         order = torch.randperm(len(self.source), generator=self._keys.generator("candidates", round))
-        ids = list(self._place)
-        free = (ids[i] for i in order.tolist() if ids[i] not in self.labels)
+        free = (self._ids[i] for i in order.tolist() if self._ids[i] not in self.labels)
         if not self._can_fit():
             asked, _ = self._read(free, n)
             bought = Bought(0, [], [])
@@ -132,22 +153,18 @@ class ActiveLearner:
         if len(ids) != len(labels):
             raise UsageError(f"tell: expected as many labels as ids, got {len(labels)} labels and {len(ids)} ids")
         for id_, label in zip(ids, labels, strict=True):
-            name = self._class(label)
-            if id_ not in self._place:
-                raise UsageError(f"tell: the pool has no image {id_!r}")
-            if told.setdefault(id_, name) != name:
-                raise UsageError(f"tell: image {id_!r} is labelled {told[id_]!r} already, got {name!r}")
+            name, own = self._class(label), self._ids[self._place_of(id_, "tell")]
+            if told.setdefault(own, name) != name:
+                raise UsageError(f"tell: image {own!r} is labelled {told[own]!r} already, got {name!r}")
         self.labels = told
 
     def fit(self) -> ActiveLearner:
         """Trains the network on all labels, and on virtual instances of the last batch (Eq. 14).
 
         Raises:
-            UsageError: there are not labels of two classes.
+            UsageError: there are not labels of two classes, on images that can be read.
         """
-        if not self._can_fit():
-            raise UsageError(f"fit: expected labels of at least two classes, got {sorted(set(self.labels.values()))}")
-        known, pixels = self._read(self.labels, len(self.labels))
+        known, pixels = self._read_labelled()
         pool = self._pool(known, pixels)
         self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
         self._fitted = len(self.labels)
@@ -163,7 +180,7 @@ class ActiveLearner:
         Raises:
             UsageError: an image is unknown or cannot be read.
         """
-        wanted = list(ids)
+        wanted = [self._ids[self._place_of(id_, "predict")] for id_ in ids]
         read, pixels = self._read(wanted, len(wanted))
         if len(read) < len(wanted):
             id_ = next(id_ for id_ in wanted if id_ not in set(read))
@@ -175,17 +192,17 @@ class ActiveLearner:
 
     def save(self, path: str | Path) -> None:
         """Writes all that was told and learned to one file, which replaces an older one as a whole."""
-        state = {
-            "labels": list(self.labels.items()),
-            "classes": self.classes,
-            "settings": self.config.model_dump(mode="json", exclude={"model", "device"}),
-            "round": self._round,
-            "fitted": self._fitted,
-            "asked": self._asked,
-            "known then": self._known_then,
-            "bought": to_json(self._bought),
-        }
-        payload = {"state": json.dumps(state), "learner": self._learner.state_dict()}
+        state = _State(
+            labels=list(self.labels.items()),
+            classes=self.classes,
+            settings=self.config.model_dump(mode="json", exclude={"model", "device"}),
+            round=self._round,
+            fitted=self._fitted,
+            asked=self._asked,
+            known_then=self._known_then,
+            bought=self._bought,
+        )
+        payload = {"state": json.dumps(state.model_dump()), "learner": self._learner.state_dict()}
         write_atomically(Path(path), lambda file: torch.save(payload, file))
 
     @classmethod
@@ -201,40 +218,32 @@ class ActiveLearner:
         Raises:
             UsageError: the file cannot be read, or does not fit the model or the pool.
         """
+        state, weights = _saved(path)
+        learner = cls(model, pool, classes=state.classes, spec=spec, device=device, **state.settings)
+        learner.tell([id_ for id_, _ in state.labels], [label for _, label in state.labels])
         try:
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-            state = json.loads(payload["state"])
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            raise UsageError(f"load: {path} is not a saved learner: {error}") from error
-        learner = cls(model, pool, classes=state["classes"], spec=spec, device=device, **state["settings"])
-        labels = dict(map(tuple, state["labels"]))
-        learner.tell(labels, labels.values())
-        try:
-            learner._learner.load_state_dict(payload["learner"])
-        except (RuntimeError, ValueError) as error:
-            raise UsageError(f"load: {path} does not fit the model: {error}") from error
-        learner._round, learner._fitted, learner._asked = state["round"], state["fitted"], state["asked"]
-        learner._known_then = state["known then"]
-        bought = from_json(state["bought"])
-        assert isinstance(bought, Bought)
-        learner._bought = bought
+            learner._learner.load_state_dict(weights)
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise UsageError(f"load: {path} does not fit the model: {first_line(error)}") from error
+        learner._round, learner._fitted, learner._asked = state.round, state.fitted, state.asked
+        learner._known_then, learner._bought = state.known_then, state.bought
         return learner
 
     def _check(self) -> None:
-        if len(set(self.classes)) < max(2, len(self.classes)):
-            raise UsageError(f"classes must be at least two different names, got {self.classes}")
-        shapes = self.model.shapes(self.spec.shape)
+        with taking_images(self.spec.shape):
+            shapes = self.model.shapes(self.spec.shape)
         if shapes[-1] != (len(self.classes),):
             raise UsageError(f"classes: the network has {shapes[-1][0]} outputs, got {len(self.classes)} names")
         self.config.check_layers(shapes, self.model.mixing_layers(), "your model")
 
     def _config_for(self, n: int) -> Config:
-        if n < 1:
-            raise UsageError(f"ask: n must be positive, got {n}")
+        if not hasattr(n, "__index__") or n < 1:
+            raise UsageError(f"ask: n must be a positive whole number, got {n!r}")
         augmentation = self.config.chosen.augmentation
         if augmentation is not None and n % augmentation.arity:
             raise UsageError(f"ask: {self.config.method} buys pairs, so n must be even, got {n}")
-        return _config({**self.config.model_dump(), "query": n, "candidates": max(n, self.config.candidates)})
+        query = operator.index(n)
+        return _config({**self.config.model_dump(), "query": query, "candidates": max(query, self.config.candidates)})
 
     def _can_fit(self) -> bool:
         return len(set(self.labels.values())) >= 2
@@ -260,7 +269,7 @@ class ActiveLearner:
     def _acquire(self, candidates: tuple[list[Id], Tensor], round: int, config: Config) -> tuple[list[Id], Bought]:
         """What the method chooses among the candidates."""
         free, free_pixels = candidates
-        known, known_pixels = self._read(self.labels, len(self.labels))
+        known, known_pixels = self._read_labelled()
         if len(free) < config.query:
             return free, Bought(0, [], [])
         pool = self._pool(known, torch.cat([known_pixels, free_pixels]))
@@ -268,6 +277,15 @@ class ActiveLearner:
         now = lookahead.Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
         bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
         return [free[row - len(known)] for row in bought.ids], bought
+
+    def _read_labelled(self) -> tuple[list[Id], Tensor]:
+        """The images that are labelled and can be read, and their pixels."""
+        known, pixels = self._read(self.labels, len(self.labels))
+        classes, lost = sorted({self.labels[id_] for id_ in known}), len(self.labels) - len(known)
+        if len(classes) < 2:
+            unread = f"; {lost} labelled images cannot be read" if lost else ""
+            raise UsageError(f"fit: expected labels of at least two classes, got {classes}{unread}")
+        return known, pixels
 
     def _read(self, ids: Iterable[Id], count: int) -> tuple[list[Id], Tensor]:
         """The first `count` of `ids` that can be decoded, in their order, and their pixels (B, channels, H, W)."""
@@ -279,8 +297,8 @@ class ActiveLearner:
             if not part:
                 break
             order += part
-            for id_ in sorted(part, key=self._place_of):  # in the order in which they are stored
-                (item,) = self.source.read(self._place_of(id_), self._place_of(id_) + 1)
+            for id_ in sorted(part, key=self._place.__getitem__):  # in the order in which they are stored
+                (item,) = self.source.read(self._place[id_], self._place[id_] + 1)
                 try:
                     pixels[id_] = decode(item.stored, self.spec, self.source.limits)
                 except UnreadableError as error:
@@ -289,9 +307,9 @@ class ActiveLearner:
         stacked = np.stack([pixels[id_] for id_ in read]) if read else np.empty((0, *self.spec.shape[1:], 1), np.uint8)
         return read, torch.from_numpy(stacked).permute(0, 3, 1, 2).expand(-1, self.spec.channels, -1, -1)
 
-    def _place_of(self, id_: Id) -> int:
-        if id_ not in self._place:
-            raise UsageError(f"the pool has no image {id_!r}")
+    def _place_of(self, id_: Id, step: str) -> int:
+        if not isinstance(id_, Hashable) or id_ not in self._place:
+            raise UsageError(f"{step}: the pool has no image {id_!r}")
         return self._place[id_]
 
     def _pool(self, known: list[Id], pixels: Tensor) -> Pool:
@@ -316,6 +334,26 @@ class ActiveLearner:
             if 0 <= number < len(self.classes):
                 return self.classes[number]
         raise UsageError(f"tell: a label must be one of {self.classes} or its number, got {label!r}")
+
+
+def _names(classes: Any) -> list[str]:
+    names = list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else []
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < max(2, len(names)):
+        raise UsageError(f"classes must be at least two different names, each a text, got {classes!r}")
+    return [str(name) for name in names]  # not NumPy's
+
+
+def _saved(path: str | Path) -> tuple[_State, Any]:
+    """What `save` wrote: the state, and that of the learner."""
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(payload, dict):
+            raise TypeError(f"it holds a {type(payload).__name__}")
+        return _State.model_validate_json(payload["state"]), payload["learner"]
+    except ValidationError as error:
+        raise UsageError(f"load: {path} is not a saved learner: {one_line(error)}") from error
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise UsageError(f"load: {path} is not a saved learner: {first_line(error)}") from error
 
 
 def _config(values: dict[str, Any]) -> Config:

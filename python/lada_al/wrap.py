@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, first_line
 from lada_al.models import SplitModel
 
 SAMPLE, PART = 3, 2  # images that the network is traced on, and those of them that its halves are tried on
@@ -82,6 +82,8 @@ class WrappedModel(SplitModel):
     def __init__(
         self, module: nn.Module, at: Sequence[str] | None = None, shape: tuple[int, int, int] = (3, 224, 224)
     ) -> None:
+        if not isinstance(module, nn.Module):
+            raise UsageError(f"model: expected a module of torch, got {type(module).__name__}")
         super().__init__([])
         self.module = module
         self._named = {name: part for name, part in module.named_modules() if name}
@@ -115,7 +117,7 @@ class WrappedModel(SplitModel):
         return [tuple(image_shape), *(cut.shape for cut in self.cuts), (self.classes,)]
 
     def forward(self, image: Tensor) -> Tensor:
-        return logits_of(self.module(image))
+        return logits_of(self.module(image), len(image))
 
     def run(self, h: Tensor, start: int, stop: int) -> Tensor:
         return h if start == stop else self._between(h, start, stop)
@@ -129,7 +131,7 @@ class WrappedModel(SplitModel):
             if stop < self.depth:
                 self._stop(patch, self.cuts[stop - 1])
             try:
-                return logits_of(self.module(image))
+                return logits_of(self.module(image), len(image))
             except _ReachedError as reached:
                 return reached.features
 
@@ -156,11 +158,9 @@ class WrappedModel(SplitModel):
         patch(module, stop)
 
     def _cut_up(self, sample: Tensor, at: Sequence[str] | None) -> None:
-        calls, output = _trace(self.module, self._named, sample)
-        logits = logits_of(output)
-        if logits.dim() != 2 or len(logits) != len(sample):
-            raise UsageError(f"model: expected logits of shape (batch, classes), got {tuple(logits.shape)}")
-        self.classes = logits.shape[1]
+        with taking_images(tuple(sample.shape[1:])):
+            calls, output = _trace(self.module, self._named, sample)
+        self.classes = logits_of(output, len(sample)).shape[1]
         self.cuts: list[Cut] = []
         places = self._places(calls) if at is None else [_call_of(name, calls) for name in at]
         for place in places:
@@ -330,12 +330,35 @@ def _put(leaf: Any, h: Tensor) -> Any:
     return h if isinstance(leaf, Blank) else leaf
 
 
-def logits_of(output: Any) -> Tensor:
-    """The tensor itself, or what Hugging Face's models call logits."""
+def logits_of(output: Any, batch: int) -> Tensor:
+    """Of a batch of images: the output itself, or what Hugging Face's models call logits.
+
+    Raises:
+        UsageError: the output is something else than logits.
+    """
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise UsageError(f"model: expected a tensor of logits, or an output with .logits, got {type(output).__name__}")
+    if logits.dim() != 2 or len(logits) != batch or not logits.is_floating_point():
+        got = f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)}"
+        raise UsageError(f"model: expected floating logits of shape (batch, classes), got {got} for a batch of {batch}")
     return logits
+
+
+@contextmanager
+def taking_images(shape: tuple[int, ...], model: str = "model") -> Iterator[None]:
+    """Says that a network does not take images of this shape where it fails inside the block, which tries that out.
+
+    Args:
+        shape: channels, height and width.
+        model: where the network and the shape come from.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        raise UsageError(f"{model}: cannot be run on images of shape {shape}: {first_line(error)}") from error
 
 
 def _call_of(name: str, calls: list[Call]) -> Call:

@@ -105,6 +105,47 @@ def test_classes_may_be_numbers_and_labels_come_in_any_order() -> None:
     assert active.labels == dict(zip(ids[3:] + ids[:3], truth(ids[3:] + ids[:3]), strict=True))
 
 
+class Numbered(Images):
+    """The same with numbers as ids."""
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:  # type: ignore[override]
+        return super().__getitem__(i)[0], i
+
+
+class NumPyNamed(Images):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.str_]:
+        pixels, name = super().__getitem__(i)
+        return pixels, np.str_(name)
+
+
+@pytest.mark.parametrize("images", [Numbered, NumPyNamed])
+def test_ids_and_classes_of_numpy_are_saved_as_the_pools_own(images: type[Images], tmp_path: Path) -> None:
+    active = ActiveLearner(network(), images(), **{**SETTINGS, "classes": np.array(CLASSES)}, method="entropy")
+    ids = np.array(active.ask(6))
+    active.tell(ids, np.arange(6) % 2)
+    active.save(tmp_path / "learner.pt")
+    loaded = ActiveLearner.load(tmp_path / "learner.pt", network(), images(), spec=SPEC, device="cpu")
+    assert loaded.labels == active.labels == dict(zip(ids.tolist(), CLASSES * 3, strict=True))
+    assert loaded.predict(ids) == active.predict(ids.tolist())
+
+
+def test_a_seed_is_what_a_configuration_makes_of_it() -> None:
+    assert learner(seed=1.0).ask(8) == learner(seed=1).ask(8) != learner(seed=2).ask(8)
+
+
+def test_labelled_images_that_are_gone_are_named_when_it_fits(tmp_path: Path) -> None:
+    for i in range(12):
+        Image.fromarray(Images()[i][0].astype(np.uint8)).save(tmp_path / f"{i}.png")
+    active = ActiveLearner(network(), tmp_path, **SETTINGS, method="entropy")
+    ids = active.ask(6)
+    active.tell(ids, CLASSES * 3)
+    for id_ in ids:
+        (tmp_path / str(id_)).unlink()
+    for step in (active.fit, lambda: active.ask(2)):
+        with pytest.raises(UsageError, match=r"classes, got \[\]; 6 labelled images cannot be read"):
+            step()
+
+
 @pytest.mark.parametrize("method", ["lada-ent-mix", "lada-ent-stn", "ll4al"])
 def test_saved_and_loaded_it_goes_on_as_if_it_had_not_stopped(method: str, tmp_path: Path) -> None:
     active = learner(method)
@@ -154,6 +195,17 @@ def test_a_folder_and_a_color_network(tmp_path: Path) -> None:
     [
         ({"method": "no-such"}, "unknown method"),
         ({"classes": ["one"]}, "classes must be at least two different names"),
+        ({"classes": [1, 2]}, r"classes must be at least two different names, each a text, got \[1, 2\]"),
+        ({"classes": "ab"}, "classes must be at least two different names, each a text, got 'ab'"),
+        ({"classes": 2}, "classes must be at least two different names, each a text, got 2"),
+        ({"spec": (1, 20, 20)}, r"spec must be an ImageSpec, got \(1, 20, 20\)"),
+        ({"spec": ImageSpec()}, r"^model: cannot be run on images of shape \(3, 224, 224\): "),
+        (
+            {"spec": ImageSpec(), "model": foreign_network()},
+            r"^model: cannot be run on images of shape \(3, 224, 224\): ",
+        ),
+        ({"model": None}, "^model: expected a module of torch, got NoneType$"),
+        ({"device": "meta"}, "^device 'meta' cannot be used: it holds no numbers"),
         ({"classes": ["a", "b", "c"]}, "the network has 2 outputs, got 3 names"),
         ({"layers": (9,)}, "layers must lie below 3, from where your model has no feature maps"),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
@@ -183,7 +235,8 @@ def test_bad_answers_take_nothing() -> None:
     other = CLASSES[1 - CLASSES.index(truth(ids[:1])[0])]
     for told, labels, message in (
         (ids[1:3], ["bars"], "1 labels and 2 ids"),
-        ([ids[1], "nowhere"], ["bars", "bars"], "no image 'nowhere'"),
+        ([ids[1], "nowhere"], ["bars", "bars"], "tell: the pool has no image 'nowhere'"),
+        ([["image 1"]], ["bars"], r"tell: the pool has no image \['image 1'\]"),
         ([ids[1], ids[2]], ["bars", "cat"], "must be one of .* got 'cat'"),
         ([ids[1], ids[2]], ["bars", 2], "or its number, got 2"),
         ([ids[1], ids[0]], ["bars", other], "is labelled .* already"),
@@ -194,7 +247,8 @@ def test_bad_answers_take_nothing() -> None:
     with pytest.raises(UsageError, match="at least two classes"):
         active.fit()
     for n, message in (
-        (0, "must be positive"),
+        (0, "n must be a positive whole number, got 0"),
+        (4.0, "n must be a positive whole number, got 4.0"),
         (3, "buys pairs, so n must be even, got 3"),
         (100, "n must be at most"),
     ):
@@ -206,10 +260,19 @@ def test_bad_answers_take_nothing() -> None:
 
 def test_what_is_no_saved_learner(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"no")
-    for path in (tmp_path / "a", tmp_path / "missing"):
-        with pytest.raises(UsageError, match="is not a saved learner"):
-            ActiveLearner.load(path, network(), Images(), spec=SPEC)
+    foreign: list[Any] = [torch.zeros(3), [1], {}, {"state": 5}, {"state": "{}"}, {"state": "[]"}, {"state": "no"}]
+    for number, payload in enumerate(foreign):
+        torch.save(payload, tmp_path / f"{number}")
+    for name in ("a", "missing", *map(str, range(len(foreign)))):
+        with pytest.raises(UsageError, match=f"load: .*{name} is not a saved learner: .+") as caught:
+            ActiveLearner.load(tmp_path / name, network(), Images(), spec=SPEC)
+        assert "\n" not in str(caught.value)
     active = learner("entropy")
     active.save(tmp_path / "b")
     with pytest.raises(UsageError, match="does not fit the model"):
         ActiveLearner.load(tmp_path / "b", foreign_network(), Images(), spec=SPEC, device="cpu")
+    with pytest.raises(UsageError, match=r"model: cannot be run on images of shape \(3, 224, 224\)"):
+        ActiveLearner.load(tmp_path / "b", network(), Images(), device="cpu")
+    torch.save({**torch.load(tmp_path / "b"), "learner": [1]}, tmp_path / "c")
+    with pytest.raises(UsageError, match="does not fit the model"):
+        ActiveLearner.load(tmp_path / "c", network(), Images(), spec=SPEC, device="cpu")

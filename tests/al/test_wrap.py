@@ -56,6 +56,17 @@ class Twice(Skip):
         return self.last(self.inner(self.inner(self.first(x.flatten(1)))))
 
 
+class Rounded(nn.Module):
+    """Its output is no longer floating."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3 * 64 * 64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1)).long()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_halves_compose_to_the_whole_at_every_cut(name: str) -> None:
     torch.manual_seed(0)
@@ -109,9 +120,17 @@ def test_named_cuts_are_taken_in_their_order() -> None:
         (Skip, ["iner"], "at: no module 'iner' runs in this model; the nearest are inner"),
         (lambda: models.resnet18(num_classes=7), ["layer2", "layer1"], "runs before layer2"),
         (nn.Flatten, None, "has no weights"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), None, "expected logits of shape"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), None, r"expected floating logits of shape .* \(3, 4, 62, 62\)"),
+        (
+            lambda: nn.Sequential(nn.Flatten(0), nn.Linear(3 * 3 * 64 * 64, 4)),
+            None,
+            r"got float32 \(4,\) for a batch of 3",
+        ),
+        (Rounded, None, r"got int64 \(3, 4\) for a batch of 3"),
+        (lambda: nn.Linear(3, 4), None, r"model: cannot be run on images of shape \(3, 64, 64\): mat1 and mat2"),
+        (lambda: None, None, "model: expected a module of torch, got NoneType"),
     ],
-    ids=["skip", "twice", "typo", "order", "no weights", "maps"],
+    ids=["skip", "twice", "typo", "order", "no weights", "maps", "no batch", "integers", "shape", "none"],
 )
 def test_what_cannot_be_cut_is_refused(module: Callable[[], nn.Module], at: list[str] | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -21,7 +21,7 @@ from lada_al.pools import Id, ImageSpec, Source, UnreadableError
 from lada_al.pools.decode import decode
 from lada_al.score import methods
 from lada_al.score.methods import STEP
-from lada_al.wrap import logits_of
+from lada_al.wrap import logits_of, taking_images
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,11 @@ class Batches(Dataset[Batch]):
 
 
 class ImageScores:
-    """A network over a pool. `batch` is rounded up to whole steps."""
+    """A network over a pool. `batch` is rounded up to whole steps.
+
+    Raises:
+        UsageError: the network does not take the images, or returns no logits of them.
+    """
 
     def __init__(
         self, pool: Source, model: Loaded, method: str, device: torch.device, batch: int, workers: int
@@ -73,6 +77,9 @@ class ImageScores:
         self.pool, self.spec, self.method, self.device, self.workers = pool, model.spec, method, device, workers
         self.module = model.module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = -(-batch // STEP) * STEP
+        channels, height, width = self.spec.shape
+        with taking_images(self.spec.shape, "--model, whose factory may return (module, ImageSpec)"):
+            self.logits(torch.zeros(2, height, width, channels, dtype=torch.uint8))
 
     def __len__(self) -> int:
         return len(self.pool)
@@ -111,7 +118,7 @@ class ImageScores:
             return self._run(pixels)
 
     def _run(self, pixels: Tensor) -> Tensor:
-        return logits_of(self.module(self.spec.normalised(pixels)))
+        return logits_of(self.module(self.spec.normalised(pixels)), len(pixels))
 
 
 def _digest(module: nn.Module) -> str:
