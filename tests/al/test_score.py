@@ -275,6 +275,64 @@ class TestSelections:
             torch.testing.assert_close(torch.tensor([float(row["entropy"]) for row in top]), entropy)
         assert "takes another folder" in lada("score", *arguments)[2]
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
+    @pytest.mark.parametrize(
+        ("method", "name"),
+        [("coreset", "features"), ("coreset", "labelled"), ("badge", "features"), ("badge", "logits")],
+    )
+    def test_a_row_that_is_not_finite_is_named_and_nothing_is_written(
+        self, value: float, method: str, name: str, tmp_path: Path
+    ) -> None:
+        arrays = {array: np.ones((5, 3)) for array in ("features", "labelled", "logits")}
+        arrays[name][2, 1] = value
+        np.savez(tmp_path / "f.npz", **arrays)
+        arguments = ["score", "--embeddings", tmp_path / "f.npz", "--method", method, "--out", tmp_path / "out"]
+        code, _, err = lada(*arguments)
+        assert code == 2
+        assert f"{name} must have a finite squared norm, got " in err
+        assert "in row 2 of" in err
+        assert not (tmp_path / "out").exists()
+
+
+class TestOwnNetworks:
+    @pytest.mark.parametrize(
+        ("output", "message"),
+        [
+            ("h.mean(1)", "expected floating logits of shape (batch, classes), got float32 (2,) for a batch of 2"),
+            ("h[:, :, None, None]", "got float32 (2, 5, 1, 1) for a batch of 2"),
+            ("h.mean(0, keepdim=True)", "got float32 (1, 5) for a batch of 2"),
+            ("h.long()", "got int64 (2, 5) for a batch of 2"),
+            ("h @ h", "cannot be run on images of shape (1, 12, 12): mat1 and mat2"),
+        ],
+    )
+    def test_that_return_no_logits_are_refused_before_anything_is_scored(
+        self, output: str, message: str, here: Path
+    ) -> None:
+        forward = f"\n\nclass Odd(torch.nn.Flatten):\n    def forward(self, x):\n        h = net()[0](x)\n        return {output}\n"
+        (here / "odd_net.py").write_text(f"{CODE}{forward}\n\ndef odd():\n    return Odd(), net()[1]\n")
+        sys.modules.pop("odd_net", None)
+        arguments = ["--pool", folder(here, 4), "--model", "odd_net:odd", "--out", here / "out", "--device", "cpu"]
+        code, _, err = lada("score", *arguments)
+        assert code == 2
+        assert message in err
+        assert not (here / "out" / "score.json").exists()
+
+    def test_without_a_spec_are_told_what_they_were_shown(self, here: Path) -> None:
+        (here / "bare_net.py").write_text(f"{CODE}\n\ndef bare():\n    return net()[0]\n")
+        arguments = ["--pool", folder(here, 4), "--model", "bare_net:bare", "--out", here / "out", "--device", "cpu"]
+        code, _, err = lada("score", *arguments)
+        assert code == 2
+        assert "--model, whose factory may return (module, ImageSpec): cannot be run on images of shape (3, 224" in err
+
+    def test_the_list_of_a_pool_that_is_damaged_is_named(self, here: Path) -> None:
+        pool = folder(here, 4)
+        score(here / "out", pool=pool)
+        (here / "out" / "listing.arrow").write_bytes(b"")
+        arguments = ["--pool", pool, "--model", "scored_net:net", "--out", here / "out", "--device", "cpu", "--resume"]
+        code, _, err = lada("score", *arguments)
+        assert code == 2
+        assert f"{here / 'out' / 'listing.arrow'} is damaged; without it, the pool is listed anew: " in err
+
 
 class TestWrongArguments:
     @pytest.mark.parametrize(
@@ -328,12 +386,14 @@ class TestWrongArguments:
         assert "begun with another method, embeddings, fingerprint" in err
         assert json.loads((out / "score.json").read_text())["method"] == "entropy"
 
-    @pytest.mark.parametrize("file", ["score.json", "scores/part-000000.parquet"])
-    def test_a_damaged_file_is_named(self, file: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("file", "content"), [("score.json", b"{"), ("score.json", b"[]"), ("scores/part-000000.parquet", b"{")]
+    )
+    def test_a_damaged_file_is_named(self, file: str, content: bytes, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", np.zeros((3, 2), np.float32))
         arguments = ["score", "--embeddings", tmp_path / "a.npy", "--out", tmp_path / "out"]
         assert lada(*arguments)[0] == 0
-        (tmp_path / "out" / file).write_bytes(b"{")
+        (tmp_path / "out" / file).write_bytes(content)
         code, _, err = lada(*arguments, "--resume")
         assert code == 2
         assert f"{tmp_path / 'out' / file} is damaged" in err

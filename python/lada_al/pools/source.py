@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
 from lada_al.run.files import write_atomically
 
@@ -68,7 +69,11 @@ class Listing:
     def table(self) -> pa.Table:
         if self._table is None:
             assert self.path is not None
-            self._table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+            try:
+                self._table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+            except (OSError, pa.ArrowException) as error:
+                text = f"{self.path} is damaged; without it, the pool is listed anew: {error}"
+                raise UsageError(text) from error
         return self._table
 
     def slice(self, start: int, stop: int) -> list[dict[str, Any]]:

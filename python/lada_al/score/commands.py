@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lada_al.score.run import Scorer
 
 app = typer.Typer()
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import lada_ext
 from lada_al.errors import UsageError
@@ -40,19 +41,35 @@ def select(path: Path, method: str, k: int, out: Path, device: torch.device) -> 
     if (out / run.ABOUT).exists():
         raise UsageError(f"--out: {out} holds a scoring or a selection; {method} takes another folder")
     run.check_folder(out, resume=False)
-    run.begin(out, {"method": method, "embeddings": str(path.resolve()), "top": k})
+    about = {"method": method, "embeddings": str(path.resolve()), "top": k}
     rows = torch.tensor(features, device=device)
+    centers = torch.tensor(labelled, device=device).to(rows)
     seen = None if logits is None else torch.tensor(logits, device=device).to(rows)
     k = min(k, len(rows))
+    _check_finite("features", rows, path)
     if method == "coreset":
-        picks = lada_ext.k_center_greedy(rows, torch.tensor(labelled, device=device).to(rows), k)
+        _check_finite("labelled", centers, path)
+        picks = lada_ext.k_center_greedy(rows, centers, k)
     else:
         assert seen is not None
+        _check_finite("logits", seen, path)
         picks = lada_ext.badge_select(rows, seen, k, Keys(Config().seed).key("pick", 0, device=device))
     entropy = [None] * k if seen is None else lada_ext.entropy(seen[picks]).tolist()
     chosen = picks.tolist()
     names = chosen if ids is None else ids[chosen].tolist()
+    run.begin(out, about)
     run.write_csv(
         out / run.TOP, run.COLUMNS, [[name, None, h, None, None] for name, h in zip(names, entropy, strict=True)]
     )
     return k
+
+
+def _check_finite(name: str, rows: Tensor, path: Path) -> None:
+    """Refuses rows that have no distance to others; on a GPU the ops do not look for them."""
+    lengths = rows.to(torch.promote_types(rows.dtype, torch.float32)).square().sum(1)
+    wrong = (~lengths.isfinite()).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise UsageError(
+            f"--embeddings: {name} must have a finite squared norm, got {float(lengths[row])} in row {row} of {path}"
+        )
