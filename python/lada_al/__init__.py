@@ -15,16 +15,31 @@ if TYPE_CHECKING:
     from lada_al.events import Bought, Trained
     from lada_al.loop import active_learning
     from lada_al.methods import all_methods
+    from lada_al.models import SplitModel
+    from lada_al.pools import ImageSpec
     from lada_al.run.config import Config
     from lada_al.run.experiment import run_experiment
     from lada_al.view import View
 
-__all__ = ["ActiveLearner", "Bought", "Config", "Trained", "View", "active_learning", "all_methods", "run_experiment"]
+__all__ = [
+    "ActiveLearner",
+    "Bought",
+    "Config",
+    "ImageSpec",
+    "SplitModel",
+    "Trained",
+    "View",
+    "active_learning",
+    "all_methods",
+    "run_experiment",
+]
 
 _HOMES = {
     "ActiveLearner": "active",
     "Bought": "events",
     "Config": "run.config",
+    "ImageSpec": "pools",
+    "SplitModel": "models",
     "Trained": "events",
     "View": "view",
     "active_learning": "loop",
@@ -38,3 +53,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lada_al' has no attribute '{name}'")
     return getattr(importlib.import_module(f"lada_al.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,17 +3,16 @@ arguments or files, which are told in one line before anything is written."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from lada_al.errors import UsageError, one_line
@@ -23,9 +22,7 @@ from lada_al.score import commands as scoring
 # torch and matplotlib take seconds to import; commands import what they need, so that --help and typos answer at once.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-console = Console(highlight=False)
-
-SECONDS_BETWEEN_REPORTS = 10.0
+console = Console(highlight=False, markup=False, emoji=False)
 
 # Options that are not given are None: the defaults are those of Config, or of the run that is resumed.
 Out = Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)]
@@ -52,6 +49,21 @@ Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts in compu
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out, or begin them.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(importlib.metadata.version("lada-ext"))
+        raise typer.Exit
+
+
+@app.callback()
+def lada(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Look-ahead data acquisition: experiments in active learning, and the labelling and scoring of your own images."""
 
 
 @app.command()
@@ -110,13 +122,12 @@ def run(
             for _ in experiment.run_experiment(config, out, resume=resume):
                 pass
             return
-        reported = 0.0
+        growing = page.GrowingPage(out)
         with RunProgress(console, config.rounds) as progress:
             for event in experiment.run_experiment(config, out, resume=resume, meter=progress):
                 progress.show(event)
-                if isinstance(event, Trained) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                    page.write(out)
-                    reported = time.monotonic()
+                if isinstance(event, Trained):
+                    growing.show(event.round + 1)
         console.print(f"report: {page.write(out)}", soft_wrap=True)
 
 
@@ -149,16 +160,14 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long it would take, and stop.")] = False,
 ) -> None:
     """Run methods x seeds and report them side by side."""
-    from lada_al.methods import expand
     from lada_al.ranks import refuse_torchrun
     from lada_al.report import page
     from lada_al.run import compare as comparison
-    from lada_al.run import estimate, protocols, study
+    from lada_al.run import estimate, study
     from lada_al.run.progress import CompareProgress, PhaseProgress
 
     refuse_torchrun("lada compare")
-    planned = protocols.protocol(protocol) if protocol else None
-    given = (planned.settings if planned else {}) | _given(
+    given = _given(
         settings,
         dataset=dataset,
         data=data,
@@ -172,21 +181,9 @@ def compare(
         plain=plain or None,
         device=device,
     )
-    for name in {"method", "seed"} & given.keys():
-        raise UsageError(f"--set {name}: lada compare takes --{name}s")
+    whole, now = study.asked_for(out, resume=resume, methods=methods, seeds=seeds, protocol=protocol, given=given)
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
-    wanted = methods or (planned.methods if planned else None)
-    names = expand(wanted) if wanted else None
-    counted = seeds or (str(planned.seeds) if planned else None)
-    numbers = _seeds(counted) if counted else None
-    before = study.begun(out, resume)
-    if before:
-        whole = study.go_on(before, names, numbers, given, out)
-    else:
-        whole = study.Study(methods=names or expand(""), seeds=numbers or _seeds("3"), settings=given)
-    every = comparison.make_jobs(
-        names or whole.methods, numbers or whole.seeds, whole.settings, out, workers=workers, resume=resume
-    )
+    every = comparison.make_jobs(now.methods, now.seeds, now.settings, out, workers=workers, resume=resume)
     comparison.check(every, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
     groups = comparison.groups(todo, stack_seeds)
@@ -198,13 +195,10 @@ def compare(
     if dry_run:
         return
     whole.write(out)
-    reported, rounds_reported = 0.0, 0
+    growing = page.GrowingPage(out)
     with CompareProgress(console, todo) as rounds_of_all:
         for ended in comparison.carry_out(groups, workers):
-            rounds_done = rounds_of_all.show(ended)
-            if rounds_done > rounds_reported and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                page.write(out)
-                reported, rounds_reported = time.monotonic(), rounds_done
+            growing.show(rounds_of_all.show(ended))
     console.print(_table_of(out))
     console.print(f"report: {page.write(out, whole=True)}", soft_wrap=True)
 
@@ -249,17 +243,11 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder, or one a
 
 
 @app.command()
-def doctor(params: Annotated[bool, typer.Option("--params", help="Sizes of the auxiliary networks.")] = False) -> None:
+def doctor() -> None:
     """Say what was built and what runs here, and check every op against its definition."""
     from lada_al import doctor as checks
     from lada_al.self_test import self_test
 
-    if params:
-        table = Table("network", "input", "parameters", box=None)
-        for name, size, count in checks.parameter_counts():
-            table.add_row(name, size, f"{count:,}")
-        console.print(table)
-        return
     for name, value in checks.facts().items():
         console.print(f"{name:<20} {value}", soft_wrap=True)
     table = Table("op", "device", "largest error", "", box=None)
@@ -295,19 +283,6 @@ def _given(settings: list[str] | None, **options: Any) -> dict[str, Any]:
     return {**values, **parse_settings(settings or [])}
 
 
-def _seeds(text: str) -> list[int]:
-    """One number is how many, 1 to N; several are the seeds themselves."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1 and numbers[0] > 0:
-        return list(range(1, numbers[0] + 1))
-    if not numbers or len(set(numbers)) < len(numbers) or text.strip() == "0":
-        raise UsageError(f"--seeds takes one number, or different ones separated by commas, got '{text}'")
-    return numbers
-
-
 def _table_of_methods(*columns: str) -> Table:
     return Table(Column("method", no_wrap=True), *columns, box=None)
 
@@ -322,7 +297,7 @@ def _table_of_sizes() -> Table:
         networks = sizes.of_table_1(method(name))
         texts = [f"{n.name} {n.parameters:,}" if n.in_table else f"[{n.name} {n.parameters:,}]" for n in networks]
         total = sizes.in_table(networks)
-        table.add_row(name, f"{total:,}" if total else "-", escape(", ".join(texts)))
+        table.add_row(name, f"{total:,}" if total else "-", ", ".join(texts))
     return table
 
 

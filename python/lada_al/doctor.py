@@ -1,4 +1,4 @@
-"""What was built, what runs here, and how large the networks are."""
+"""What was built, and what runs here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import platform
 import sys
 
 import torch
-from torch import nn
 
 import lada_ext
-from lada_al import models
-from lada_al.augment.stn import LocalisationNet
-from lada_al.pair_net import PairNet
 
 
 def facts() -> dict[str, str]:
@@ -30,15 +26,3 @@ def facts() -> dict[str, str]:
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "GPUs": ", ".join(gpus) or "none",
     }
-
-
-def parameter_counts() -> list[tuple[str, str, int]]:
-    """Sizes of the networks, for the inputs of the paper's Table 1."""
-    networks: list[tuple[str, str, nn.Module]] = [
-        ("policy network of InfoMixup (pi_phi)", "2 x 64 x 28 x 28 features", PairNet(64, (28, 28))),
-        ("localisation network of InfoSTN", "1 x 28 x 28", LocalisationNet(1, 28, 28)),
-        ("localisation network of InfoSTN", "3 x 32 x 32", LocalisationNet(3, 32, 32)),
-        ("classifier resnet18", "3 x 32 x 32", models.resnet18(3, (32, 32), 10)),
-        ("classifier small", "1 x 28 x 28", models.small(1, (28, 28), 10)),
-    ]
-    return [(name, size, sum(p.numel() for p in net.parameters())) for name, size, net in networks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,12 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lada_al
 import pytest
 from lada_al import acquire, all_methods, augment, cli
 from lada_al.methods import GROUPS, rows
 from lada_al.run.protocols import PROTOCOLS
 from lada_al.self_test import CASES
 from tiny import TINY_SETTINGS
+
+import lada_ext
 
 ROOT = Path(__file__).parents[2]
 Lada = Callable[..., subprocess.CompletedProcess[str]]
@@ -151,6 +155,70 @@ def test_a_comparison_killed_as_a_whole_goes_on(tiny_folder: Path, tmp_path: Pat
     assert events("killed") == events("whole")
 
 
+def begin_a_comparison(out: Path, tiny_folder: Path, *more: str) -> subprocess.Popen[str]:
+    """Four runs, two at a time, in a process group of their own, as at a terminal."""
+    arguments = ["--out", out, "--data", tiny_folder, "--methods=random,entropy", "--seeds=2", "--jobs=2", *OPTIONS]
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored in the background
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{heed}; from lada_al.cli import main; main()", "compare", *map(str, arguments),
+         "--rounds=2", "--set=epochs=150", *more],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def ctrl_c(command: subprocess.Popen[str]) -> None:
+    """Interrupts the whole group, and sees that it ends soon and in silence."""
+    group = [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and is_in_group(path, command.pid)]
+    assert len(group) >= 3
+    os.killpg(command.pid, signal.SIGINT)
+    _, err = command.communicate(timeout=10)
+    assert command.returncode == 130
+    assert err == ""
+    wait_for(lambda: not any(map(is_alive, group)))
+
+
+def is_in_group(process: Path, group: int) -> bool:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2]) == group
+    except OSError:
+        return False
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("more", [[], ["--stack-seeds"]])
+def test_ctrl_c_ends_all_runs_at_once_and_loses_nothing(more: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    command = begin_a_comparison(out, tiny_folder, *more)
+    wait_for(lambda: sum(b"trained" in path.read_bytes() for path in out.glob("*/*/rounds.jsonl")) >= 2)
+    begun = sorted(out.glob("*/*"))
+    ctrl_c(command)
+    assert sorted(out.glob("*/*")) == begun
+    before = {path: path.read_bytes() for path in out.glob("*/*/rounds.jsonl")}
+    assert any(content.count(b"\n") < 6 for content in before.values())
+    resumed = process("compare", "--out", out, "--resume", "--jobs=2", *more)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(list(out.glob("*/*/latent.npz"))) == 4
+    for path, content in before.items():
+        assert path.read_bytes().startswith(content[: content.rfind(b"\n") + 1])
+
+
+def test_ctrl_c_ends_processes_that_are_only_starting(tiny_folder: Path, tmp_path: Path) -> None:
+    command = begin_a_comparison(tmp_path / "compare", tiny_folder)
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    wait_for(lambda: len(children.read_text().split()) >= 3)  # two workers, and what tracks their semaphores
+    ctrl_c(command)
+    assert [path.name for path in (tmp_path / "compare").iterdir()] == ["study.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,6 +235,8 @@ def test_a_comparison_killed_as_a_whole_goes_on(tiny_folder: Path, tmp_path: Pat
         (["--set", "epochs=few"], "epochs: Input should be a valid integer"),
         (["--preset", "mine"], "preset: Input should be 'clean', 'paper' or 'official'"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--device", "meta"], "device 'meta' cannot be used: it holds no numbers"),
+        (["--device", "hpu"], "device 'hpu' cannot be used"),
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(
@@ -268,9 +338,26 @@ def test_doctor(lada: Lada) -> None:
     for op in CASES:
         assert re.search(rf"^ *{op} +cpu +\S+ +ok", done.stdout, re.MULTILINE)
     assert "built for torch" in done.stdout
-    sizes = lada("doctor", "--params").stdout
-    assert "77,246" in sizes
-    assert "5,520" in sizes
+
+
+def test_folders_are_named_as_they_are_called(lada: Lada, tiny_folder: Path, tmp_path: Path) -> None:
+    """Nothing in a name is taken for markup."""
+    out = tmp_path / "a[bold]b[/red] :smile:"
+    done = lada("run", "--out", out, "--data", tiny_folder, "--method=random", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    for printed in (done, lada("report", out)):
+        assert f"report: {out / 'report.html'}" in printed.stdout
+
+
+def test_version(lada: Lada) -> None:
+    assert lada("--version").stdout == f"{lada_ext.__version__}\n"
+
+
+def test_public_names_are_listed_and_there() -> None:
+    assert dir(lada_al) == sorted(lada_al.__all__)
+    assert {"ImageSpec", "SplitModel"} <= set(dir(lada_al))
+    for name in dir(lada_al):
+        assert getattr(lada_al, name).__name__ == name
 
 
 def test_help_answers_without_torch() -> None:

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from lada_al import Bought, Config, Trained, run_experiment
+from lada_al.errors import UsageError
 from lada_al.methods import GROUPS, expand, method, rows
 from lada_al.report import page, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, find_runs
 from lada_al.run import compare, estimate
 from lada_al.run.protocols import PROTOCOLS
+from lada_al.run.study import begun
 from test_report import made_up
 from tiny import TINY_SETTINGS
 
@@ -199,6 +201,25 @@ class TestEstimate:
 
         assert estimate.seconds_left(jobs, Shown()) == 0
         assert probed == shown == ["entropy", "random"]
+
+
+def test_a_run_that_fails_ends_the_others_at_once(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = {**TINY_SETTINGS, "data": str(tiny_folder), "epochs": 100_000}
+    jobs = compare.make_jobs(["random", "entropy"], [1], settings, tmp_path, workers=2, resume=True)
+    jobs[1].folder.parent.mkdir()
+    jobs[1].folder.touch()
+    with pytest.raises(UsageError, match="is not a folder"):
+        for _ in compare.carry_out([[job] for job in jobs], workers=2):
+            pass
+    assert jobs[0].rounds_done == 0
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"methods": [], "seeds": [1], "settings": {}}'])
+def test_a_damaged_study_is_named_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_bytes(content)
+    with pytest.raises(UsageError, match="study.json is not what a comparison was begun with: .+") as caught:
+        begun(tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

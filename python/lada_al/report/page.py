@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from lada_al.run.files import write_atomically
 
 PAGE, NUMBERS, FILES = "report.html", "report.csv", "report"
 ROUNDS_SHOWN = 12
+SECONDS_BETWEEN_PAGES = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,19 @@ def write(folder: Path | str, *, whole: bool = False) -> Path:
     _write(folder / NUMBERS, numbers.encode())
     _write(folder / PAGE, html.encode())
     return folder / PAGE
+
+
+class GrowingPage:
+    """The page over runs that are going on, written again from time to time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._written, self._rounds = folder, -math.inf, 0
+
+    def show(self, rounds: int) -> None:
+        """Writes it if there are more `rounds` now than it holds, and it was not written just now."""
+        if rounds > self._rounds and time.monotonic() - self._written > SECONDS_BETWEEN_PAGES:
+            write(self._folder)
+            self._written, self._rounds = time.monotonic(), rounds
 
 
 def _write_files(folder: Path, runs: list[Run], sections: list[Section]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -75,25 +77,42 @@ def groups(jobs: list[Job], stack_seeds: bool) -> list[list[Job]]:
 def carry_out(groups: list[list[Job]], workers: int) -> Iterator[list[Job]]:
     """Runs the jobs, `workers` groups at a time, and yields those that ended, about once a second; possibly none.
 
-    A run that was begun before is gone on with.
+    A run that was begun before is gone on with. When one fails, or the caller stops, the others are ended at once: a
+    run survives its end at any moment.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_command) as executor:
-        running = {executor.submit(_carry_out, group): group for group in groups}
-        try:
-            while running:
-                ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                jobs_ended = [job for future in ended for job in running.pop(future)]
-                for future in ended:
-                    future.result()
-                yield jobs_ended
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_command)
+    try:
+        with _interrupts_held_back():
+            running = {executor.submit(_carry_out, group): group for group in groups}
+        while running:
+            ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            jobs_ended = [job for future in ended for job in running.pop(future)]
+            for future in ended:
+                future.result()
+            yield jobs_ended
+    except BaseException:
+        for process in list(executor._processes.values()):  # Python 3.14 has executor.kill_workers()
+            process.kill()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, and never reaches processes that are started in it: it is sent to all
+    processes of a terminal, and the command alone is to act on it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_the_command() -> None:
     """In a worker: ends it at once when the command that began it is killed, so that no process is left behind and the
-    folders are free to be gone on with. A run survives its end at any moment."""
+    folders are free to be gone on with."""
     command = multiprocessing.parent_process()
     assert command is not None
 

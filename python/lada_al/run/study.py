@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, one_line
+from lada_al.methods import expand
+from lada_al.run import protocols
 from lada_al.run.config import Config
 from lada_al.run.experiment import MAY_CHANGE
 from lada_al.run.files import write_atomically
 
 STUDY = "study.json"
+SEEDS = "3"  # unless some are named
 
 
 class Study(BaseModel):
@@ -20,8 +23,8 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    methods: list[str]
-    seeds: list[int]
+    methods: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
     settings: dict[str, Any]
 
     def write(self, folder: Path) -> None:
@@ -30,11 +33,52 @@ class Study(BaseModel):
         write_atomically(folder / STUDY, lambda file: file.write(text.encode()))
 
 
+def asked_for(
+    folder: Path, *, resume: bool, methods: str | None, seeds: str | None, protocol: str | None, given: dict[str, Any]
+) -> tuple[Study, Study]:
+    """The comparison in a folder as a whole, and that part of it that is to be carried out now.
+
+    Args:
+        folder, resume: where it is, and whether one that is there is to be gone on with.
+        methods, seeds, protocol: as on the command line, None where they are not named.
+        given: the settings that are named.
+
+    Raises:
+        UsageError: naming the argument, what was expected and what came.
+    """
+    planned = protocols.protocol(protocol) if protocol else None
+    settings = {**(planned.settings if planned else {}), **given}
+    for name in {"method", "seed"} & settings.keys():
+        raise UsageError(f"--set {name}: lada compare takes --{name}s")
+    methods = methods or (planned.methods if planned else None)
+    seeds = seeds or (str(planned.seeds) if planned else None)
+    names, numbers = (expand(methods) if methods else None), (seeds_of(seeds) if seeds else None)
+    before = begun(folder, resume)
+    if before:
+        whole = go_on(before, names, numbers, settings, folder)
+    else:
+        whole = Study(methods=names or expand(""), seeds=numbers or seeds_of(SEEDS), settings=settings)
+    return whole, whole.model_copy(update={"methods": names or whole.methods, "seeds": numbers or whole.seeds})
+
+
+def seeds_of(text: str) -> list[int]:
+    """One number is how many, 1 to N; several are the seeds themselves."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and numbers[0] > 0:
+        return list(range(1, numbers[0] + 1))
+    if not numbers or len(set(numbers)) < len(numbers) or text.strip() == "0":
+        raise UsageError(f"--seeds takes one number, or different ones separated by commas, got '{text}'")
+    return numbers
+
+
 def begun(folder: Path, resume: bool) -> Study | None:
     """The comparison in a folder that is to be resumed; None if there is none.
 
     Raises:
-        UsageError: there is one and it is not to be resumed, or its file cannot be read.
+        UsageError: there is one and it is not to be resumed, or its file is damaged.
     """
     path = folder / STUDY
     if not path.exists():
@@ -42,9 +86,9 @@ def begun(folder: Path, resume: bool) -> Study | None:
     if not resume:
         raise UsageError(f"--out: {folder} holds a comparison; add --resume to go on with it")
     try:
-        return Study.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise UsageError(f"{path} is not what a comparison was begun with: {error}") from error
+        return Study.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{path} is not what a comparison was begun with: {one_line(error)}") from error
 
 
 def go_on(before: Study, methods: list[str] | None, seeds: list[int] | None, given: dict[str, Any], at: Path) -> Study:
