@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, first_line
 from lada_al.pools import ImageSpec
 
 NESTED = ("state_dict", "model", "model_state_dict")  # under which training scripts keep the weights
@@ -96,18 +96,14 @@ def _safetensors(path: Path) -> Any:
 def _fault(path: Path, error: Exception) -> str:
     """What is wrong with a checkpoint that could not be loaded."""
     if isinstance(error, OSError) or path.suffix == ".safetensors":
-        return f"cannot be read: {_first_line(error)}"
+        return f"cannot be read: {first_line(error)}"
     with path.open("rb") as file:
         begin = file.read(20)
     if not begin.startswith((b"PK", b"\x80")):  # a zip file, or a pickle as torch wrote it before
         return f"cannot be read: a file of torch.save does not begin with {begin!r}"
     if isinstance(error, pickle.UnpicklingError):
         return "holds more than weights, which could run code; save a state_dict"
-    return f"cannot be read: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"cannot be read: {first_line(error)}"
 
 
 def optional(module: str, what: str) -> Any:

@@ -14,7 +14,7 @@ from lada_al.errors import UsageError
 from lada_al.label.store import JOURNAL, MAX_WHO, Store, is_name
 
 app = typer.Typer()
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 COUNT = 20
 SHOWN = 20  # lines of each kind that are printed
 
