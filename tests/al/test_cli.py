@@ -16,6 +16,7 @@ import lada_al
 import pytest
 from lada_al import acquire, all_methods, augment, cli
 from lada_al.methods import GROUPS, rows
+from lada_al.run import journal
 from lada_al.run.protocols import PROTOCOLS
 from lada_al.self_test import CASES
 from tiny import TINY_SETTINGS
@@ -195,20 +196,17 @@ def wait_for(happened: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--stack-seeds"]])
-def test_ctrl_c_ends_all_runs_at_once_and_loses_nothing(more: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_all_runs_at_once(more: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+    """As a kill of the whole does, after which it goes on."""
     out = tmp_path / "compare"
     command = begin_a_comparison(out, tiny_folder, *more)
     wait_for(lambda: sum(b"trained" in path.read_bytes() for path in out.glob("*/*/rounds.jsonl")) >= 2)
     begun = sorted(out.glob("*/*"))
     ctrl_c(command)
     assert sorted(out.glob("*/*")) == begun
-    before = {path: path.read_bytes() for path in out.glob("*/*/rounds.jsonl")}
-    assert any(content.count(b"\n") < 6 for content in before.values())
-    resumed = process("compare", "--out", out, "--resume", "--jobs=2", *more)
-    assert resumed.returncode == 0, resumed.stderr
-    assert len(list(out.glob("*/*/latent.npz"))) == 4
-    for path, content in before.items():
-        assert path.read_bytes().startswith(content[: content.rfind(b"\n") + 1])
+    rounds = [len(journal.read(path)) for path in out.glob("*/*/rounds.jsonl")]
+    assert sum(rounds) > 2
+    assert min(rounds) < 6
 
 
 def test_ctrl_c_ends_processes_that_are_only_starting(tiny_folder: Path, tmp_path: Path) -> None:

@@ -275,13 +275,16 @@ class TestSelections:
             torch.testing.assert_close(torch.tensor([float(row["entropy"]) for row in top]), entropy)
         assert "takes another folder" in lada("score", *arguments)[2]
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
     @pytest.mark.parametrize(
-        ("method", "name"),
-        [("coreset", "features"), ("coreset", "labelled"), ("badge", "features"), ("badge", "logits")],
+        ("method", "name", "value"),
+        [
+            *(("coreset", name, value) for name in ("features", "labelled") for value in (math.nan, math.inf, 1e300)),
+            *(("badge", "features", value) for value in (math.nan, math.inf, 1e300)),
+            *(("badge", "logits", value) for value in (math.nan, math.inf)),
+        ],
     )
     def test_a_row_that_is_not_finite_is_named_and_nothing_is_written(
-        self, value: float, method: str, name: str, tmp_path: Path
+        self, method: str, name: str, value: float, tmp_path: Path
     ) -> None:
         arrays = {array: np.ones((5, 3)) for array in ("features", "labelled", "logits")}
         arrays[name][2, 1] = value
@@ -292,6 +295,14 @@ class TestSelections:
         assert f"{name} must have a finite squared norm, got " in err
         assert "in row 2 of" in err
         assert not (tmp_path / "out").exists()
+
+    def test_a_class_may_be_impossible(self, tmp_path: Path) -> None:
+        features, logits = np.random.default_rng(0).standard_normal((2, 6, 3))
+        logits[2] = -np.inf, 1e300, 0
+        np.savez(tmp_path / "f.npz", features=features, logits=logits)
+        arguments = ["--embeddings", tmp_path / "f.npz", "--method", "badge", "--top", 6, "--out", tmp_path / "out"]
+        assert lada("score", *arguments)[0] == 0
+        assert sorted(int(row["id"]) for row in read_csv(tmp_path / "out" / "top.csv")) == list(range(6))
 
 
 class TestOwnNetworks:

@@ -52,7 +52,7 @@ def select(path: Path, method: str, k: int, out: Path, device: torch.device) -> 
         picks = lada_ext.k_center_greedy(rows, centers, k)
     else:
         assert seen is not None
-        _check_finite("logits", seen, path)
+        _check_finite("the softmax of logits", seen.softmax(1), path)
         picks = lada_ext.badge_select(rows, seen, k, Keys(Config().seed).key("pick", 0, device=device))
     entropy = [None] * k if seen is None else lada_ext.entropy(seen[picks]).tolist()
     chosen = picks.tolist()
