@@ -38,6 +38,14 @@ bool needs_gradient(const Tensors&... inputs) {
   return torch::autograd::compute_requires_grad(inputs...);
 }
 
+// The type that holds the values of all of them, which autocast may have left in different ones.
+template <class... Tensors>
+at::ScalarType widest(const Tensor& first, const Tensors&... others) {
+  at::ScalarType type = first.scalar_type();
+  ((type = c10::promoteTypes(type, others.scalar_type())), ...);
+  return type;
+}
+
 using Mixed = std::tuple<Tensor, Tensor>;
 using std::string_view;
 
@@ -191,7 +199,7 @@ Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::Sy
 Mixed mix_under_autocast(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
                          const OptionalTensor& index, string_view grad, bool log_tau) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = c10::promoteTypes(a.scalar_type(), b.scalar_type());
+  const at::ScalarType type = widest(a, b);
   return mix_op().call(a.to(type), b.to(type), tau, std::move(n), key, index, grad, log_tau);
 }
 
@@ -245,8 +253,7 @@ Tensor relu_mix_logits(const Tensor& a, const Tensor& b, const Tensor& lam, cons
 Tensor relu_mix_logits_under_autocast(const Tensor& a, const Tensor& b, const Tensor& lam, const Tensor& weight,
                                       const OptionalTensor& bias) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type =
-      c10::promoteTypes(c10::promoteTypes(a.scalar_type(), b.scalar_type()), weight.scalar_type());
+  const at::ScalarType type = widest(a, b, weight);
   return relu_mix_op().call(a.to(type), b.to(type), lam, weight.to(type),
                             bias ? OptionalTensor(bias->to(type)) : std::nullopt);
 }
@@ -571,15 +578,14 @@ Tensor score(const Tensor& logits, Options... options) {
 Tensor pair_score_under_autocast(const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed, double gamma,
                                  string_view score) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type =
-      c10::promoteTypes(c10::promoteTypes(logits_a.scalar_type(), logits_b.scalar_type()), mixed.scalar_type());
+  const at::ScalarType type = widest(logits_a, logits_b, mixed);
   return pair_score_op().call(logits_a.to(type), logits_b.to(type), mixed.to(type), gamma, score);
 }
 
 Tensor k_center_greedy_under_autocast(const Tensor& features, const Tensor& centers, c10::SymInt k) {
   static const auto op = find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::k_center_greedy");
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = c10::promoteTypes(features.scalar_type(), centers.scalar_type());
+  const at::ScalarType type = widest(features, centers);
   return op.call(features.to(type), centers.to(type), std::move(k));
 }
 
@@ -587,7 +593,7 @@ Tensor badge_select_under_autocast(const Tensor& features, const Tensor& logits,
   static const auto op =
       find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt, const Tensor&)>("lada_ext::badge_select");
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = c10::promoteTypes(features.scalar_type(), logits.scalar_type());
+  const at::ScalarType type = widest(features, logits);
   return op.call(features.to(type), logits.to(type), std::move(k), key);
 }
 

@@ -67,9 +67,8 @@ class BetaMix(nn.Module):
             partner = torch.randperm(h.shape[0], device=h.device)
             pairs = torch.stack([torch.arange(h.shape[0], device=h.device), partner], 1)
         key = make_key(device=h.device) if key is None else key
-        learns = self.log_tau is not None
-        tau = self.tau if self.log_tau is None else self.log_tau
-        mixed, lam = beta_mix_pairs(h, pairs, tau, self.samples or 1, key, grad=self.grad, log_tau=learns)
+        tau, is_log = (self.tau, False) if self.log_tau is None else (self.log_tau, True)
+        mixed, lam = beta_mix_pairs(h, pairs, tau, self.samples or 1, key, grad=self.grad, log_tau=is_log)
         return (mixed.squeeze(1), lam.squeeze(1), pairs) if self.samples is None else (mixed, lam, pairs)
 
     def extra_repr(self) -> str:

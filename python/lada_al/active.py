@@ -29,7 +29,7 @@ from lada_al.errors import UsageError, first_line, one_line
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
-from lada_al.pool import Pool
+from lada_al.pool import Pool, no_oracle
 from lada_al.pools import Id, ImageSpec, UnreadableError, open_pool
 from lada_al.pools.decode import decode
 from lada_al.run.config import Config
@@ -239,8 +239,7 @@ class ActiveLearner:
     def _config_for(self, n: int) -> Config:
         if not hasattr(n, "__index__") or n < 1:
             raise UsageError(f"ask: n must be a positive whole number, got {n!r}")
-        augmentation = self.config.chosen.augmentation
-        if augmentation is not None and n % augmentation.arity:
+        if n % self.config.chosen.arity:
             raise UsageError(f"ask: {self.config.method} buys pairs, so n must be even, got {n}")
         query = operator.index(n)
         return _config({**self.config.model_dump(), "query": query, "candidates": max(query, self.config.candidates)})
@@ -255,8 +254,7 @@ class ActiveLearner:
     def _answered_units(self, known: list[Id]) -> Bought:
         """What of the last batch has all its labels, as rows of `known`: its virtual instances are trained on."""
         place = {id_: row for row, id_ in enumerate(known)}
-        augmentation = self.config.chosen.augmentation
-        arity = augmentation.arity if augmentation is not None else 1
+        arity = self.config.chosen.arity
         starts = range(0, len(self._bought.ids), arity)
         units = [u for u, i in enumerate(starts) if all(id_ in place for id_ in self._asked[i : i + arity])]
         if not units:
@@ -275,7 +273,7 @@ class ActiveLearner:
         pool = self._pool(known, torch.cat([known_pixels, free_pixels]))
         learner = self._learner
         now = lookahead.Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
-        bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
+        bought = lookahead.acquire(learner.net, pool, no_oracle, now)
         return [free[row - len(known)] for row in bought.ids], bought
 
     def _read_labelled(self) -> tuple[list[Id], Tensor]:

@@ -52,6 +52,11 @@ class Method:
     semi_supervised: bool = False
 
     @property
+    def arity(self) -> int:
+        """How many real instances a unit of the method has, which are bought together."""
+        return 1 if self.augmentation is None else self.augmentation.arity
+
+    @property
     def trains_by_cross_entropy(self) -> bool:
         """Whether labelled batches go through the classifier alone, and add nothing but their cross entropy."""
         return not self.semi_supervised and not self.acquisition.in_training

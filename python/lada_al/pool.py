@@ -22,6 +22,11 @@ def simulated_oracle(dataset: Dataset) -> Oracle:
     return lambda ids: dataset.train_labels[ids.cpu()]
 
 
+def no_oracle(ids: Tensor) -> Tensor:
+    """For choices that people will answer."""
+    return torch.full_like(ids, -1)
+
+
 class Pool:
     """All instances of a data set's training part. An id is a row of it, for ever.
 

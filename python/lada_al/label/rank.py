@@ -24,7 +24,7 @@ from lada_al.label.images import Images
 from lada_al.label.project import Project
 from lada_al.label.store import QueryItem, Ranked
 from lada_al.models import frozen
-from lada_al.pool import Pool
+from lada_al.pool import Pool, no_oracle
 from lada_al.pools.decode import UnreadableError
 from lada_al.run.config import Config
 from lada_al.run.experiment import find_device, make_learner, make_net
@@ -32,17 +32,8 @@ from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
 
 # Settings of a run on a benchmark data set, which mean nothing where people label.
-NOT_HERE = {
-    "dataset",
-    "data",
-    "image_size",
-    "rounds",
-    "schedule",
-    "query",
-    "initial",
-    "official_statistics",
-    "headline",
-}
+NOT_HERE = {"dataset", "data", "image_size", "rounds", "schedule", "query", "initial"}
+NOT_HERE |= {"official_statistics", "headline"}
 
 
 @dataclass
@@ -68,7 +59,7 @@ class Ranker:
         candidates, pixels = self._read(images, (free[i] for i in order.tolist()), config.candidates)
         known, known_pixels = self._read(images, sorted(labelled), len(labelled))
         classes = {labelled[id_] for id_ in known}
-        arity = _arity(config)
+        arity = config.chosen.arity
         if len(classes) < 2 or len(candidates) < arity:
             why = f"at random: {_why_no_model(classes, len(candidates), arity)}"
             return [Ranked(id_, None, why, None, None) for id_ in candidates[:n]]
@@ -128,7 +119,7 @@ def config_of(project: Project, n: int | None = None) -> Config:
             raise UsageError(f"--set: '{name}' is no setting of a ranking; docs/methods.md lists those there are")
     config = Config(**project.settings, method=project.method, model=project.model, seed=project.seed)
     if n is not None:
-        if n % _arity(config):
+        if n % config.chosen.arity:
             raise UsageError(f"--count: {project.method} asks for pairs, so it must be even, got {n}")
         config = Config(**{**config.model_dump(), "query": n, "candidates": max(n, config.candidates)})
     if not config.restart_weights:
@@ -139,21 +130,16 @@ def config_of(project: Project, n: int | None = None) -> Config:
     return config
 
 
-def _arity(config: Config) -> int:
-    """How many images make one virtual image."""
-    return config.chosen.augmentation.arity if config.chosen.augmentation is not None else 1
-
-
 def _acquire(learner: Learner, pool: Pool, keys: Keys, round: int, ids: list[str], classes: list[str]) -> list[Ranked]:
     """What the method buys, with the reason and the network's own opinion of each."""
     config = learner.config
     now = lookahead.Round(round, config, keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
-    bought = lookahead.acquire(learner.net, pool, lambda rows: torch.full_like(rows, -1), now)
+    bought = lookahead.acquire(learner.net, pool, no_oracle, now)
     with frozen(learner.net), torch.no_grad():
         predicted = learner.net(pool.pixels(torch.tensor(bought.ids))).argmax(1).tolist()
     assert bought.entropy is not None
     scores = bought.scores if bought.scores is not None else [None] * len(bought.ids)
-    arity = _arity(config)
+    arity = config.chosen.arity
     ranked = []
     for i, row in enumerate(bought.ids):
         unit = i // arity

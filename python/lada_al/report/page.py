@@ -235,7 +235,7 @@ def purchases(run: Run) -> list[Purchase]:
 def _units(run: Run, event: Bought) -> list[Unit]:
     pictures = _pictures(run, event)
     method = run.config.chosen
-    arity = method.augmentation.arity if method.augmentation is not None else 1
+    arity = method.arity
     units = []
     for i in range(0, len(pictures), arity):
         unit = i // arity

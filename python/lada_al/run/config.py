@@ -152,7 +152,7 @@ class Config(BaseModel):
         if self.seeks_pairs and not (augmentation and augmentation.mixes_by_beta and self.chosen.acquisition.fused):
             raise UsageError(f"pairs=all works for entropy or var-ratio with mix, got {self.method}")
         for query in {self.query, *self.schedule}:
-            if augmentation is not None and query % augmentation.arity:
+            if query % self.chosen.arity:
                 raise UsageError(f"{self.method} buys pairs, so query must be even, got {query}")
             if self.candidates < query:
                 raise UsageError(f"candidates must be at least query ({query}), got {self.candidates}")
@@ -167,8 +167,7 @@ class Config(BaseModel):
     @property
     def seeks_pairs(self) -> bool:
         """Whether the best of all pairs are sought; methods that look ahead to no pairs have nothing to seek."""
-        augmentation = self.chosen.augmentation
-        return self.pairs == "all" and self.chosen.look_ahead and augmentation is not None and augmentation.arity == 2
+        return self.pairs == "all" and self.chosen.look_ahead and self.chosen.arity == 2
 
     @property
     def look_ahead_weight(self) -> float:
