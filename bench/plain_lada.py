@@ -2,11 +2,12 @@
 
     python -m bench.plain_lada [--rounds 2] [--initial 500] [--model small] [--candidates 2000] [--csv FILE]
 
-runs the same rounds (same seed, same batches) three ways, taking turns round by round: with lada_al; plainly (lam from
-torch.distributions.Beta, all N draws in one batch, features kept on the device); and "as official", the structure of
-the authors' code, where Beta is sampled on the CPU, the N draws go through the network one after another, gradients
-reach the classifier's weights, and features are copied for every batch. It prints the seconds of each phase and their
-ratios. With the same lam all three buy the same images (tests/al/test_plain_lada.py).
+runs the same rounds (same seed, same batches) four ways, taking turns round by round: with lada_al; with lada_al, each
+draw of lam evaluated (curve=0); plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on
+the device); and "as official", the structure of the authors' code, where Beta is sampled on the CPU, the N draws go
+through the network one after another, gradients reach the classifier's weights, and features are copied for every batch.
+It prints the seconds of each phase and their ratios. With the same lam the last three buy the same images
+(tests/al/test_plain_lada.py); what the first learns differs by the precision of its curves (tests/al/test_curves.py).
 """
 
 from __future__ import annotations
@@ -207,7 +208,8 @@ def measure(config: Config, folder: Path) -> dict[str, dict[str, float]]:
     """Median seconds of each phase of a round, for each way, the ways taking turns round by round."""
     ways = {
         "lada_al": with_the_loop(config, folder / "lada"),
-        "lada_al random": with_the_loop(Config(**{**config.model_dump(), "method": "random"}), folder / "random"),
+        "lada_al, no curves": with_the_loop(config.model_copy(update={"curve": 0}), folder / "no curves"),
+        "lada_al random": with_the_loop(config.model_copy(update={"method": "random"}), folder / "random"),
         "plain": plainly(config, torch_draw),
         "as official": plainly(config, torch_draw_one_by_one, as_official=True),
     }
@@ -244,7 +246,7 @@ def main() -> None:
         for ratio in [value / seconds["lada_al"][phase]]
     ]
     for row in table:
-        print("{way:16} {phase:10} {seconds:>9} s {x lada_al:>7} x".format(**row))
+        print("{way:18} {phase:10} {seconds:>9} s {x lada_al:>7} x".format(**row))
     if file is not None:
         with file.open("w", newline="") as out:
             writer = csv.DictWriter(out, [*table[0], *options, *provenance("cpu")])

@@ -16,6 +16,7 @@ import lada_ext
 from lada_al import affine_tail, diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
+from lada_al.curves import Curves
 from lada_al.events import Bought
 from lada_al.folding import folded
 from lada_al.keys import Keys
@@ -208,14 +209,16 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
     config, device = now.config, views[0].hidden.device
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr, fused=True)
     least_loss, recorded = float("inf"), None
+    curves = _curves(views, now) if _reads_curves(now) else None
     for epoch in now.meter.track("policy", range(config.policy_epochs)):
         order = torch.randperm(len(views[0]), generator=now.keys.generator("policy batches", now.number, epoch))
         key = now.keys.key("policy samples", now.number, epoch, device)
         losses, taus = [], []
         for batch in order.to(device).split(config.policy_batch):
-            part = [view[batch[ours().part(len(batch))]] for view in views]
+            mine = batch[ours().part(len(batch))]
+            part = [view[mine] for view in views]
             tau = policy(*part)
-            loss, gradient = _policy_loss(part, tau.detach(), key, now)
+            loss, gradient = _policy_loss(part, tau.detach(), key, now, None if curves is None else curves[mine])
             optimizer.zero_grad()
             tau.backward(gradient / len(batch))
             ours().sum_gradients(policy.parameters())
@@ -228,16 +231,44 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | N
     return recorded
 
 
-def _policy_loss(views: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[Tensor, Tensor]:
+def _policy_loss(
+    views: list[View], tau: Tensor, key: Tensor, now: Round, curves: Curves | None
+) -> tuple[Tensor, Tensor]:
     """The sum over the units of -f_integ, and its gradient to tau; a few units at a time where the cache is small."""
     tau, total = tau.requires_grad_(), torch.zeros((), device=tau.device)
-    together = _units_at_a_time(views, now)
+    together = _units_at_a_time(views, now) if curves is None else max(1, len(tau))
     for start in range(0, len(tau), together):
         span = slice(start, start + together)
-        loss = -_mean_of_draws(f_integ([view[span] for view in views], tau[span], key, now)).sum()
+        if curves is None:
+            scores = f_integ([view[span] for view in views], tau[span], key, now)
+        else:
+            scores = curves.at(lada_ext.beta_sample(tau, now.config.samples, key, index=views[0].ids))
+        loss = -_mean_of_draws(scores).sum()
         loss.backward()
         total += loss.detach()
     return total, torch.zeros_like(tau) if tau.grad is None else tau.grad
+
+
+def _reads_curves(now: Round) -> bool:
+    """Whether the policy is learned on curves: its virtual instances are mixtures by lam, and nodes were asked for."""
+    kind = now.config.chosen.augmentation
+    return now.config.curve > 0 and not now.config.plain and kind is not None and kind.mixes_by_beta
+
+
+@torch.no_grad()
+def _curves(views: list[View], now: Round) -> Curves:
+    """f_acq of each pair's mixtures at evenly spaced lam. Its ends are f_acq of the pair itself."""
+    config, f_aug = now.config, now.f_aug
+    assert f_aug is not None
+    a, b = (view[ours().part(len(views[0]))] for view in views)
+    lam = torch.linspace(0, 1, config.curve, device=a.hidden.device)[1:-1]
+    batch = max(1, config.scoring_batch // config.curve)
+    between = []
+    for part in now.meter.track("curves", torch.arange(len(a), device=lam.device).split(batch)):
+        mixtures = f_aug.at(a[part], b[part], lam.expand(len(part), -1))
+        between.append(now.f_acq.score(mixtures))
+    scores = torch.cat([now.f_acq.score(b)[:, None], torch.cat(between), now.f_acq.score(a)[:, None]], 1)
+    return Curves.through(ours().whole(scores))
 
 
 def _units_at_a_time(views: list[View], now: Round) -> int:

@@ -158,12 +158,15 @@ class TestEveryCombination:
             part, _ = lookahead.unit_scores([view[order] for view in views], tau[order], now)
         torch.testing.assert_close(part, whole[order], rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("curve", [0, 17])
     def test_learning_raises_the_objective_and_touches_nothing_else(
-        self, f_acq: str, f_aug: str, net: SplitModel, pool: Pool, tiny_config: Config
+        self, f_acq: str, f_aug: str, curve: int, net: SplitModel, pool: Pool, tiny_config: Config
     ) -> None:
         if not augment.load(f_aug).learnable:
             pytest.skip(f"{f_aug} has no policy that gradients could move")
-        changes = {"policy_epochs": 30, "samples": 8, "policy_lr": 3e-3}
+        if curve and not augment.load(f_aug).mixes_by_beta:
+            pytest.skip(f"{f_aug} has no curves over lam")
+        changes = {"curve": curve, "policy_epochs": 30, "samples": 8, "policy_lr": 3e-3}
         now = round_of(net, pool, tiny_config.model_copy(update=changes), f_acq, f_aug, learn=True)
         views = views_of(net, pool, now)
         kept = nn.ModuleList(m for m in (net, now.f_aug.trained, now.f_acq.trained) if m is not None)
@@ -284,7 +287,7 @@ def test_the_plain_way_buys_the_same(
 ) -> None:
     bought = {}
     for plain in (False, True):
-        config = tiny_config.model_copy(update={"plain": plain, "layers": (2,), "samples": 3})
+        config = tiny_config.model_copy(update={"plain": plain, "layers": (2,), "samples": 3, "curve": 0})
         now = round_of(net, pool, config, f_acq, f_aug, learn=True)
         learner = make_learner(now.config, tiny, now.keys, torch.device("cpu"), net)
         assert learner.net.mixes_logits(2) != plain

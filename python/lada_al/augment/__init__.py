@@ -60,6 +60,10 @@ class Augmentation:
         """Virtual instances, with `samples` draws of each where it draws at all: leading axes (P, samples) or (B,)."""
         raise NotImplementedError
 
+    def at(self, a: View, b: View, lam: Tensor) -> View:
+        """Mixtures (P, N) of pairs by given lam (P, N) in [0, 1], the weight of `a`; asked for if it mixes by Beta."""
+        raise NotImplementedError
+
     def pair_scores(
         self, a: View, b: View, tau: Tensor, key: Tensor, samples: int, gamma: float, score: str
     ) -> Tensor | None:

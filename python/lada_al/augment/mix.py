@@ -6,6 +6,7 @@ features (Eq. 9). Labels are mixed by the same lam.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,16 +59,19 @@ class Mix(Augmentation):
             return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=a.ids)[0]
 
         def logits() -> Tensor | None:
-            reach = a.net.mixing_reach(a.k)
-            tail = affine_tail.behind_relu(a.net, reach, a.at(reach).shape[1:])
-            if tail is None:
-                return None
-            return tail.of_mixtures(a.at(reach), b.at(reach), lada_ext.beta_sample(tau, samples, key, index=a.ids))
+            return _logits(a, b, lambda: lada_ext.beta_sample(tau, samples, key, index=a.ids))
 
         labelled = a.target is not None and b.target is not None
         lam = lada_ext.beta_sample(tau.detach(), samples, key, index=a.ids) if labelled else None
         target = _mixed_target(a, b, lam)
         return View(a.net, a.k, mix=mix, logits=logits, leading=2, target=target, parents=(a, b))
+
+    def at(self, a: View, b: View, lam: Tensor) -> View:
+        def mix(step: int) -> Tensor:
+            ends = (a.at(step)[:, None], b.at(step)[:, None])
+            return torch.lerp(ends[1], ends[0], lam.view(*lam.shape, *[1] * (ends[0].dim() - 2)))
+
+        return View(a.net, a.k, mix=mix, logits=lambda: _logits(a, b, lambda: lam), leading=2, parents=(a, b))
 
     def pair_scores(
         self, a: View, b: View, tau: Tensor, key: Tensor, samples: int, gamma: float, score: str
@@ -95,6 +99,13 @@ class Concentration(nn.Module):
     def forward(self, a: View, b: View) -> Tensor:
         concentration, _ = self.net(a.hidden, b.hidden)
         return self.largest_tau * concentration.sigmoid().clamp_min(SMALLEST_TAU)
+
+
+def _logits(a: View, b: View, draw: Callable[[], Tensor]) -> Tensor | None:
+    """Logits of the mixtures by the lam that `draw` gives, where these need not be made; else None."""
+    reach = a.net.mixing_reach(a.k)
+    tail = affine_tail.behind_relu(a.net, reach, a.at(reach).shape[1:])
+    return None if tail is None else tail.of_mixtures(a.at(reach), b.at(reach), draw())
 
 
 def _mixed_target(a: View, b: View, lam: Tensor | None) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lada_al import data, models
+from lada_al.curves import FEWEST_NODES
 from lada_al.errors import UsageError
 from lada_al.methods import Method, method
 
@@ -21,6 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "keep_optimizer": True,
         "virtual_loss": "own step",
         "stale_gradient": True,
+        "curve": 0,
         "tau_star": "best epoch",
         "official_statistics": True,
         "adamixup_untrained": True,
@@ -54,7 +56,7 @@ class Config(BaseModel):
     seed: Whole = 1
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     plain: bool = Field(
-        False, description="no shortcuts: mix at layer k, compose Eq. 13, no replays; for finding errors"
+        False, description="no shortcuts: mix at layer k, no curves, compose Eq. 13, no replays; for finding errors"
     )
     threads: Whole = Field(0, description="CPU threads, 0: torch's choice; results differ in their last bits")
 
@@ -80,6 +82,9 @@ class Config(BaseModel):
     policy_epochs: Whole = 10
     policy_batch: Count = 100
     policy_lr: Positive = 5e-5
+    curve: Whole = Field(
+        17, description="lam at which a pair is evaluated once, to learn its policy on the curve; 0: at each draw"
+    )
 
     epochs: Count = Field(50, description="passes over the labelled set each round")
     batch: Count = 10
@@ -156,6 +161,8 @@ class Config(BaseModel):
                 raise UsageError(f"{self.method} buys pairs, so query must be even, got {query}")
             if self.candidates < query:
                 raise UsageError(f"candidates must be at least query ({query}), got {self.candidates}")
+        if 0 < self.curve < FEWEST_NODES:
+            raise UsageError(f"curve must be 0, for no curve, or at least {FEWEST_NODES} nodes, got {self.curve}")
         if self.schedule and len(self.schedule) != self.rounds:
             raise UsageError(f"schedule must give labels for each of {self.rounds} rounds, got {len(self.schedule)}")
         return self
