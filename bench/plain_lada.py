@@ -2,12 +2,12 @@
 
     python -m bench.plain_lada [--rounds 2] [--initial 500] [--model small] [--candidates 2000] [--csv FILE]
 
-runs the same rounds (same seed, same batches) four ways, taking turns round by round: with lada_al; with lada_al, each
-draw of lam evaluated (curve=0); plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on
-the device); and "as official", the structure of the authors' code, where Beta is sampled on the CPU, the N draws go
-through the network one after another, gradients reach the classifier's weights, and features are copied for every batch.
-It prints the seconds of each phase and their ratios. With the same lam the last three buy the same images
-(tests/al/test_plain_lada.py); what the first learns differs by the precision of its curves (tests/al/test_curves.py).
+runs the same rounds (same seed, same batches) with lada_al; with lada_al, each draw of lam evaluated (curve=0); by
+method random; plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on the device); and
+"as official", the structure of the authors' code, where Beta is sampled on the CPU, the N draws go through the network
+one after another, gradients reach the classifier's weights, and features are copied for every batch. They take turns
+round by round; `--ways` picks some. It prints the seconds of each phase and their ratios to the first way's. With the
+same lam the plain ways buy what lada_al without curves buys (tests/al/test_plain_lada.py).
 """
 
 from __future__ import annotations
@@ -204,15 +204,18 @@ def with_the_loop(config: Config, folder: Path) -> Iterator[tuple[list[int], dic
 PHASES = ("features", "policy", "score", "train", "round")
 
 
-def measure(config: Config, folder: Path) -> dict[str, dict[str, float]]:
+WAYS: dict[str, Callable[[Config, Path], Iterator[tuple[list[int], dict[str, float]]]]] = {
+    "lada_al": with_the_loop,
+    "lada_al, no curves": lambda config, folder: with_the_loop(config.model_copy(update={"curve": 0}), folder),
+    "lada_al, random": lambda config, folder: with_the_loop(config.model_copy(update={"method": "random"}), folder),
+    "plain": lambda config, _: plainly(config, torch_draw),
+    "as official": lambda config, _: plainly(config, torch_draw_one_by_one, as_official=True),
+}
+
+
+def measure(config: Config, names: list[str], folder: Path) -> dict[str, dict[str, float]]:
     """Median seconds of each phase of a round, for each way, the ways taking turns round by round."""
-    ways = {
-        "lada_al": with_the_loop(config, folder / "lada"),
-        "lada_al, no curves": with_the_loop(config.model_copy(update={"curve": 0}), folder / "no curves"),
-        "lada_al random": with_the_loop(config.model_copy(update={"method": "random"}), folder / "random"),
-        "plain": plainly(config, torch_draw),
-        "as official": plainly(config, torch_draw_one_by_one, as_official=True),
-    }
+    ways = {name: WAYS[name](config, folder / name) for name in names}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(config.rounds + 1):
         for name, way in ways.items():
@@ -232,21 +235,22 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=2000)
     parser.add_argument("--model", default="small")
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
     parser.add_argument("--csv", type=Path)
     options = vars(parser.parse_args())
-    file = options.pop("csv")
+    file, names = options.pop("csv"), options.pop("ways")
     config = Config(method="lada-ent-mix", device="cpu", **options)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measure(config, Path(folder))
+        seconds = measure(config, names, Path(folder))
     table = [
-        {"way": way, "phase": phase, "seconds": f"{value:.3f}", "x lada_al": f"{ratio:.2f}"}
+        {"way": way, "phase": phase, "seconds": f"{value:.3f}", "x first": f"{ratio:.2f}"}
         for way, phases in seconds.items()
         for phase, value in phases.items()
         if value > 0
-        for ratio in [value / seconds["lada_al"][phase]]
+        for ratio in [value / seconds[names[0]][phase]]
     ]
     for row in table:
-        print("{way:18} {phase:10} {seconds:>9} s {x lada_al:>7} x".format(**row))
+        print("{way:18} {phase:10} {seconds:>9} s {x first:>7} x".format(**row))
     if file is not None:
         with file.open("w", newline="") as out:
             writer = csv.DictWriter(out, [*table[0], *options, *provenance("cpu")])
