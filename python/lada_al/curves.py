@@ -36,7 +36,7 @@ class Curves:
         position = steps * lam
         node = position.detach().long().clamp_(max=steps - 1)
         t = position - node
-        left, right = self.scores.gather(1, node), self.scores.gather(1, node + 1)
-        rises, goes_on = self.slopes.gather(1, node), self.slopes.gather(1, node + 1)
-        chord = right - left
-        return left + t * (rises + t * (3 * chord - 2 * rises - goes_on + t * (rises + goes_on - 2 * chord)))
+        start, end = self.scores.gather(1, node), self.scores.gather(1, node + 1)
+        slope, end_slope = self.slopes.gather(1, node), self.slopes.gather(1, node + 1)
+        chord = end - start
+        return start + t * (slope + t * (3 * chord - 2 * slope - end_slope + t * (slope + end_slope - 2 * chord)))

@@ -192,8 +192,11 @@ def match(view: View, now: Round) -> Tensor:
     return best.pairs.t()
 
 
-def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round) -> Tensor:
-    """f_acq(f_aug(x; tau); f_theta), Eq. 3 and 6: (P, N) or (B,) scores of virtual instances."""
+def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round, curves: Curves | None = None) -> Tensor:
+    """f_acq(f_aug(x; tau); f_theta), Eq. 3 and 6: (P, N) or (B,) scores of virtual instances; read off the pairs'
+    curves, where there are."""
+    if curves is not None:
+        return curves.at(lada_ext.beta_sample(tau, now.config.samples, key, index=views[0].ids))
     assert now.f_aug is not None
     return now.f_acq.score(now.f_aug(*views, tau=tau, key=key, samples=now.config.samples))
 
@@ -239,11 +242,8 @@ def _policy_loss(
     together = _units_at_a_time(views, now) if curves is None else max(1, len(tau))
     for start in range(0, len(tau), together):
         span = slice(start, start + together)
-        if curves is None:
-            scores = f_integ([view[span] for view in views], tau[span], key, now)
-        else:
-            scores = curves.at(lada_ext.beta_sample(tau, now.config.samples, key, index=views[0].ids))
-        loss = -_mean_of_draws(scores).sum()
+        part = None if curves is None else curves[span]
+        loss = -_mean_of_draws(f_integ([view[span] for view in views], tau[span], key, now, part)).sum()
         loss.backward()
         total += loss.detach()
     return total, torch.zeros_like(tau) if tau.grad is None else tau.grad

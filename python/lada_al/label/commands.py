@@ -97,7 +97,9 @@ def query(
 def ingest(
     labels: Annotated[Path, typer.Argument(help="CSV with id and label, or Label Studio's JSON.", show_default=False)],
     project: Project = HERE,
-    who: Annotated[str | None, typer.Option(help="Who gave the labels where the file names nobody; default: you.")] = None,
+    who: Annotated[
+        str | None, typer.Option(help="Who gave the labels where the file names nobody; default: you.")
+    ] = None,
 ) -> None:
     """Take labels back. What cannot be taken is refused line by line, and the exit code is then 1."""
     from lada_al.label import ingest as ingestion
