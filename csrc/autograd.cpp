@@ -1,7 +1,6 @@
-// Autograd and autocast in C++ of the ops that every training step calls: a few microseconds a call, where Python's
-// autograd costs a hundred, which is most of the time of an op on small tensors. Each backward pass is an op of its
-// own, which computes what is needed only; it has no derivative. One file, because torch's autograd headers take as
-// long to compile as three families.
+// Autograd and autocast of all ops, in C++: a few microseconds a call, where Python's autograd costs a hundred, which
+// is most of the time of an op on small tensors. Each backward pass is an op of its own, which computes what is needed
+// only; it has no derivative. One file, because torch's autograd headers take as long to compile as three families.
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>

@@ -1,9 +1,9 @@
 """The affine end of a frozen network as one matrix.
 
 What follows the last activation, pooling and a linear layer say, is an affine map of the features there. Thousands of
-mixtures go through it in every step of a policy's learning, and pooling them forward and backward costs more than the
-convolutions before it. One matrix product gives the same logits up to rounding. Where only that activation, a ReLU,
-is left between the mixtures and this end, one op gives their logits, and they never reach memory.
+mixtures go through it while a policy is learned, and pooling them costs more than the convolutions before it. One
+matrix product gives the same logits up to rounding. Where only that activation, a ReLU, is left between the mixtures
+and this end, one op gives their logits, and they never reach memory.
 """
 
 from __future__ import annotations

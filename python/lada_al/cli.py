@@ -45,7 +45,7 @@ Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default
 Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
 Pairs = Annotated[str | None, typer.Option(help="Look ahead to a random matching (default) or to all pairs.")]
 Batch = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default) or diverse batches.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts in computing the same; for finding errors.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts, and no curves; for finding errors.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out, or begin them.")]

@@ -2,7 +2,7 @@
 
 The classifier is frozen and the pairs stay the same while a policy is learned, so f_acq of a pair's mixture is a
 function of one number. The policy asks for it at `samples` lam in each of its epochs, 50 forward and 50 backward
-passes a pair with the paper's numbers; 17 nodes are 15 forward passes, since both ends are known. In between, a cubic
+passes a pair with the authors' numbers; 17 nodes are 15 forward passes, since both ends are known. In between, a cubic
 with the nodes' central differences as slopes is read, and its derivative is the gradient of lam.
 """
 

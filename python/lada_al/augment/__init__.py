@@ -8,7 +8,8 @@ by the name of its file. Besides:
 - `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;
 - `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone;
 - `WHOLE_BATCHES = True`: its draws depend on which instances are made together, so processes cannot share a batch;
-- `MIXES_BY_BETA = True`: it mixes two by lam ~ Beta(tau, tau), so the best of all pairs can be searched for.
+- `MIXES_BY_BETA = True`: it mixes two by lam ~ Beta(tau, tau), so the best of all pairs can be searched for, and its
+  policy is learned on curves, for which it has `at`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Saving:
 
 
 def comparisons(runs: list[Run]) -> list[Comparison]:
-    """Each method against `random`, and each look-ahead against its acquisition alone and against its fixed policy."""
+    """Each method against `random`, and each look-ahead against its acquisition alone, against its fixed policy, and
+    against the pipeline of the same augmentation."""
     groups = {name: {run.config.seed: run for run in group} for name, group in by_method(runs).items()}
     pairs = [(name, other) for name in groups for other in _rivals(name) if other in groups]
     raw = [_compare(name, other, groups[name], groups[other]) for name, other in pairs]
