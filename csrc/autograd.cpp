@@ -604,6 +604,18 @@ void implement_under_autocast(torch::Library& m) {
   m.impl("badge_select", &badge_select_under_autocast);
 }
 
+// What is written into the caller's tensors has no gradient, so a gradient these have would be that of lost values.
+void write_without_gradient(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+  const auto& arguments = op.schema().arguments();
+  for (size_t i = 0; at::GradMode::is_enabled() && i < arguments.size(); ++i) {
+    const c10::IValue& value = torch::jit::peek(*stack, i, arguments.size());
+    TORCH_CHECK(!arguments[i].is_out() || !value.toTensor().requires_grad(), op.schema().name(),
+                ": out must not require grad, got ", arguments[i].name(), " that does");
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  op.callBoxed(stack);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
@@ -625,10 +637,11 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   for (const char* op :
        {"entropy_backward", "bald_backward", "variation_ratio_backward", "margin_backward",
         "consistency_variance_backward", "indexed_pair_score_backward", "beta_logit_grad", "beta_sample_backward",
-        "beta_mix.out", "beta_mix_backward", "beta_mix_pairs.out", "beta_mix_pairs_backward",
-        "relu_mix_logits_backward", "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward",
-        "pair_score_backward", "mixed_pair_score_backward"})
+        "beta_mix_backward", "beta_mix_pairs_backward", "relu_mix_logits_backward", "mix_labels_backward",
+        "soft_cross_entropy_backward", "affine_sample_backward", "pair_score_backward", "mixed_pair_score_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
+  for (const char* op : {"beta_mix.out", "beta_mix_pairs.out"})
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&write_without_gradient>());
 }
 
 TORCH_LIBRARY_IMPL(lada_ext, Autocast, m) { implement_under_autocast(m); }

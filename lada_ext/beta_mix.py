@@ -267,7 +267,9 @@ def _vmap_mix_pairs(
     if dims[0] is not None:  # every map has rows of its own, one after another
         rows = h.shape[1] if dims[0] == 0 else h.shape[0]
         h = fold(h, dims[0], batch)
-        pairs = pairs + rows * torch.arange(batch, device=pairs.device).repeat_interleave(count)[:, None]
+        first = rows * torch.arange(batch, device=pairs.device).repeat_interleave(count)[:, None]
+        beyond = torch.where(pairs < 0, 0, rows * (batch - 1))  # what is in no map's range stays out of all
+        pairs = pairs + torch.where((pairs < 0) | (pairs >= rows), beyond, first)
     return unfold(_ops.beta_mix_pairs(h, pairs, taus, n, key, names, *options), batch, count)
 
 

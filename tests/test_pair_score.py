@@ -380,6 +380,39 @@ def test_top_pairs_of_few_and_many_classes(classes: int, device: str) -> None:
     assert torch.equal(got.pairs.cpu(), pairs)
 
 
+@pytest.mark.parametrize("classes", [1000, 3000, 10_000])
+def test_top_pairs_of_many_equal_logits(classes: int) -> None:
+    """The mixture of the last two rows is uniform, that of the first two but for one class, so all additions of a sum
+    round alike."""
+    logits = torch.zeros(4, classes)
+    for row, peak in enumerate((37.0, 37.0, 40.0, 40.0)):
+        own, other = (row, row ^ 1)
+        logits[row] = -peak
+        logits[row, own], logits[row, other] = 0, -2 * peak
+    logits[:2, -1] = -INF
+    middle = (torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    scores, pairs = reference.top_pairs(logits.double(), 2, *middle)
+    for k in (1, 2):
+        for prune in (True, False):
+            got = lada_ext.top_pairs(logits, k, nodes=middle, prune=prune)
+            assert torch.equal(got.pairs, pairs[:k])
+            assert_close(got.scores, scores[:k], slack=10)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_of_pairs_with_very_many_classes(score: str) -> None:
+    logits = torch.randn(6, 100_000, generator=generator("very many classes")).relu()
+    mixed = logits[:, None].roll(1, 0).repeat(1, 2, 1)
+    got = lada_ext.pair_score(logits, logits.flip(0), mixed, 0.7, score)
+    wide = [each.double() for each in (logits, logits.flip(0), mixed)]
+    assert_close(got, reference.pair_score(*wide, 0.7, score))
+    pairs, key = torch.tensor([[0, 1], [2, 3], [4, 5]]), lada_ext.make_key(1)
+    got = lada_ext.mixed_pair_score(logits, pairs, torch.full((3,), 0.8), 3, key, 0.7, score)
+    assert_close(
+        got, reference.mixed_pair_score(wide[0], pairs, torch.full((3,), 0.8), 3, key, 0.7, score, bits=32), slack=3
+    )
+
+
 def test_a_search_that_finds_more_than_it_stores_goes_on(device: str) -> None:
     """400 rows make more pairs than the buffer of a CUDA scan holds."""
     logits = torch.randn(400, 3, generator=generator("overflow"), dtype=torch.float64).to(device)

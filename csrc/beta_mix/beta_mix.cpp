@@ -1,7 +1,6 @@
 // The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is ../autograd.cpp.
 #include "beta_mix.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sort.h>
@@ -222,6 +221,20 @@ void check_out(const at::Tensor& out, const char* op, const char* name, at::IntA
                     dense.strides(), ", got ", out.strides());
 }
 
+// Whether the memory from the first to the last element of one meets that of the other.
+bool spans_meet(const at::Tensor& x, const at::Tensor& y) {
+  if (x.numel() == 0 || y.numel() == 0) return false;
+  const auto span = [](const at::Tensor& t) {
+    int64_t last = 0;
+    for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
+    const auto* begin = static_cast<const char*>(t.const_data_ptr());
+    return std::pair(begin, begin + (last + 1) * static_cast<int64_t>(t.element_size()));
+  };
+  const auto [begin_x, end_x] = span(x);
+  const auto [begin_y, end_y] = span(y);
+  return begin_x < end_y && begin_y < end_x;
+}
+
 // Writes into the caller's tensors, which must look just like the results of the functional op.
 void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mixed, const at::Tensor& lam,
              const char* op) {
@@ -236,8 +249,9 @@ void mix_out(const EndTensors& ends, const Source& source, const at::Tensor& mix
             flat.view(shape_of_mixed(ends.a, pairs, n)));
   check_out(lam, op, "lam", {pairs, n}, source.tau.scalar_type(), meta({pairs, n}));
   for (const auto* out : {&mixed, &lam})
-    for (const auto* in : {&ends.a, &ends.b, &source.tau}) at::assert_no_overlap(*out, *in);
-  at::assert_no_overlap(mixed, lam);
+    for (const auto* in : {&ends.a, &ends.b, &source.tau})
+      TORCH_CHECK(!spans_meet(*out, *in), op, ": out must not lie in memory of the features or of tau");
+  TORCH_CHECK(!spans_meet(mixed, lam), op, ": the two tensors of out must not overlap");
   // what has saved them for a gradient is told
   for (const auto* out : {&mixed, &lam}) out->unsafeGetTensorImpl()->bump_version();
   mix_into(ends, source, mixed, lam);

@@ -6,6 +6,7 @@
 // addition in one. kRows rows i share what is loaded for the rows j.
 #pragma once
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "../scores/lanes.h"
@@ -15,9 +16,16 @@ namespace lada::cpu {
 
 constexpr int kBlock = 64, kRows = 4;
 
-// The error of an estimate: rounding of sums that cancel to about 70 of 1e-30, in nats, and the logarithm's, in all
-// below 2e-4.
-constexpr double kRoom = 1e-3, kLeastSum = 1e-30;
+// Sums below this are too small to tell.
+constexpr double kLeastSum = 1e-30;
+
+// More than the error of an estimate, in nats: the logarithm's, and rounding of the sums. Each may be off by half a
+// unit in its last place for each class, all to one side where logits are equal, and the quotient of the two is up
+// to 70.
+template <class A>
+constexpr double room_of_estimate(int64_t classes) {
+  return 1e-3 + 70 * static_cast<double>(classes) * static_cast<double>(std::numeric_limits<A>::epsilon());
+}
 
 // log(x) for normal x > 0, with an error below 1e-4.
 template <class A>

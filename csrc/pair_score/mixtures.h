@@ -64,18 +64,26 @@ LADA_HD void mix_tiles(const A* a, const A* b, const A* lam, const A* mu, int64_
 template <Score kScore, class A>
 LADA_HD void sum_mixture(const A* mixed, int64_t classes, A* exps, MixtureSums<A>& s) {
   const A floor = opaque(exp2_floor<A>()), zero = opaque(A(0));
-  Lane<A> sum;
-  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) sum[l] = s.below[l] = s.weighted[l] = zero;
-  for (int64_t j = 0; j < classes; ++j) {
+  Lane<A> sum, below, weighted;
+  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) s.ties[l] = s.below[l] = s.weighted[l] = zero;
+  for (int64_t begin = 0; begin < classes; begin += kClassesOfASum) {
+    const int64_t end = std::min(begin + kClassesOfASum, classes);
+    LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) sum[l] = below[l] = weighted[l] = zero;
+    for (int64_t j = begin; j < end; ++j) {
+      LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
+        const A d = larger(floor, mixed[j * kRowLanes<A> + l] - s.max[l]), e = exp2_negative(d);
+        sum[l] += e;
+        below[l] += d == 0 ? A(0) : e;
+        if constexpr (kScore == Score::kEntropy) weighted[l] += e * d;
+        if (exps) exps[j * kRowLanes<A> + l] = e;
+      }
+    }
     LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) {
-      const A d = larger(floor, mixed[j * kRowLanes<A> + l] - s.max[l]), e = exp2_negative(d);
-      sum[l] += e;
-      s.below[l] += d == 0 ? A(0) : e;
-      if constexpr (kScore == Score::kEntropy) s.weighted[l] += e * d;
-      if (exps) exps[j * kRowLanes<A> + l] = e;
+      s.ties[l] += std::nearbyint(sum[l] - below[l]);
+      s.below[l] += below[l];
+      if constexpr (kScore == Score::kEntropy) s.weighted[l] += weighted[l];
     }
   }
-  LADA_SIMD for (int l = 0; l < kRowLanes<A>; ++l) s.ties[l] = std::nearbyint(sum[l] - s.below[l]);
 }
 
 // Several scores of a lane with one logarithm and one division for all of them. Of S_n = 1 + r_n it keeps

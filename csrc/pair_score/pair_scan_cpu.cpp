@@ -77,7 +77,8 @@ class Search {
     for (int64_t n = 0; n < scan.samples; ++n) values_[static_cast<size_t>(n)] = weight[n] > 0 ? most_ : A(0);
     bound_ = weighted_sum(weight, values_.data(), scan.samples);
     room_ = A(0);
-    for (int64_t n = 0; n < scan.samples; ++n) room_ += static_cast<A>(kRoom) * std::abs(weight[n]);
+    const A room = static_cast<A>(room_of_estimate<A>(scan.classes));
+    for (int64_t n = 0; n < scan.samples; ++n) room_ += room * std::abs(weight[n]);
   }
 
   void run() {

@@ -216,6 +216,10 @@ LADA_HD A opaque(A constant) {
   return constant;
 }
 
+// Sums of this many classes are added up before they are added to those of the classes before: the rounding of a sum
+// grows with the number of its terms.
+constexpr int64_t kClassesOfASum = 256;
+
 // RowStats of all rows of a tile.
 template <class A>
 struct LaneStats {
@@ -231,10 +235,10 @@ LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nul
   constexpr int kWidth = kRowLanes<A>;
   const A floor = opaque(exp_floor<A>()), zero = opaque(A(0));
   LaneStats<A> s;
-  Lane<A> sum;
+  Lane<A> sum, below, weighted;
   for (int l = 0; l < kWidth; ++l) {
     s.max[l] = s.second[l] = lowest<A>();
-    s.below[l] = s.weighted[l] = sum[l] = zero;
+    s.below[l] = s.weighted[l] = s.ties[l] = zero;
   }
   for (int64_t j = 0; j < classes; ++j) {
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
@@ -243,18 +247,26 @@ LADA_HD LaneStats<A> stats_of_tile(const A* tile, int64_t classes, A* exps = nul
       s.max[l] = larger(z, s.max[l]);
     }
   }
-  for (int64_t j = 0; j < classes; ++j) {
-    for (int line = 0; next && line < kWidth * static_cast<int>(sizeof(A)); line += 64, next += 64)
-      __builtin_prefetch(next);
+  for (int64_t begin = 0; begin < classes; begin += kClassesOfASum) {
+    const int64_t end = std::min(begin + kClassesOfASum, classes);
+    for (int l = 0; l < kWidth; ++l) sum[l] = below[l] = weighted[l] = zero;
+    for (int64_t j = begin; j < end; ++j) {
+      for (int line = 0; next && line < kWidth * static_cast<int>(sizeof(A)); line += 64, next += 64)
+        __builtin_prefetch(next);
+      LADA_SIMD for (int l = 0; l < kWidth; ++l) {
+        const A d = larger(floor, tile[j * kWidth + l] - s.max[l]), e = exp_negative(d);
+        sum[l] += e;
+        below[l] += d == 0 ? A(0) : e;
+        if constexpr (kScore == Score::kEntropy) weighted[l] += e * d;
+        if (exps) exps[j * kWidth + l] = e;
+      }
+    }
     LADA_SIMD for (int l = 0; l < kWidth; ++l) {
-      const A d = larger(floor, tile[j * kWidth + l] - s.max[l]), e = exp_negative(d);
-      sum[l] += e;
-      s.below[l] += d == 0 ? A(0) : e;
-      if constexpr (kScore == Score::kEntropy) s.weighted[l] += e * d;
-      if (exps) exps[j * kWidth + l] = e;
+      s.ties[l] += std::nearbyint(sum[l] - below[l]);  // each is e^0
+      s.below[l] += below[l];
+      if constexpr (kScore == Score::kEntropy) s.weighted[l] += weighted[l];
     }
   }
-  LADA_SIMD for (int l = 0; l < kWidth; ++l) s.ties[l] = std::nearbyint(sum[l] - s.below[l]);  // each is e^0
   return s;
 }
 
