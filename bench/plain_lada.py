@@ -243,11 +243,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds = measure(config, names, Path(folder))
     table = [
-        {"way": way, "phase": phase, "seconds": f"{value:.3f}", "x first": f"{ratio:.2f}"}
+        {"way": way, "phase": phase, "seconds": f"{value:.3f}", "x first": f"{value / first:.2f}" if first else "-"}
         for way, phases in seconds.items()
         for phase, value in phases.items()
         if value > 0
-        for ratio in [value / seconds[names[0]][phase]]
+        for first in [seconds[names[0]][phase]]
     ]
     for row in table:
         print("{way:18} {phase:10} {seconds:>9} s {x first:>7} x".format(**row))

@@ -1,6 +1,7 @@
 // The ops of Beta(tau, tau) for tensors: checks, allocation, registration. Autograd is ../autograd.cpp.
 #include "beta_mix.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sort.h>
@@ -225,10 +226,8 @@ void check_out(const at::Tensor& out, const char* op, const char* name, at::IntA
 bool spans_meet(const at::Tensor& x, const at::Tensor& y) {
   if (x.numel() == 0 || y.numel() == 0) return false;
   const auto span = [](const at::Tensor& t) {
-    int64_t last = 0;
-    for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
     const auto* begin = static_cast<const char*>(t.const_data_ptr());
-    return std::pair(begin, begin + (last + 1) * static_cast<int64_t>(t.element_size()));
+    return std::pair(begin, begin + at::detail::computeStorageNbytes(t.sizes(), t.strides(), t.element_size()));
   };
   const auto [begin_x, end_x] = span(x);
   const auto [begin_y, end_y] = span(y);

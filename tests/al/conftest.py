@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lada_al import Config, data
+from lada_al import Config, data, models
 from lada_al.data import Dataset
+from lada_al.keys import Keys
+from lada_al.models import SplitModel
+from lada_al.pool import Pool
 from tiny import TINY_SETTINGS, write_parquet
 
 # At this size one thread is faster than two, and the same arithmetic everywhere.
@@ -30,3 +33,16 @@ def tiny(tiny_folder: Path) -> Dataset:
 @pytest.fixture
 def tiny_config(tiny_folder: Path) -> Config:
     return Config(**TINY_SETTINGS, data=str(tiny_folder))
+
+
+@pytest.fixture
+def pool(tiny: Dataset) -> Pool:
+    pool = Pool(tiny, torch.device("cpu"))
+    pool.add(range(80, 90), tiny.train_labels[80:90])
+    return pool
+
+
+@pytest.fixture
+def net() -> SplitModel:
+    with Keys(5).scope("network weights", 0):
+        return models.small(1, (20, 20), 3)

@@ -7,43 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from lada_al import Config, View, lookahead, models
+from lada_al import Config, View, lookahead
 from lada_al.curves import Curves
-from lada_al.data import Dataset
-from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool
-from test_lookahead import LOOKING_AHEAD, round_of
+from test_lookahead import LOOKING_AHEAD, round_of, views_of
 from torch import Tensor
 
 import lada_ext
 
+PAIRS = 24
 MIXING = [f_acq for f_acq, f_aug in LOOKING_AHEAD if f_aug == "mix"]
 
 
 def curves_of(*functions: Callable[[Tensor], Tensor], nodes: int = 9) -> Curves:
     lam = torch.linspace(0, 1, nodes, dtype=torch.float64)
     return Curves.through(torch.stack([f(lam) for f in functions]))
-
-
-@pytest.fixture
-def pool(tiny: Dataset) -> Pool:
-    pool = Pool(tiny, torch.device("cpu"))
-    pool.add(range(80, 90), tiny.train_labels[80:90])
-    return pool
-
-
-@pytest.fixture
-def net() -> SplitModel:
-    with Keys(5).scope("network weights", 0):
-        return models.small(1, (20, 20), 3)
-
-
-def pairs_of(net: SplitModel, pool: Pool, k: int, count: int = 24) -> list[View]:
-    ids = torch.arange(2 * count)
-    with frozen(net), torch.no_grad():
-        view = View(net, k, image=pool.pixels(ids), ids=ids).computed(7)
-    return [view[part] for part in ids.split(count)]
 
 
 class TestReading:
@@ -93,7 +72,7 @@ def test_curves_go_through_the_scores_of_mixtures(
     if k != 1 and f_acq not in ("entropy", "var-ratio"):
         pytest.skip("its networks are made for features at k = 1")
     now = round_of(net, pool, tiny_config.model_copy(update={"curve": 6, "scoring_batch": 13}), f_acq, "mix")
-    a, b = pairs_of(net, pool, k)
+    a, b = views_of(net, pool, now, PAIRS, k)
     with frozen(net, now.f_acq.trained), torch.no_grad():
         expected = []
         for lam in torch.linspace(0, 1, 6):
@@ -121,7 +100,7 @@ def test_a_policy_learns_on_curves_what_it_learns_without(
     for curve in (0, 9, 65):
         changes = {"curve": curve, "policy_epochs": 10, "policy_lr": 1e-3}
         now = round_of(net, pool, tiny_config.model_copy(update=changes), f_acq, "mix", learn=True)
-        views = pairs_of(net, pool, 1)
+        views = views_of(net, pool, now, PAIRS)
         with frozen(net, now.f_acq.trained), now.keys.scope("policy weights", 1):
             policy = now.f_aug.policy(*views, learn=True)
             before = policy(*views).detach()
@@ -138,7 +117,7 @@ def test_the_classifier_sees_no_mixture_while_the_policy_learns(
     net: SplitModel, pool: Pool, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = round_of(net, pool, tiny_config.model_copy(update={"curve": 5}), "entropy", "mix", learn=True)
-    views, seen = pairs_of(net, pool, 1), []
+    views, seen = views_of(net, pool, now, PAIRS), []
     score = now.f_acq.score
     monkeypatch.setattr(now.f_acq, "score", lambda view: seen.append(view.logits.shape[:-1]) or score(view))
     with frozen(net), now.keys.scope("policy weights", 1):
@@ -165,7 +144,7 @@ def test_mixtures_by_given_lam_are_those_of_beta_mix(net: SplitModel, pool: Pool
     now = round_of(net, pool, tiny_config, "entropy", "mix")
     key, tau = lada_ext.make_key(3), torch.linspace(0.2, 3, 24)
     for k in (1, 2):
-        a, b = pairs_of(net, pool, k)
+        a, b = views_of(net, pool, now, PAIRS, k)
         with frozen(net), torch.no_grad():
             drawn = now.f_aug(a, b, tau=tau, key=key, samples=4)
             given = now.f_aug.at(a, b, lada_ext.beta_sample(tau, 4, key, index=a.ids))

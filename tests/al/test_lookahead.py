@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from lada_al import Config, View, acquire, all_methods, augment, diverse, lookahead, models
+from lada_al import Config, View, acquire, all_methods, augment, diverse, lookahead
 from lada_al.acquire import Occasion
 from lada_al.data import Dataset, Task
 from lada_al.events import Bought
@@ -25,19 +25,6 @@ TASK = Task("fashion", (1, 20, 20), 3, [0.3], [0.3])
 LOOKING_AHEAD = sorted(
     {(m.acquisition.name, m.augmentation.name) for m in all_methods().values() if m.look_ahead and m.augmentation}
 )
-
-
-@pytest.fixture
-def pool(tiny: Dataset) -> Pool:
-    pool = Pool(tiny, torch.device("cpu"))
-    pool.add(range(80, 90), tiny.train_labels[80:90])
-    return pool
-
-
-@pytest.fixture
-def net() -> SplitModel:
-    with Keys(5).scope("network weights", 0):
-        return models.small(1, (20, 20), 3)
 
 
 def round_of(
@@ -60,11 +47,11 @@ def layer_of(now: lookahead.Round) -> int:
     return 1 if now.f_aug is not None and now.f_aug.uses_hidden else 0
 
 
-def views_of(net: SplitModel, pool: Pool, now: lookahead.Round, count: int = 12) -> list[View]:
+def views_of(net: SplitModel, pool: Pool, now: lookahead.Round, count: int = 12, k: int | None = None) -> list[View]:
     assert now.f_aug is not None
     ids = torch.arange(count * now.f_aug.arity)
     with frozen(net), torch.no_grad():
-        view = View(net, layer_of(now), image=pool.pixels(ids), ids=ids).computed(7)
+        view = View(net, layer_of(now) if k is None else k, image=pool.pixels(ids), ids=ids).computed(7)
     return [view[part] for part in ids.split(count)]
 
 

@@ -68,8 +68,8 @@ class Mix(Augmentation):
 
     def at(self, a: View, b: View, lam: Tensor) -> View:
         def mix(step: int) -> Tensor:
-            ends = (a.at(step)[:, None], b.at(step)[:, None])
-            return torch.lerp(ends[1], ends[0], lam.view(*lam.shape, *[1] * (ends[0].dim() - 2)))
+            first, second = a.at(step)[:, None], b.at(step)[:, None]
+            return torch.lerp(second, first, lam.view(*lam.shape, *[1] * (first.dim() - 2)))
 
         return View(a.net, a.k, mix=mix, logits=lambda: _logits(a, b, lambda: lam), leading=2, parents=(a, b))
 
