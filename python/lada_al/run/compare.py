@@ -20,6 +20,7 @@ import torch
 from lada_al.events import Event, Trained
 from lada_al.loop import Fit, fit_alone
 from lada_al.run import experiment, journal
+from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import Config
 from lada_al.run.together import Together
 
@@ -128,7 +129,8 @@ def _carry_out(group: list[Job]) -> None:
         deque(_events(group[0], fit_alone), maxlen=0)
         return
     together = Together(len(group))
-    together.carry_out([_events(job, together.fit) for job in group])
+    with arithmetic(group[0].config):  # a run that waits to train leaves another its turn amid its own settings
+        together.carry_out([_events(job, together.fit) for job in group])
 
 
 def _events(job: Job, fit: Fit) -> Iterator[Event]:
