@@ -184,7 +184,7 @@ def compare(
     whole, now = study.asked_for(out, resume=resume, methods=methods, seeds=seeds, protocol=protocol, given=given)
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
     every = comparison.make_jobs(now.methods, now.seeds, now.settings, out, workers=workers, resume=resume)
-    comparison.check(every, resume=resume, download=download)
+    comparison.check(every, whole, out, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
     groups = comparison.groups(todo, stack_seeds)
     with PhaseProgress(console) as progress:
