@@ -30,7 +30,13 @@ class TestNames:
         assert expand("random, table3") == ["random", *rows("table3")]
         assert len(expand("table1")) == 28
         assert set(expand("all")) == {name for group in GROUPS for name in rows(group)}
+        assert expand("entropy,random,,") == ["entropy", "random"]
         assert expand("entropy,table1") == list(dict.fromkeys(["entropy", *rows("table1")]))
+
+    @pytest.mark.parametrize("text", ["", ",", "entropy,entropy", "entropy, entropy", "table1,random, table1"])
+    def test_a_name_that_occurs_twice_or_none_at_all(self, text: str) -> None:
+        with pytest.raises(UsageError, match="--methods takes different names separated by commas, got '"):
+            expand(text)
 
     @pytest.mark.parametrize("name", ["pi+random", "pi+lada-ll4al-stn-fixed", "lada-bald-adamixup", "cal+none"])
     def test_compositions_beyond_the_tables(self, name: str) -> None:
