@@ -32,7 +32,7 @@ from lada_al.ranks import gpu_each, ours, synchronise
 from lada_al.run import checkpoint, latent
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import Config
-from lada_al.run.files import read_json, write_atomically
+from lada_al.run.files import read_json, write_atomically, write_text
 from lada_al.run.journal import Journal
 from lada_al.timing import Meter
 from lada_al.train import Learner
@@ -81,8 +81,8 @@ def _events(config: Config, out: Path, *, resume: bool, meter: Meter | None, fit
         out.mkdir(parents=True, exist_ok=True)
     with Journal(out / JOURNAL) if first else nullcontext() as journal:
         if journal is not None:
-            _write_text(out / CONFIG, config.model_dump_json(indent=2))
-            _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
+            write_text(out / CONFIG, config.model_dump_json(indent=2) + "\n")
+            write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2) + "\n")
             (out / ACQUIRED).mkdir(exist_ok=True)
         start, events, state = ours().of_first((0, [], None) if journal is None else _restore(journal, out))
         if state is not None:
@@ -264,10 +264,6 @@ def _restore(journal: Journal, out: Path) -> tuple[int, list[Event], dict[str, A
     if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
         journal.append(saved.trained)
     return done + 1, list(journal.events), saved.learner
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
 
 
 def _about_data(dataset: Dataset) -> dict[str, Any]:
