@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from samples import generator
-from test_dispatch import COMPOSED, OPS, arguments_of, with_gradients
+from samples import SELECTIONS, TAKEN, cast, generator
+from test_dispatch import COMPOSED, OPS, PICKS, TAKES, arguments_of, with_gradients
 from tolerance import assert_close
 from torch import Tensor
 
@@ -265,10 +265,13 @@ class TestMoreThanTwoToThe31Elements:
 def test_no_op_waits_for_the_device() -> None:
     """Values of CUDA tensors are checked on request only: queueing an op never waits for the GPU."""
     arguments = {op: ordinary(op) for op in OPS}
+    for op, pick in PICKS.items():
+        arguments[op] = pick(**cast(SELECTIONS["odd"](generator("odd")), torch.float32, DEVICE))
+    arguments["take_images"] = TAKES(**cast(TAKEN["colours"](generator("colours")), torch.float32, DEVICE))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for op in OPS:
-            results_of(op, arguments[op])
+        for op, its in arguments.items():
+            results_of(op, its)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -122,12 +122,12 @@ def penalties(runs: list[Run]) -> tuple[list[str], np.ndarray]:
     return names, matrix
 
 
-def savings(runs: list[Run], reference: str = "random") -> list[Saving]:
-    """Labels that each method needs for the reference's accuracy at its last round."""
+def savings(runs: list[Run]) -> list[Saving]:
+    """Labels that each method needs for the accuracy of random choice at its last round."""
     groups = by_method(runs)
-    if reference not in groups:
+    if "random" not in groups:
         return []
-    labels, accuracies = _mean_curve(groups[reference])
+    labels, accuracies = _mean_curve(groups["random"])
     goal, budget = accuracies[-1], labels[-1]
     found = []
     for name, group in groups.items():
