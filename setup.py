@@ -23,7 +23,7 @@ except ImportError:
     sys.exit(
         "lada-ext is compiled against the torch of your environment, and no torch is importable here.\n"
         "If pip isolated this build, turn that off. In the environment that has (or shall have) torch:\n"
-        "    pip install torch setuptools ninja\n"
+        "    pip install torch torchvision "setuptools>=77" ninja\n"
         "    pip install --no-build-isolation .\n"
     )
 

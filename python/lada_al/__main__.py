@@ -1,6 +1,17 @@
-"""`python -m lada_al` is the command `lada`."""
+"""The command `lada`, also `python -m lada_al`: in one line where what the loop needs was not installed with the ops."""
 
-from lada_al.cli import main
+import sys
+
+
+def main() -> None:
+    try:
+        from lada_al.cli import main as command
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("lada_al", "lada_ext"):
+            raise
+        sys.exit(f"lada: {error.name} is not installed; `pip install 'lada-ext[al]'` installs what the command needs")
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -393,6 +393,13 @@ def test_help_answers_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_the_ops_alone_have_a_command_that_says_what_it_lacks() -> None:
+    code = "import sys; sys.modules['typer'] = None; from lada_al.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "lada: typer is not installed; `pip install 'lada-ext[al]'` installs what the command needs\n"
+
+
 def test_every_command_and_method_is_in_the_docs() -> None:
     docs = "".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
     for command in ("run", "compare", "methods", "report", "doctor"):

@@ -98,6 +98,15 @@ class TestTables:
         row = tables.rows([made_up("entropy", [0.1, 0.2, 0.3]), made_up("entropy", [0.1, 0.9], seed=2)])[0]
         assert (row.seeds, row.labels, row.accuracy) == (1, 40, 0.3)
 
+    def test_methods_that_are_equal_are_both_the_best(self) -> None:
+        """Whatever the order of the seeds made of the last bit of their means."""
+        few = [0.1, 0.7, 0.9]
+        runs = [made_up("entropy", [0.1, last], seed=seed) for seed, last in enumerate(few)]
+        runs += [made_up("lada-ent-mix", [0.1, last], seed=seed) for seed, last in enumerate(reversed(few))]
+        (table,) = tables.paper_tables(runs)
+        assert len({cell.mean for row in table.rows if (cell := row.cells[0])}) == 2
+        assert all(cell.best for row in table.rows if (cell := row.cells[0]))
+
     def test_a_method_that_has_not_come_as_far_is_not_the_best(self) -> None:
         runs = [made_up("entropy", [0.1, 0.2, 0.3]), made_up("lada-ent-mix", [0.1, 0.9])]
         (table,) = tables.paper_tables(runs)

@@ -14,6 +14,8 @@ from lada_al.methods import GROUPS
 from lada_al.report import statistics
 from lada_al.report.read import Run, by_dataset, by_method
 
+ROUNDING = 1e-9  # equal accuracies may have means that differ by as much
+
 
 @dataclass(frozen=True)
 class Row:
@@ -150,7 +152,7 @@ def _with_best(lines: list[PaperRow], furthest: Sequence[int]) -> list[PaperRow]
         if cell is None:
             return None
         behind = cell.labels < furthest[i]
-        return replace(cell, behind=behind, best=not behind and cell.mean == highest[i])
+        return replace(cell, behind=behind, best=not behind and cell.mean > highest[i] - ROUNDING)
 
     return [replace(line, cells=[marked(cell, i) for i, cell in enumerate(line.cells)]) for line in lines]
 
