@@ -1,6 +1,6 @@
 """How long the extension takes to build: CPU only, with CUDA, and after a change in the kernels of each family.
 
-    python bench/build_time.py [--out bench/results/build_time.csv]
+    python -m bench.build_time [--out bench/results/build_time.csv]
 
 Builds a copy of the sources in a temporary folder with this environment's torch and writes one line a build.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -18,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+from bench.results import provenance
 
 ROOT = Path(__file__).parent.parent
 PARTS = ["csrc", "lada_ext", "python", "setup.py", "pyproject.toml", "README.md"]
+ORIGIN = ["torch", "host", "commit"]
 
 
 def build(folder: Path, force_cuda: str) -> float:
@@ -59,14 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="CSV file to write")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    origin = provenance("cpu")
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "default")
-    host = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
     rows = [
-        [label, f"{seconds:.1f}", architectures, torch.__version__, host, commit.strip()]
-        for label, seconds in measure()
+        [label, f"{seconds:.1f}", architectures, *(origin[name] for name in ORIGIN)] for label, seconds in measure()
     ]
-    header = ["build", "seconds", "architectures", "torch", "host", "commit"]
+    header = ["build", "seconds", "architectures", *ORIGIN]
     for row in [header, *rows]:
         print(", ".join(row))
     if arguments.out:

@@ -44,7 +44,7 @@ def commit() -> str:
     try:
         git = ["git", "-C", str(ROOT)]
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
-        sources = ["csrc", "lada_ext", "bench/*.py"]
+        sources = ["csrc", "lada_ext", "python", "bench/*.py", "setup.py"]
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources], capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

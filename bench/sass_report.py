@@ -93,20 +93,26 @@ def compile_for_all(source: Path, folder: Path) -> str:
     return said.stderr
 
 
+def first_number(text: str, pattern: str) -> int:
+    """What the group of the pattern matches first; 0 if nothing does."""
+    found = re.search(pattern, text)
+    return int(found[1]) if found else 0
+
+
 def ptxas_facts(text: str) -> Iterator[tuple[str, str, dict[str, int]]]:
     """(mangled name, architecture, registers / stack / spill_bytes / shared) of each kernel."""
     for block in text.split("Compiling entry function ")[1:]:
         head = re.match(r"'(\w+)' for 'sm_(\d+)'", block)
         assert head is not None
-        number = lambda pattern: int(found[1]) if (found := re.search(pattern, block)) else 0  # noqa: B023, E731
         yield (
             head[1],
             head[2],
             {
-                "registers": number(r"Used (\d+) registers"),
-                "stack": number(r"(\d+) bytes stack frame"),
-                "spill_bytes": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
-                "shared": number(r"(\d+) bytes smem"),
+                "registers": first_number(block, r"Used (\d+) registers"),
+                "stack": first_number(block, r"(\d+) bytes stack frame"),
+                "spill_bytes": first_number(block, r"(\d+) bytes spill stores")
+                + first_number(block, r"(\d+) bytes spill loads"),
+                "shared": first_number(block, r"(\d+) bytes smem"),
             },
         )
 

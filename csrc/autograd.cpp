@@ -257,6 +257,67 @@ Tensor relu_mix_logits_under_autocast(const Tensor& a, const Tensor& b, const Te
                             bias ? OptionalTensor(bias->to(type)) : std::nullopt);
 }
 
+auto& conv_relu_pool_op() {
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, c10::SymInt)>(
+          "lada_ext::conv_relu_pool");
+  return op;
+}
+
+auto& conv_relu_pool_backward_op() {
+  static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                                    const Tensor&, c10::SymInt, std::array<bool, 3>)>(
+      "lada_ext::conv_relu_pool_backward");
+  return op;
+}
+
+struct ConvReluPoolFunction : torch::autograd::Function<ConvReluPoolFunction> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& image, const Tensor& weight,
+                               const OptionalTensor& bias, c10::SymInt padding) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto [result, where] = conv_relu_pool_op().call(image, weight, bias, padding);
+    ctx->save_for_backward({image, weight, where});
+    ctx->saved_data["padding"] = std::move(padding);
+    ctx->saved_data["has_bias"] = bias.has_value();
+    ctx->mark_non_differentiable({where});
+    ctx->set_materialize_grads(false);
+    return {result, where};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(4);
+    if (!grads[0].defined()) return result;
+    const variable_list saved = ctx->get_saved_variables();
+    const bool needs_bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
+    const std::array<bool, 3> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), needs_bias};
+    auto [grad_image, grad_weight, grad_bias] = conv_relu_pool_backward_op().call(
+        grads[0], saved[0], saved[1], saved[2], ctx->saved_data["padding"].toSymInt(), needed);
+    if (needed[0]) result[0] = grad_image;
+    if (needed[1]) result[1] = grad_weight;
+    if (needed[2]) result[2] = grad_bias;
+    return result;
+  }
+};
+
+std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& weight, const OptionalTensor& bias,
+                                          c10::SymInt padding) {
+  if (needs_gradient(image, weight) || (bias && needs_gradient(*bias))) {
+    const variable_list out = ConvReluPoolFunction::apply(image, weight, bias, std::move(padding));
+    return {out[0], out[1]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return conv_relu_pool_op().call(image, weight, bias, std::move(padding));
+}
+
+// Under autocast features may come in half precision and the weights do not: the wider one is taken.
+std::tuple<Tensor, Tensor> conv_relu_pool_under_autocast(const Tensor& image, const Tensor& weight,
+                                                         const OptionalTensor& bias, c10::SymInt padding) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const at::ScalarType type = widest(image, weight);
+  return conv_relu_pool_op().call(image.to(type), weight.to(type), bias ? OptionalTensor(bias->to(type)) : std::nullopt,
+                                  std::move(padding));
+}
+
 auto& labels_op() {
   static const auto op =
       find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::mix_labels");
@@ -599,6 +660,7 @@ Tensor badge_select_under_autocast(const Tensor& features, const Tensor& logits,
 void implement_under_autocast(torch::Library& m) {
   m.impl("beta_mix", &mix_under_autocast);
   m.impl("relu_mix_logits", &relu_mix_logits_under_autocast);
+  m.impl("conv_relu_pool", &conv_relu_pool_under_autocast);
   m.impl("pair_score", &pair_score_under_autocast);
   m.impl("k_center_greedy", &k_center_greedy_under_autocast);
   m.impl("badge_select", &badge_select_under_autocast);
@@ -628,6 +690,7 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   m.impl("beta_mix", &mix);
   m.impl("beta_mix_pairs", &mix_pairs);
   m.impl("relu_mix_logits", &relu_mix_logits);
+  m.impl("conv_relu_pool", &conv_relu_pool);
   m.impl("mix_labels", &mix_labels);
   m.impl("soft_cross_entropy", &soft_cross_entropy);
   m.impl("affine_sample", &affine_sample);
@@ -637,8 +700,9 @@ TORCH_LIBRARY_IMPL(lada_ext, Autograd, m) {
   for (const char* op :
        {"entropy_backward", "bald_backward", "variation_ratio_backward", "margin_backward",
         "consistency_variance_backward", "indexed_pair_score_backward", "beta_logit_grad", "beta_sample_backward",
-        "beta_mix_backward", "beta_mix_pairs_backward", "relu_mix_logits_backward", "mix_labels_backward",
-        "soft_cross_entropy_backward", "affine_sample_backward", "pair_score_backward", "mixed_pair_score_backward"})
+        "beta_mix_backward", "beta_mix_pairs_backward", "relu_mix_logits_backward", "conv_relu_pool_backward",
+        "mix_labels_backward", "soft_cross_entropy_backward", "affine_sample_backward", "pair_score_backward",
+        "mixed_pair_score_backward"})
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
   for (const char* op : {"beta_mix.out", "beta_mix_pairs.out"})
     m.impl(op, torch::CppFunction::makeFromBoxedFunction<&write_without_gradient>());

@@ -9,6 +9,7 @@ from lada_ext import nn, reference
 from lada_ext._library import build_info, release_memory
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import beta_logit_grad, beta_mix, beta_mix_pairs, beta_sample
+from lada_ext.conv_relu_pool import conv_relu_pool
 from lada_ext.keys import make_key
 from lada_ext.pair_score import TopPairs, beta_nodes, indexed_pair_score, mixed_pair_score, pair_score, top_pairs
 from lada_ext.relu_mix import relu_mix_logits
@@ -31,6 +32,7 @@ __all__ = [
     "beta_sample",
     "build_info",
     "consistency_variance",
+    "conv_relu_pool",
     "entropy",
     "indexed_pair_score",
     "k_center_greedy",

@@ -211,6 +211,11 @@ def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Ten
     return F.linear(mixtures(a, b, lam).relu(), weight, bias)
 
 
+def conv_relu_pool(image: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0) -> Tensor:
+    """The greatest of each 2 x 2 rectified results of a convolution."""
+    return F.max_pool2d(F.conv2d(image, weight, bias, padding=padding).relu(), 2)
+
+
 def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:
     """lam [c = y_a] + (1 - lam) [c = y_b]."""
     shape = (-1, *[1] * (lam.dim() - 1), num_classes)

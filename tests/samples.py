@@ -379,6 +379,45 @@ RELU_MIXES: dict[str, Make] = {
 }
 
 
+def convolution(
+    image: tuple[int, int, int, int], weight: tuple[int, int, int, int], padding: int, bias: bool = True
+) -> Make:
+    """Images, and kernels of which the results are of moderate size."""
+
+    def make(g: torch.Generator) -> dict[str, Any]:
+        x, w = (torch.randn(*size, generator=g, dtype=torch.float64) for size in (image, weight))
+        shift = torch.randn(weight[0], generator=g, dtype=torch.float64) / 4
+        w.div_((weight[1] * weight[2] * weight[3]) ** 0.5)
+        return {"image": x, "weight": w, "bias": shift if bias else None, "padding": padding}
+
+    return make
+
+
+def convolution_strides(g: torch.Generator) -> dict[str, Any]:
+    """Channels-last images in a larger one, one image for all, a transposed kernel, every other bias."""
+    arguments = convolution((2, 7, 8, 9), (5, 7, 3, 4), 1)(g)
+    wide = torch.randn(1, 10, 12, 9, generator=g, dtype=torch.float64).permute(0, 3, 1, 2)
+    kernel = torch.randn(4, 3, 7, 5, generator=g, dtype=torch.float64).permute(3, 2, 1, 0) / 8
+    bias = torch.randn(10, generator=g, dtype=torch.float64)[::2]
+    return {**arguments, "image": wide[:, :7, 1:9, 2:11].expand(2, 7, 8, 9), "weight": kernel, "bias": bias}
+
+
+CONVOLUTIONS: dict[str, Make] = {
+    "odd": convolution((3, 5, 7, 9), (4, 5, 4, 3), 1),
+    "policy": convolution((4, 64, 14, 14), (6, 64, 5, 5), 2),
+    "whole_vectors": convolution((2, 16, 6, 6), (7, 16, 3, 3), 0),
+    "many_images": convolution((37, 3, 8, 8), (2, 3, 3, 3), 1),
+    "many_outputs": convolution((2, 4, 6, 6), (17, 4, 3, 3), 1),
+    "one_channel": convolution((3, 1, 12, 10), (8, 1, 7, 7), 0),
+    "one_pixel": convolution((2, 3, 4, 4), (3, 3, 1, 1), 0),
+    "one_column": convolution((2, 2, 5, 3), (1, 2, 2, 2), 0),
+    "wide_padding": convolution((1, 2, 3, 3), (2, 2, 3, 3), 4),
+    "no_bias": convolution((2, 3, 6, 5), (3, 3, 3, 2), 1, bias=False),
+    "other_strides": convolution_strides,
+    "no_images": convolution((0, 3, 6, 6), (2, 3, 3, 3), 0),
+}
+
+
 def labelled(shape: tuple[int, ...], classes: int, scale: float = 2.0) -> Make:
     def make(g: torch.Generator) -> dict[str, Any]:
         logits = scale * torch.randn(*shape, classes, generator=g, dtype=torch.float64)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from samples import generator
-from test_dispatch import OPS, arguments_of, with_gradients
+from samples import SELECTIONS, TAKEN, cast, generator
+from test_dispatch import COMPOSED, OPS, PICKS, TAKES, arguments_of, with_gradients
 from tolerance import assert_close
 from torch import Tensor
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 ops = torch.ops.lada_ext
 DEVICE = "cuda"
+OWN = [op for op in OPS if op not in COMPOSED]
 RANDOM_OPS = [op for op in OPS if "key" in {a.name for a in getattr(ops, op).default._schema.arguments}]
 REPEATS = 20
 NAN = float("nan")
@@ -84,7 +85,7 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OWN)
 def test_a_captured_graph_replays_with_new_inputs(op: str) -> None:
     inputs = ordinary(op)
     later = other_values(op, inputs)
@@ -108,7 +109,7 @@ def test_a_captured_graph_replays_with_new_inputs(op: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OWN)
 def test_compiled_code_does_the_same(op: str, mode: str) -> None:
     def step(*arguments: Any) -> Tensor:
         return (results_of(op, arguments)[0] * 2).float().sum()
@@ -120,7 +121,7 @@ def test_compiled_code_does_the_same(op: str, mode: str) -> None:
         assert_close(compiled(*values), step(*values), slack=10)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OWN)
 def test_an_op_keeps_to_its_stream(op: str) -> None:
     """On a side stream where its inputs are still being written, while the default stream is busy."""
     final = ordinary(op)
@@ -144,7 +145,7 @@ def test_an_op_keeps_to_its_stream(op: str) -> None:
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OWN)
 def test_two_streams_at_once(op: str) -> None:
     arguments = ordinary(op)
     expected = results_of(op, arguments)
@@ -161,7 +162,7 @@ def test_two_streams_at_once(op: str) -> None:
 
 
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OWN)
 def test_autocast_costs_no_accuracy(op: str, low: torch.dtype) -> None:
     arguments = ordinary(op)
     expected = results_of(op, arguments)
@@ -171,7 +172,7 @@ def test_autocast_costs_no_accuracy(op: str, low: torch.dtype) -> None:
         assert_close(got, want)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OWN)
 def test_repeats_are_bitwise_equal(op: str) -> None:
     """Forward and backward over every sample, NaN included; only ops whose tag says so may need torch's flag for it."""
     backward = getattr(ops, f"{op}_backward", None)
@@ -264,10 +265,13 @@ class TestMoreThanTwoToThe31Elements:
 def test_no_op_waits_for_the_device() -> None:
     """Values of CUDA tensors are checked on request only: queueing an op never waits for the GPU."""
     arguments = {op: ordinary(op) for op in OPS}
+    for op, pick in PICKS.items():
+        arguments[op] = pick(**cast(SELECTIONS["odd"](generator("odd")), torch.float32, DEVICE))
+    arguments["take_images"] = TAKES(**cast(TAKEN["colours"](generator("colours")), torch.float32, DEVICE))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for op in OPS:
-            results_of(op, arguments[op])
+        for op, its in arguments.items():
+            results_of(op, its)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

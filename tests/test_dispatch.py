@@ -10,6 +10,7 @@ import pytest
 import torch
 from samples import (
     AFFINES,
+    CONVOLUTIONS,
     INDEXED,
     LABELLED,
     LOGIT_PAIRS,
@@ -82,6 +83,11 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
         lambda a, b, lam, weight, bias: (a, b, lam, weight, bias),
         lambda a, out: (*grad_like(out), *a[:4]),
     ),
+    "conv_relu_pool": (
+        CONVOLUTIONS,
+        lambda image, weight, bias, padding: (image, weight, bias, padding),
+        lambda a, out: (grad_like(out[0])[0], *a[:2], out[1], a[3], [True, False, True]),
+    ),
     "mix_labels": (
         LABELLED,
         lambda logits, y_a, y_b, lam: (y_a, y_b, lam, logits.shape[-1]),
@@ -101,6 +107,8 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
 }
 # op -> places of its arguments that must not require a gradient
 FROZEN = {"relu_mix_logits": (0, 1, 3, 4)}
+# ops that are torch's own on CUDA, with torch's precision there
+COMPOSED = {"conv_relu_pool"}
 # op without gradient -> arguments of the op, from SELECTIONS
 PICKS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "k_center_greedy": lambda features, centers, logits, k, key: (features, centers, k),

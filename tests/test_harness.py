@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import mmap
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -285,6 +286,23 @@ class TestResults:
     def test_commit_may_be_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LADA_COMMIT", "0123456789")
         assert results.provenance("cpu")["commit"] == "0123456789"
+
+    @pytest.mark.parametrize(
+        ("changed", "mark"), [("python/a/loop.py", "+"), ("setup.py", "+"), ("bench/a.py", "+"), ("README.md", "")]
+    )
+    def test_sources_that_are_not_committed_are_marked(
+        self, changed: str, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("csrc/a.h", "lada_ext/a.py", "python/a/loop.py", "bench/a.py", "setup.py", "README.md"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+        for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+            subprocess.run([*git, *arguments], check=True)
+        monkeypatch.setattr(results, "ROOT", tmp_path)
+        monkeypatch.delenv("LADA_COMMIT", raising=False)
+        (tmp_path / changed).write_text("changed")
+        assert re.fullmatch(r"[0-9a-f]{10}(\+?)", results.commit())[1] == mark  # type: ignore[index]
 
 
 @pytest.mark.parametrize("family", harness.families())

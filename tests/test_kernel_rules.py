@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu.kernels import kernels
+
 CSRC = Path(__file__).parent.parent / "csrc"
 DEVICE_FILES = sorted([*CSRC.rglob("*.cuh"), *CSRC.rglob("*.cu")])
 # pattern -> (why not, the one file that may)
@@ -52,25 +54,30 @@ def test_device_code_keeps_the_rules(path: Path) -> None:
     assert breaches(path.name, path.read_text()) == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "#include <torch/extension.h>",
-        "kernel<<<1, 32>>>(x);",
-        "__shared__ float row[32];",
-        "extern __shared__ float row[];",
-        "cub::WarpReduce<float> reduce;",
-        'asm("trap;");',
-        "__constant__ float table[4];",
-        "unsigned m = __activemask();",
-        "__threadfence();",
-        "while (*static_cast<volatile int*>(flag) == 0) {}",
-        "half c = __hadd(a, b);",
-        "float y = __expf(x);",
-    ],
-)
-def test_each_rule_finds_what_it_forbids(line: str) -> None:
-    assert breaches("family_kernels.cuh", line)
+# What each rule finds, in the order of FORBIDDEN.
+EXAMPLES = [
+    "#include <torch/extension.h>",
+    "kernel<<<1, 32>>>(x);",
+    "__shared__ float row[32];",
+    "extern float* row;",
+    "cub::WarpReduce<float> reduce;",
+    'asm("trap;");',
+    "__constant__ float table[4];",
+    "unsigned m = __activemask();",
+    "__threadfence();",
+    "while (*static_cast<volatile int*>(flag) == 0) {}",
+    "half c = __hadd(a, b);",
+    "float y = __expf(x);",
+    "float y = __ldcg(x);",
+]
+
+
+@pytest.mark.parametrize(("pattern", "line"), [*zip(FORBIDDEN, EXAMPLES, strict=True)])
+def test_each_rule_finds_what_it_forbids(pattern: str, line: str) -> None:
+    """And no other rule does."""
+    (found,) = breaches("family_kernels.cuh", line)
+    assert found.endswith(f": {FORBIDDEN[pattern][0]}")
+    assert re.search(pattern, line)
 
 
 def test_rules_leave_comments_alone() -> None:
@@ -78,7 +85,12 @@ def test_rules_leave_comments_alone() -> None:
 
 
 def test_kernels_are_named_and_placed_alike() -> None:
-    for path in DEVICE_FILES:
-        for kernel in re.findall(r"__global__[^;{]*?\b(\w+)\s*\((?!\s*kThreads)[^()]*\)\s*{", path.read_text()):
-            assert kernel.endswith("_kernel"), f"{path.name}: {kernel}"
-            assert path.name.endswith("_kernels.cuh"), f"{kernel} in {path.name}"
+    found = [
+        (kernel, path.name)
+        for path in DEVICE_FILES
+        for kernel in re.findall(
+            r"__global__[^;{]*?\b(\w+)\s*\((?!\s*kThreads)[^()]*\)\s*{", without_comments(path.read_text())
+        )
+    ]
+    assert len(found) == len(kernels())
+    assert all(kernel.endswith("_kernel") and file.endswith("_kernels.cuh") for kernel, file in found), found

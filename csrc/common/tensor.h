@@ -40,11 +40,14 @@ inline bool runs_on_cpu(const at::Tensor& tensor) {
 #endif
 }
 
+// How many threads a loop of the CPU may take.
+inline int threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+
 // Runs `arguments` on the device of `tensor`: on its current stream, or with torch's number of threads.
 template <class Arguments>
 void run(const at::Tensor& tensor, void (*cpu)(const Arguments&, int),
          std::common_type_t<void (*)(const Arguments&, void*)> cuda, const Arguments& arguments) {
-  if (tensor.is_cpu()) return cpu(arguments, at::in_parallel_region() ? 1 : at::get_num_threads());
+  if (tensor.is_cpu()) return cpu(arguments, threads());
   TORCH_CHECK(cuda != nullptr, "lada_ext was built without CUDA, but got a tensor on ", tensor.device(),
               "; rebuild it with FORCE_CUDA=1");
 #ifdef LADA_WITH_CUDA

@@ -4,11 +4,10 @@
 //
 // Lane l of the vectors sums features l, l + lanes, ..., then the lanes are added up, then the features behind the last
 // whole vector. So the sum of a mixture depends neither on the block it is in, nor on the other pairs, nor on threads.
-#include <cstring>
 #include <type_traits>
 
-#include "../common/avx512.h"
 #include "../common/cpu.h"
+#include "../common/registers.h"
 #include "relu_mix.h"
 
 namespace lada::cpu {
@@ -24,22 +23,6 @@ struct Avx2 {
 };
 struct Portable {
   static constexpr int kBytes = 16, kSamples = 2, kClasses = 5, kBackwardSamples = 5, kVectors = 2;
-};
-
-template <class A, int kBytes>
-struct Lanes {
-  static constexpr int kCount = kBytes / sizeof(A);
-  typedef A Vector __attribute__((vector_size(kBytes)));  // g++ takes no attribute of a template in `using`
-
-  LADA_HD static void load(const A* from, Vector& to) { std::memcpy(&to, from, sizeof to); }
-
-  LADA_HD static A sum(const Vector& vector) {
-    A value[kCount];
-    std::memcpy(value, &vector, sizeof vector);
-    for (int size = kCount / 2; size > 0; size /= 2)
-      for (int l = 0; l < size; ++l) value[l] += value[l + size];
-    return value[0];
-  }
 };
 
 template <class A>
@@ -173,29 +156,19 @@ void gradients_of_pairs(const ReluMixLogitsBackward& k, int threads) {
   });
 }
 
-// Calls f with the tile for the registers of this processor.
-template <class F>
-void with_tile(const F& f) {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  if (takes_avx512()) return f(Avx512{});
-  if (__builtin_cpu_supports("avx2")) return f(Avx2{});
-#endif
-  f(Portable{});
-}
-
 }  // namespace
 
 void relu_mix_logits(const ReluMixLogits& k, int threads) {
   dispatch_arithmetic(k.mix.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    with_tile([&](auto tile) { logits_of_pairs<A, decltype(tile)>(k, threads); });
+    with_tile<Avx512, Avx2, Portable>([&](auto tile) { logits_of_pairs<A, decltype(tile)>(k, threads); });
   });
 }
 
 void relu_mix_logits_backward(const ReluMixLogitsBackward& k, int threads) {
   dispatch_arithmetic(k.mix.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    with_tile([&](auto tile) { gradients_of_pairs<A, decltype(tile)>(k, threads); });
+    with_tile<Avx512, Avx2, Portable>([&](auto tile) { gradients_of_pairs<A, decltype(tile)>(k, threads); });
   });
 }
 

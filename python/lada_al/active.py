@@ -32,7 +32,8 @@ from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, no_oracle
 from lada_al.pools import Id, ImageSpec, UnreadableError, open_pool
 from lada_al.pools.decode import decode
-from lada_al.run.config import Config
+from lada_al.run.arithmetic import arithmetic
+from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner
 from lada_al.run.files import write_atomically
 from lada_al.timing import Clock, NoMeter
@@ -65,7 +66,8 @@ class ActiveLearner:
         spec: size and statistics of the images as the network takes them; by default 3 x 224 x 224, ImageNet's.
         seed: of all randomness.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        settings: further fields of lada_al.Config, such as epochs, batch, lr, candidates, layers.
+        settings: further fields of lada_al.Config, such as epochs, batch, lr, candidates, layers, but for those that
+            describe an experiment on a data set, such as dataset, rounds and initial.
 
     Attributes:
         model: the SplitModel; `model.module` is the network that was given, if it was wrapped.
@@ -92,6 +94,7 @@ class ActiveLearner:
         if not isinstance(self.spec, ImageSpec):
             raise UsageError(f"spec must be an ImageSpec, got {self.spec!r}")
         self.classes = _names(classes)
+        _refuse_settings_of_experiments(settings)
         self.config = _config({"query": 2, "method": method, "seed": seed, "device": device, **settings})
         self.source = open_pool(pool)
         self.model = model if isinstance(model, SplitModel) else SplitModel.wrap(model, shape=self.spec.shape)
@@ -119,7 +122,10 @@ class ActiveLearner:
                 left.
         """
         config = self._config_for(n)
-        n = config.query
+        with arithmetic(config):
+            return self._ask(config.query, config)
+
+    def _ask(self, n: int, config: Config) -> list[Id]:
         same = self._known_then == len(self.labels)
         if same and n == len(self._asked):
             return list(self._asked)
@@ -166,7 +172,8 @@ class ActiveLearner:
         """
         known, pixels = self._read_labelled()
         pool = self._pool(known, pixels)
-        self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
+        with arithmetic(self.config):
+            self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
         self._fitted = len(self.labels)
         return self
 
@@ -187,7 +194,7 @@ class ActiveLearner:
             raise UsageError(f"predict: image {id_!r} cannot be read: {self.unreadable[id_]}")
         pool = self._pool([], pixels)
         parts = torch.arange(len(read)).split(self.config.scoring_batch)
-        with frozen(self.model), torch.no_grad():
+        with arithmetic(self.config), frozen(self.model), torch.no_grad():
             return torch.cat([self.model(pool.pixels(part)).softmax(1).cpu() for part in parts])
 
     def save(self, path: str | Path) -> None:
@@ -219,7 +226,8 @@ class ActiveLearner:
             UsageError: the file cannot be read, or does not fit the model or the pool.
         """
         state, weights = _saved(path)
-        learner = cls(model, pool, classes=state.classes, spec=spec, device=device, **state.settings)
+        settings = {name: value for name, value in state.settings.items() if name not in FOR_BENCHMARKS}
+        learner = cls(model, pool, classes=state.classes, spec=spec, device=device, **settings)
         learner.tell([id_ for id_, _ in state.labels], [label for _, label in state.labels])
         try:
             learner._learner.load_state_dict(weights)
@@ -352,6 +360,11 @@ def _saved(path: str | Path) -> tuple[_State, Any]:
         raise UsageError(f"load: {path} is not a saved learner: {one_line(error)}") from error
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"load: {path} is not a saved learner: {first_line(error)}") from error
+
+
+def _refuse_settings_of_experiments(settings: dict[str, Any]) -> None:
+    for name in settings.keys() & FOR_BENCHMARKS:
+        raise UsageError(f"ActiveLearner: {name} is for experiments on a data set; it means nothing where you label")
 
 
 def _config(values: dict[str, Any]) -> Config:

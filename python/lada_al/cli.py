@@ -44,7 +44,7 @@ Query = Annotated[int | None, typer.Option(help="Labels bought a round; default 
 Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default 20, for cifar100 1000.")]
 Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
 Pairs = Annotated[str | None, typer.Option(help="Look ahead to a random matching (default) or to all pairs.")]
-Batch = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default) or diverse batches.")]
+Selection = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default) or diverse batches.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts, and no curves; for finding errors.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
@@ -80,7 +80,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; default 1.")] = None,
     preset: Preset = None,
     pairs: Pairs = None,
-    batch: Batch = None,
+    selection: Selection = None,
     plain: Plain = False,
     device: Device = None,
     settings: Settings = None,
@@ -106,7 +106,7 @@ def run(
         initial=initial,
         preset=preset,
         pairs=pairs,
-        selection=batch,
+        selection=selection,
         plain=plain or None,
         device=device,
     )
@@ -148,7 +148,7 @@ def compare(
     initial: Initial = None,
     preset: Preset = None,
     pairs: Pairs = None,
-    batch: Batch = None,
+    selection: Selection = None,
     plain: Plain = False,
     device: Device = None,
     settings: Settings = None,
@@ -177,14 +177,14 @@ def compare(
         initial=initial,
         preset=preset,
         pairs=pairs,
-        selection=batch,
+        selection=selection,
         plain=plain or None,
         device=device,
     )
     whole, now = study.asked_for(out, resume=resume, methods=methods, seeds=seeds, protocol=protocol, given=given)
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
     every = comparison.make_jobs(now.methods, now.seeds, now.settings, out, workers=workers, resume=resume)
-    comparison.check(every, resume=resume, download=download)
+    comparison.check(every, whole, out, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]
     groups = comparison.groups(todo, stack_seeds)
     with PhaseProgress(console) as progress:

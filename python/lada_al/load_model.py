@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class Loaded:
     spec: ImageSpec
 
 
-def load_model(name: str, checkpoint: Path | None = None, spec: ImageSpec | None = None) -> Loaded:
-    """The model `name` in evaluation mode, for images as `spec` says, or as the model does.
+def load_model(name: str, checkpoint: Path | None = None) -> Loaded:
+    """The model `name` in evaluation mode, and the images that it says it takes. What its factory raises is raised.
 
     Raises:
         UsageError: there is no such model, or the checkpoint does not fit it.
@@ -54,7 +54,7 @@ def load_model(name: str, checkpoint: Path | None = None, spec: ImageSpec | None
     if state is not None:
         _put(state, loaded.module, f"--checkpoint: {checkpoint}")
     loaded.module.eval()
-    return loaded if spec is None else replace(loaded, spec=spec)
+    return loaded
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -120,9 +120,14 @@ def _factory(module: str, name: str) -> Loaded:
     if folder not in sys.path:
         sys.path.insert(0, folder)  # the command `lada` is no file of this folder, unlike `python -m`
     try:
-        made = getattr(importlib.import_module(module), name)()
-    except (ModuleNotFoundError, AttributeError) as error:
+        code = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and needs another that is not
         raise UsageError(f"--model {module}:{name}: {error}") from error
+    if not hasattr(code, name):
+        raise UsageError(f"--model {module}:{name}: module '{module}' has no attribute '{name}'")
+    made = getattr(code, name)()
     net, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, ImageSpec())
     if not isinstance(net, nn.Module) or not isinstance(spec, ImageSpec):
         raise UsageError(

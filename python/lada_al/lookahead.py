@@ -306,9 +306,12 @@ def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[
     if fused and f_aug.arity == 2:
         a, b = real
         score = f_aug.pair_scores(a, b, tau, key, samples, gamma, fused)
-        in_bits = f_aug.pair_scores(a, b, tau, key, samples, 1.0, "entropy")
+        in_bits = score
+        if score is not None and (fused, gamma) != ("entropy", 1.0):
+            in_bits = f_aug.pair_scores(a, b, tau, key, samples, 1.0, "entropy")
         if score is not None and in_bits is not None:
-            return score, in_bits - lada_ext.entropy(a.logits) - lada_ext.entropy(b.logits)
+            entropy = in_bits - lada_ext.entropy(a.logits) - lada_ext.entropy(b.logits)
+            return score, entropy.clamp_min(0)  # which rounding may leave below
     virtual = f_aug(*real, tau=tau, key=key, samples=samples)
     entropy = _mean_of_draws(lada_ext.entropy(virtual.logits))
     if fused and f_aug.arity == 2:

@@ -119,13 +119,14 @@ def expand(text: str) -> list[str]:
     Raises:
         UsageError: a name occurs twice, or there is none.
     """
+    words = [part.strip() for part in text.split(",") if part.strip()]
     names = []
-    for word in (part.strip() for part in text.split(",") if part.strip()):
+    for word in words:
         if word == "all":
             names += [name for group in GROUPS for name in rows(group)]
         else:
             names += rows(word) if word in GROUPS else [word]
-    if not names or len(set(text.split(","))) < len(text.split(",")):
+    if not names or len(set(words)) < len(words):
         raise UsageError(f"--methods takes different names separated by commas, got '{text}'")
     return list(dict.fromkeys(names))
 

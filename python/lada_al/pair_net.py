@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+
+from lada_ext.nn import ConvReluPool
 
 
 class PairNet(nn.Module):
     """Features of both, (B, channels, H, W) each, to one number (InfoMixup) and to three (AdaMixup) for each pair.
 
     Layers and sizes are those of the authors' code: 77,246 parameters for 64-channel maps of 28 x 28. Each method reads
-    one of the two heads; both are kept because the paper counts both. `convolution` makes the first layer, most of the
-    arithmetic.
+    one of the two heads; both are kept because the paper counts both.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], convolution: Callable[..., nn.Conv2d] = nn.Conv2d) -> None:
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
         # Maps under 12 pixels would vanish; their second convolution keeps its borders.
         padding = 0 if min(size) >= 12 else 2
         self.convolutions = nn.Sequential(
-            convolution(2 * channels, 6, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5, padding=padding),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
+            OrderedDict(
+                [
+                    ("0", ConvReluPool(2 * channels, 6, 5, padding=2)),
+                    ("3", ConvReluPool(6, 16, 5, padding=padding)),  # as checkpoints name them
+                    ("6", nn.Flatten()),
+                ]
+            )
         )
         height, width = ((s // 2 - 4 + 2 * padding) // 2 for s in size)
         self.trunk = nn.Sequential(nn.Linear(16 * height * width, 120), nn.Tanh(), nn.Linear(120, 60), nn.Tanh())

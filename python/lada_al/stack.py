@@ -21,17 +21,17 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F  # noqa: N812
 
 from lada_al.events import Bought
-from lada_al.keys import Keys, Purpose
+from lada_al.keys import Keys
 from lada_al.lookahead import Origins
 from lada_al.models import Classifier, SplitModel
 from lada_al.pool import Pool
 from lada_al.replay import Step
 from lada_al.timing import Meter
-from lada_al.train import Learner
+from lada_al.train import Learner, TrainingKeys
 
 
 @dataclass
-class Replica:
+class Replica(TrainingKeys):
     """What one replication trains with."""
 
     learner: Learner
@@ -49,9 +49,6 @@ class Replica:
         self.companions = [p for p in self.learner.modules.parameters() if p not in net]
         with self.keys.scope("training batches", self.bought.round):
             self.randomness = Randomness(self.pool.device)
-
-    def key(self, purpose: Purpose, epoch: int) -> Tensor:
-        return self.keys.key(purpose, self.bought.round, epoch, self.pool.device)
 
     def draw_mask(self, batch: int) -> Tensor:
         """Of dropout, for a labelled batch."""

@@ -28,8 +28,19 @@ from lada_al.train_pi import PiModel
 from lada_al.view import View
 
 
+class TrainingKeys:
+    """The keys of one round's training, of what has these three."""
+
+    pool: Pool
+    bought: Bought
+    keys: Keys
+
+    def key(self, purpose: Purpose, epoch: int) -> Tensor:
+        return self.keys.key(purpose, self.bought.round, epoch, self.pool.device)
+
+
 @dataclass(frozen=True)
-class _Training:
+class _Training(TrainingKeys):
     """What the epochs of one round share."""
 
     pool: Pool
@@ -38,9 +49,6 @@ class _Training:
     origins: Origins | None
     alone: replay.Step
     joint: replay.Step
-
-    def key(self, purpose: Purpose, epoch: int) -> Tensor:
-        return self.keys.key(purpose, self.bought.round, epoch, self.pool.device)
 
 
 class Learner:

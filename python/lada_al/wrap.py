@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lada_al.errors import UsageError, first_line
-from lada_al.models import SplitModel
+from lada_al.models import SplitModel, evaluating
 
 SAMPLE, PART = 3, 2  # images that the network is traced on, and those of them that its halves are tried on
 LARGE = 0.5  # a module with more of the weights than this is looked into for cuts
@@ -92,14 +92,8 @@ class WrappedModel(SplitModel):
         if device is None:
             raise UsageError(f"model: expected a classifier, got a {type(module).__name__}, which has no weights")
         sample = torch.randn(SAMPLE, *shape, generator=torch.Generator().manual_seed(0))
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        try:
-            with torch.no_grad():
-                self._cut_up(sample.to(device), at)
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        with evaluating(module), torch.no_grad():
+            self._cut_up(sample.to(device), at)
 
     @property
     def depth(self) -> int:

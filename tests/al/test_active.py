@@ -210,6 +210,9 @@ def test_a_folder_and_a_color_network(tmp_path: Path) -> None:
         ({"layers": (9,)}, "layers must lie below 3, from where your model has no feature maps"),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
         ({"epoch": 1}, "^ActiveLearner: epoch: .* not permitted"),
+        ({"schedule": (4, 4), "rounds": 2}, "^ActiveLearner: (schedule|rounds) is for experiments on a data set; "),
+        ({"dataset": "cifar100"}, "^ActiveLearner: dataset is for experiments on a data set; "),
+        ({"headline": "best"}, "^ActiveLearner: headline is for experiments on a data set; it means nothing where you"),
         ({"pool": 5}, "pool: expected a path"),
     ],
 )

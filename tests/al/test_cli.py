@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
 import lada_al
 import pytest
-from lada_al import acquire, all_methods, augment, cli
+import typer
+from lada_al import Config, acquire, all_methods, augment, cli
 from lada_al.methods import GROUPS, rows
 from lada_al.run import journal
 from lada_al.run.protocols import PROTOCOLS
@@ -265,6 +267,30 @@ def test_bad_comparisons_write_nothing(lada: Lada, arguments: list[str], message
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_run_are_settings_by_the_same_names() -> None:
+    """But for files, flags and --set, which takes the other settings; what compare has too is the same there."""
+    commands, named = typer.main.get_group(cli.app).commands, {}
+    for command in ("run", "compare"):
+        hints = typing.get_type_hints(getattr(cli, command))
+        files = {name for name, hint in hints.items() if Path in (hint, *typing.get_args(hint))}
+        options = [option for option in commands[command].params if option.name not in files and not option.is_flag]
+        named[command] = {option.opts[0].removeprefix("--"): option.name for option in options}
+    assert len(named["run"]) > 10
+    assert named["run"].pop("set") == "settings"
+    assert all(option == field and field in Config.model_fields for option, field in named["run"].items())
+    assert named["run"].keys() - named["compare"].keys() == {"method", "seed"}
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_batches_of_training_have_no_option(command: str, lada: Lada, tmp_path: Path) -> None:
+    done = lada(command, "--out", tmp_path / "a", "--batch", "diverse")
+    assert (done.returncode, "No such option: --batch" in done.stderr) == (2, True)
+    more = ["--methods", "random"] if command == "compare" else []
+    done = lada(command, "--out", tmp_path / "a", "--selection", "divers", *more)
+    assert (done.returncode, "selection: " in done.stderr) == (2, True)
+    assert not (tmp_path / "a").exists()
 
 
 def test_unknown_options_and_missing_reports(lada: Lada) -> None:

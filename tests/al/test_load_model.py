@@ -29,6 +29,12 @@ def plain():
 
 def nothing():
     return 5
+
+def misspelt():
+    return net.modles
+
+def unfinished():
+    import no_such_package
 """
 
 
@@ -50,7 +56,6 @@ def test_a_factory_of_ones_own_with_and_without_a_checkpoint(here: Path) -> None
     assert not loaded.module.training
     assert all(torch.equal(value, state[name]) for name, value in loaded.module.state_dict().items())
     assert load_model("mine:plain").spec == ImageSpec()
-    assert load_model("mine:plain", spec=SPEC).spec == SPEC
 
 
 def test_torchvision_takes_its_classes_from_the_checkpoint(tmp_path: Path) -> None:
@@ -85,6 +90,8 @@ class Payload:
         ("torchvision:resnet19", "net.pt", "Unknown model"),
         ("timm:resnet19000", "net.pt", "timm has no model of this name"),
         ("nowhere:net", None, "No module named 'nowhere'"),
+        ("nowhere.deep:net", None, "No module named 'nowhere'"),
+        ("mine.deep:net", None, "No module named 'mine.deep'; 'mine' is not a package"),
         ("mine:nett", None, "has no attribute 'nett'"),
         ("mine:nothing", None, "must return a module.*got int"),
         ("mine:net", "absent.pt", "cannot be read"),
@@ -119,6 +126,17 @@ def test_what_is_wrong_is_told(here: Path, model: str, checkpoint: str | None, m
     with pytest.raises(UsageError, match=message):
         load_model(model, None if checkpoint is None else here / checkpoint)
     assert not (here / "was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [("mine:misspelt", AttributeError), ("mine:unfinished", ModuleNotFoundError), ("broken:net", ModuleNotFoundError)],
+)
+def test_an_error_in_ones_own_code_is_raised_as_it_is(here: Path, model: str, error: type[Exception]) -> None:
+    """With the line where it is."""
+    (here / "broken.py").write_text("import no_such_package")
+    with pytest.raises(error, match="modles|no_such_package"):
+        load_model(model)
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

@@ -225,6 +225,29 @@ def test_where_mixing_is_mixing_logits_no_mixture_is_made(
     torch.testing.assert_close(entropies, lada_ext.entropy(mixed).mean(1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("f_acq", "gamma", "k", "scored"),
+    [("entropy", 1.0, 2, 1), ("entropy", 0.7, 2, 2), ("var-ratio", 1.0, 2, 2), ("entropy", 1.0, 1, 0)],
+)
+def test_pairs_are_scored_once_where_their_score_is_in_bits(
+    f_acq: str, gamma: float, k: int, scored: int, net: SplitModel, pool: Pool, tiny_config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """And no mean entropy of certain mixtures is below 0, whatever is left of a difference of sums."""
+    calls = []
+    op = lada_ext.mixed_pair_score
+    monkeypatch.setattr(lada_ext, "mixed_pair_score", lambda *a, **b: calls.append(1) or op(*a, **b) - 1e-6)
+    now = round_of(net, pool, tiny_config.model_copy(update={"gamma": gamma}), f_acq, "mix")
+    with torch.no_grad():
+        list(net.parameters())[-2].mul_(1e6)
+    views = views_of(net, pool, now, k=k)
+    with frozen(net), torch.no_grad():
+        _, entropies = lookahead.unit_scores(views, torch.full((12,), 0.5), now)
+    batches = -(-12 // max(1, now.config.scoring_batch // now.config.samples))
+    assert len(calls) == scored * batches
+    assert entropies.min() >= 0
+
+
 @pytest.mark.parametrize("learn", [False, True])
 def test_the_best_of_all_pairs_are_bought(
     learn: bool, net: SplitModel, pool: Pool, tiny: Dataset, tiny_config: Config

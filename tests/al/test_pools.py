@@ -16,7 +16,7 @@ import pytest
 import torch
 from lada_al.errors import UsageError
 from lada_al.pools import ImageSpec, Limits, UnreadableError, open_pool
-from lada_al.pools.decode import decode, open_image, statistics
+from lada_al.pools.decode import decode, open_image
 from PIL import Image, ImageOps
 from pooling import (
     ODD_NAMES,
@@ -382,12 +382,6 @@ class TestImages:
         found = spec.normalised(stored)
         torch.testing.assert_close(found, expected)
         assert found.is_contiguous(memory_format=torch.channels_last)
-
-    def test_statistics_are_of_pixels_in_the_unit_interval(self) -> None:
-        mean, std = statistics([image[:, :, None] for image in pixels(5)])
-        assert mean[0] == pytest.approx(float((pixels(5) / 255).mean()))
-        assert std[0] == pytest.approx(float((pixels(5) / 255).std()))
-        assert statistics([np.zeros((2, 2, 1), np.uint8)]) == ((0.0,), (1.0,))
 
     @pytest.mark.parametrize("options", [{"channels": 2}, {"height": 0}, {"mean": (0.5,)}, {"std": (1.0, 0.0, 1.0)}])
     def test_a_spec_that_is_none(self, options: dict[str, Any]) -> None:

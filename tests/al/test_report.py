@@ -20,6 +20,8 @@ from lada_al import Bought, Config, Trained, run_experiment
 from lada_al.errors import UsageError
 from lada_al.report import figures, page, statistics, tables
 from lada_al.report.read import Run, by_method, find_runs, unlike_settings
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from tiny import TINY_SETTINGS
 
 
@@ -209,6 +211,47 @@ def test_figures_are_svg(folder: Path) -> None:
     assert figures.concentrations([run for run in runs if "stn" in run.config.method]) is None
 
 
+def lines_of(figure: Figure | None) -> dict[str, list[float]]:
+    """The values of each line of the first axes, by its label."""
+    assert figure is not None
+    return {str(line.get_label()): list(np.asarray(line.get_ydata(), float)) for line in figure.axes[0].lines}
+
+
+def test_lines_are_means_over_seeds(folder: Path) -> None:
+    groups = by_method([run for run in find_runs(folder) if run.is_finished])
+    runs = [run for group in groups.values() for run in group]
+    curves, entropies = lines_of(figures.learning_curves(runs)), lines_of(figures.real_and_virtual_entropy(runs))
+    assert list(curves) == list(groups)
+    assert {*entropies} == {*groups, "lada-ent-mix, virtual", "lada-ent-stn, virtual"}
+    for name, group in groups.items():
+        assert curves[name] == pytest.approx(np.mean([run.accuracies for run in group], axis=0) * 100)
+        real = [[np.mean(event.entropy or []) for event in run.bought[1:]] for run in group]
+        assert entropies[name] == pytest.approx(np.mean(real, axis=0))
+        if name != "random":
+            virtual = [[np.mean(event.virtual_entropy or []) for event in run.bought[1:]] for run in group]
+            assert entropies[f"{name}, virtual"] == pytest.approx(np.mean(virtual, axis=0))
+    one = groups["lada-ent-mix"][:1]
+    assert lines_of(figures.concentrations(one)) == {
+        "lada-ent-mix": [event.candidates["tau mean"] for event in one[0].bought[1:]]
+    }
+
+
+def test_every_phase_that_is_clocked_has_a_bar() -> None:
+    package = Path(figures.__file__).parents[1]
+    sources = "".join(path.read_text() for path in package.rglob("*.py"))
+    assert set(re.findall(r"\bclock(?:\.add)?\(\"(\w+)\"", sources)) == {*figures.PHASES}
+
+
+def test_bars_sum_to_the_seconds_of_the_tables(folder: Path) -> None:
+    runs = [run for run in find_runs(folder) if run.config.method != "lada-ent-stn"]  # one of which is unfinished
+    widths = dict[float, float]()
+    for bar in figures.seconds_per_phase(runs).axes[0].patches:
+        assert isinstance(bar, Rectangle)
+        middle = bar.get_y() + bar.get_height() / 2
+        widths[round(middle)] = widths.get(round(middle), 0.0) + bar.get_width()
+    assert [widths[i] for i in sorted(widths)] == pytest.approx([row.seconds for row in tables.rows(runs)], rel=1e-9)
+
+
 class Page(HTMLParser):
     """Tags, attributes and text of a page."""
 
@@ -216,15 +259,28 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.links: list[str] = []
+        self._in_cell = False
+        self.rows: list[list[str]] = []
+        """The cells of each row of its tables."""
         self.text = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
 
 
 @pytest.fixture(scope="module")
@@ -258,9 +314,14 @@ class TestPage:
         assert f"virtual {event.virtual_entropy[0]:.2f}" in parsed.text
 
     def test_it_has_a_row_for_each_method(self, folder: Path, html: str) -> None:
-        for row in tables.rows(find_runs(folder)):
-            assert row.method in html
-            assert f"{100 * row.accuracy:.2f}" in html
+        (heading,) = (i for i, cells in enumerate(Page(html).rows) if cells[:2] == ["method", "seeds"])
+        expected = tables.rows(find_runs(folder))
+        for cells, row in zip(Page(html).rows[heading + 1 :], expected, strict=False):
+            assert cells[:3] == [row.method, str(row.seeds), str(row.labels)]
+            shares = (row.accuracy, row.accuracy_deviation, row.last, row.best, row.aubc, row.aubc_deviation)
+            assert cells[3:9] == ["–" if math.isnan(share) else f"{100 * share:.2f}" for share in shares]
+            assert cells[9:] == [f"{row.seconds:.2f}", f"{row.ratio_to_random:.2f}"]
+        assert len(expected) == 3
 
     def test_many_rounds_are_sampled(self, folder: Path) -> None:
         run = find_runs(folder)[0]

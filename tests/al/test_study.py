@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from lada_al.report import page, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, find_runs
 from lada_al.run import compare, estimate
 from lada_al.run.protocols import PROTOCOLS
-from lada_al.run.study import begun
+from lada_al.run.study import Study, begun
 from test_report import made_up
 from tiny import TINY_SETTINGS
 
@@ -30,7 +31,13 @@ class TestNames:
         assert expand("random, table3") == ["random", *rows("table3")]
         assert len(expand("table1")) == 28
         assert set(expand("all")) == {name for group in GROUPS for name in rows(group)}
+        assert expand("entropy,random,,") == ["entropy", "random"]
         assert expand("entropy,table1") == list(dict.fromkeys(["entropy", *rows("table1")]))
+
+    @pytest.mark.parametrize("text", ["", ",", "entropy,entropy", "entropy, entropy", "table1,random, table1"])
+    def test_a_name_that_occurs_twice_or_none_at_all(self, text: str) -> None:
+        with pytest.raises(UsageError, match="--methods takes different names separated by commas, got '"):
+            expand(text)
 
     @pytest.mark.parametrize("name", ["pi+random", "pi+lada-ll4al-stn-fixed", "lada-bald-adamixup", "cal+none"])
     def test_compositions_beyond_the_tables(self, name: str) -> None:
@@ -258,6 +265,22 @@ def test_a_run_that_fails_ends_the_others_at_once(tiny_folder: Path, tmp_path: P
         for _ in compare.carry_out([[job] for job in jobs], workers=2):
             pass
     assert jobs[0].rounds_done == 0
+
+
+def test_runs_that_are_not_of_the_comparison_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    """Those of its methods and seeds that are not to be done now are of it."""
+    whole = Study(methods=["random", "entropy"], seeds=[1, 2], settings={**TINY_SETTINGS, "data": str(tiny_folder)})
+    jobs = compare.make_jobs(["random"], [2], whole.settings, tmp_path, workers=1, resume=True)
+    for name in ("random", "entropy"):
+        config = Config(**{**whole.settings, "method": name})
+        assert next(iter(run_experiment(config, tmp_path / name / "seed-1"))).round == 0
+        compare.check(jobs, whole, tmp_path, resume=True, download=False)
+    older = tmp_path / "older" / "random" / "seed-1"
+    shutil.copytree(tmp_path / "random" / "seed-1", older)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=f"^--out: {older} holds a run that is not of this comparison, and would be"):
+        compare.check(jobs, whole, tmp_path, resume=True, download=False)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"methods": [], "seeds": [1], "settings": {}}'])

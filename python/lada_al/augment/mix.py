@@ -17,7 +17,6 @@ from lada_al import affine_tail
 from lada_al.augment import Augmentation, FixedTau
 from lada_al.models import Network, SplitModel
 from lada_al.pair_net import PairNet
-from lada_al.two_columns import TwoColumns
 from lada_al.view import View
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Mix(Augmentation):
 
     def _pair_net(self, k: int) -> PairNet:
         channels, height, width = self.shapes[k]
-        return PairNet(channels, (height, width), TwoColumns)
+        return PairNet(channels, (height, width))
 
     def __call__(self, *views: View, tau: Tensor, key: Tensor, samples: int = 1) -> View:
         a, b = views  # a pair is named in the random stream by `a`, so that batches and orders do not matter

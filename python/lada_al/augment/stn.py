@@ -8,6 +8,7 @@ there before (Section 3.2.1).
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -74,13 +75,13 @@ class LocalisationNet(nn.Module):
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 8, 7),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Conv2d(8, 10, 5),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Flatten(),
+            OrderedDict(
+                [
+                    ("0", lada_ext.nn.ConvReluPool(channels, 8, 7)),
+                    ("3", lada_ext.nn.ConvReluPool(8, 10, 5)),  # as checkpoints name them
+                    ("6", nn.Flatten()),
+                ]
+            )
         )
         rows, columns = (((size - 6) // 2 - 4) // 2 for size in (height, width))
         if rows < 1 or columns < 1:

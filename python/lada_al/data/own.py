@@ -1,23 +1,24 @@
 """A labelled data set of one's own: image files in a folder for each class, Parquet files, or arrays.
 
 A folder with train/CLASS/FILE and test/CLASS/FILE; one with train.parquet and test.parquet (parquet.py); or a .npz
-file of train_images, train_labels, test_images and test_labels, and perhaps `classes`, the names. Images are of one
-size, or are scaled and cut to one.
+file of train_images, train_labels, test_images and test_labels, and perhaps `classes`, the names. Image
+files are read as in image_files.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from lada_al.data import Dataset, parquet, statistics
+from lada_al.data.image_files import channels_first, stacked
 from lada_al.errors import UsageError
 from lada_al.pools.arrays import load_arrays
-from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError, open_image
+from lada_al.pools.decode import SUFFIXES
 
 NAME = "own"
 EXPECTED = "train/CLASS/FILE and test/CLASS/FILE, train.parquet and test.parquet, or a .npz file"
@@ -52,7 +53,7 @@ def _of_folders(folder: Path, size: int | None) -> Dataset:
     if strangers:
         raise UsageError(f"{folder / 'test' / strangers[0]}: there is no such class in {folder / 'train'}")
     train, test = (_files(folder / part, classes) for part in ("train", "test"))
-    images = _images([file for file, _ in [*train, *test]], size)
+    images = stacked(_stored([file for file, _ in [*train, *test]]), size)
     labels = torch.tensor([label for _, label in [*train, *test]])
     return _dataset(classes, images, labels, len(train))
 
@@ -70,24 +71,12 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return found
 
 
-def _images(files: list[Path], size: int | None) -> Tensor:
-    """(M, 1 or 3, H, W) uint8: grey if all of them are."""
-    images = []
+def _stored(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     for file in files:
         try:
-            image = open_image(file.read_bytes(), Limits())
-        except (OSError, UnreadableError) as error:
-            raise UsageError(f"{file}: cannot be read as an image: {error}") from error
-        image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-        images.append(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
-        if images[-1].size != images[0].size:
-            (width, height), (first_width, first_height) = images[-1].size, images[0].size
-            raise UsageError(
-                f"{file} is {width} x {height} pixels, {files[0]} {first_width} x {first_height}; "
-                "--set image_size=N makes all of them N x N"
-            )
-    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
-    return _channels_first(np.stack([np.asarray(image.convert(mode)) for image in images]))
+            yield str(file), file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be read: {error}") from error
 
 
 def _of_arrays(path: Path) -> Dataset:
@@ -109,7 +98,7 @@ def _of_arrays(path: Path) -> Dataset:
                 f"{path}: {part}_labels must be {len(pixels)} class numbers from 0, "
                 f"got {numbers.dtype} of shape {numbers.shape}"
             )
-        images.append(_channels_first(pixels))
+        images.append(channels_first(pixels))
         labels.append(torch.from_numpy(numbers.astype(np.int64)))
     if images[0].shape[1:] != images[1].shape[1:]:
         shapes = [tuple(image.shape[1:]) for image in images]
@@ -119,14 +108,6 @@ def _of_arrays(path: Path) -> Dataset:
     if len(classes) < max(count, 2):
         raise UsageError(f"{path}: expected names of {max(count, 2)} classes or more, got {len(classes)}")
     return _dataset(classes, torch.cat(images), torch.cat(labels), len(images[0]))
-
-
-def _channels_first(pixels: np.ndarray) -> Tensor:
-    """(M, H, W), (M, H, W, 1 or 3) or (M, 1 or 3, H, W) to the last."""
-    images = torch.from_numpy(pixels)
-    if images.dim() == 3:
-        return images[:, None]
-    return images.movedim(-1, 1).contiguous() if images.shape[-1] in (1, 3) else images
 
 
 def _dataset(classes: list[str], images: Tensor, labels: Tensor, train: int) -> Dataset:

@@ -1,24 +1,24 @@
 """Data sets in Parquet, in the Hugging Face image layout: a struct `image` whose `bytes` hold one image file, an int64
-`label`. A data set is a folder with train.parquet and test.parquet; images of one set have one size and mode.
+`label`. A data set is a folder with train.parquet and test.parquet, whose images are read as in image_files.py.
 """
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from lada_al.data import Dataset, has_random_crop, statistics
+from lada_al.data.image_files import stacked
 from lada_al.errors import UsageError
-
-MODES = {"L": 1, "RGB": 3}
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -28,24 +28,30 @@ def find(folder: Path, name: str) -> Path | None:
 
 def load(folder: Path, name: str, size: int | None = None) -> Dataset:
     """With a `size`, images of any are scaled and cut to size x size."""
-    train_images, train_labels, classes = _read(folder / "train.parquet", size)
-    test_images, test_labels, _ = _read(folder / "test.parquet", size)
+    train, test = _read(folder / "train.parquet"), _read(folder / "test.parquet")
+    train_labels, test_labels = train.labels, test.labels
     count = max(int(train_labels.max()), int(test_labels.max())) + 1
-    classes = classes or [str(c) for c in range(count)]
+    classes = train.classes or [str(c) for c in range(count)]
     if count > len(classes):
         raise UsageError(f"{folder}: label {count - 1} is beyond the {len(classes)} class names of the schema")
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise UsageError(
-            f"{folder}: images of test.parquet have shape {tuple(test_images.shape[1:])}, "
-            f"of train.parquet {tuple(train_images.shape[1:])}"
-        )
+    images = stacked(chain(train.files, test.files), size)
+    train_images, test_images = images[: len(train_labels)], images[len(train_labels) :]
     mean, std = statistics(train_images)
     return Dataset(
         name, classes, train_images, train_labels, test_images, test_labels, mean, std, has_random_crop(name)
     )
 
 
-def _read(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
+@dataclass(frozen=True)
+class _Part:
+    """What one Parquet file holds."""
+
+    files: Iterator[tuple[str, bytes]]
+    labels: Tensor
+    classes: list[str]
+
+
+def _read(path: Path) -> _Part:
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     try:
@@ -55,11 +61,6 @@ def _read(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
     _check_schema(path, table.schema)
     if table.num_rows == 0:
         raise UsageError(f"{path} has no rows")
-    files = table["image"].combine_chunks().field("bytes")
-    images = [_decode(path, row, data.as_py(), size) for row, data in enumerate(files)]
-    for row, image in enumerate(images):
-        if image.shape != images[0].shape:
-            raise UsageError(f"{path}, row {row}: image has shape {image.shape}, row 0 has {images[0].shape}")
     labels = table["label"]
     if labels.null_count:
         row = labels.to_pylist().index(None)
@@ -67,7 +68,7 @@ def _read(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
     values = torch.from_numpy(labels.to_numpy().astype(np.int64))
     if int(values.min()) < 0:
         raise UsageError(f"{path}, row {int(values.argmin())}: label {int(values.min())} is negative")
-    return torch.from_numpy(np.stack(images)), values, _class_names(table.schema)
+    return _Part(_stored(path, table["image"]), values, _class_names(table.schema))
 
 
 def _check_schema(path: Path, schema: pa.Schema) -> None:
@@ -80,20 +81,11 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
         raise UsageError(f"{path}: expected {wanted}, got label: {label}")
 
 
-def _decode(path: Path, row: int, data: bytes | None, size: int | None) -> np.ndarray:
-    """(channels, H, W) uint8."""
-    if data is None:
-        raise UsageError(f"{path}, row {row}: image has no bytes")
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        if image.mode not in MODES:
-            image = image.convert("RGB")
-        if size is not None:
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{path}, row {row}: cannot decode the image: {error}") from error
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+def _stored(path: Path, images: pa.ChunkedArray) -> Iterator[tuple[str, bytes]]:
+    for row, data in enumerate(images.combine_chunks().field("bytes")):
+        if not data.is_valid:
+            raise UsageError(f"{path}, row {row}: image has no bytes")
+        yield f"{path}, row {row}", data.as_py()
 
 
 def _class_names(schema: pa.Schema) -> list[str]:

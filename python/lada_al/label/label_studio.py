@@ -25,7 +25,7 @@ from lada_al.label.images import Images
 from lada_al.label.query import data_uri
 from lada_al.label.store import Query, QueryItem, Vote
 from lada_al.pools.decode import UnreadableError
-from lada_al.run.files import write_atomically
+from lada_al.run.files import write_text
 
 LONGEST_SIDE = 1024
 CONTROL, OBJECT = "choice", "image"
@@ -39,7 +39,7 @@ def write_tasks(path: Path, query: Query, items: list[QueryItem], images: Images
     tasks = [_task(query, item, _url(images, item.ranked.id, prefix)) for item in items]
     whole = [task for task in tasks if task is not None]
     text = json.dumps(whole, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
     return len(tasks) - len(whole)
 
 

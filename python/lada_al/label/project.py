@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lada_al.errors import UsageError, one_line
 from lada_al.label.images import KINDS, Images
 from lada_al.pools.decode import UnreadableError
-from lada_al.run.files import write_atomically
+from lada_al.run.files import write_text
 
 PROJECT = "project.json"
 SMALLEST, LARGEST = 8, 1024  # sides of what the network takes
@@ -75,7 +75,7 @@ def create(folder: Path, pool: Path, classes: list[str], size: int | None, **opt
     _check_ranking(project)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(project.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    write_atomically(folder / PROJECT, lambda file: file.write(text.encode() + b"\n"))
+    write_text(folder / PROJECT, text + "\n")
     return project
 
 

@@ -19,7 +19,7 @@ from lada_al.label import project as projects
 from lada_al.label.images import Images
 from lada_al.label.store import JOURNAL, Query, QueryItem, Store
 from lada_al.pools.decode import UnreadableError
-from lada_al.run.files import safe, write_atomically
+from lada_al.run.files import safe, write_text
 
 UNREADABLE = "unreadable.csv"
 COLUMNS = ["id", "path", "score", "why", "predicted", "entropy", "label"]
@@ -86,7 +86,7 @@ def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
             location, why = "", f"no longer in the pool; {why}"
         row = [id_, location, _number(score), why, predicted or "", _number(entropy), ""]
         writer.writerow([safe(cell) for cell in row])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())
 
 
 def write_html(path: Path, query: Query, items: list[QueryItem], images: Images) -> None:
@@ -96,7 +96,7 @@ def write_html(path: Path, query: Query, items: list[QueryItem], images: Images)
     )
     shown = [(item.ranked, _thumbnail(images, item.ranked.id)) for item in items]
     html = environment.get_template("batch.html.j2").render(query=query, items=shown)
-    write_atomically(path, lambda file: file.write(html.encode()))
+    write_text(path, html)
 
 
 def data_uri(image: Image.Image, longest: int) -> str:
@@ -127,4 +127,4 @@ def _write_unreadable(path: Path, reasons: dict[str, str]) -> None:
         rows |= {(id_, reason) for id_, reason in known}
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("id", "reason"), *sorted(rows)])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())

@@ -26,14 +26,11 @@ from lada_al.label.store import QueryItem, Ranked
 from lada_al.models import frozen
 from lada_al.pool import Pool, no_oracle
 from lada_al.pools.decode import UnreadableError
-from lada_al.run.config import Config
+from lada_al.run.arithmetic import arithmetic
+from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner, make_net
 from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
-
-# Settings of a run on a benchmark data set, which mean nothing where people label.
-NOT_HERE = {"dataset", "data", "image_size", "rounds", "schedule", "query", "initial"}
-NOT_HERE |= {"official_statistics", "headline"}
 
 
 @dataclass
@@ -64,15 +61,13 @@ class Ranker:
             why = f"at random: {_why_no_model(classes, len(candidates), arity)}"
             return [Ranked(id_, None, why, None, None) for id_ in candidates[:n]]
         config = config_of(self.project, min(n, len(candidates)) // arity * arity)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.backends.cudnn.deterministic = True
         dataset = _dataset(self.project.classes, torch.cat([known_pixels, pixels]))
         pool = Pool(dataset, find_device(config.device))
         pool.add(range(len(known)), [self.project.classes.index(labelled[id_]) for id_ in known])
-        learner = make_learner(config, dataset, keys, pool.device)
-        learner.fit(pool, self._last_purchase(known, pool), keys, NoMeter())
-        return _acquire(learner, pool, keys, self.round, known + candidates, self.project.classes)
+        with arithmetic(config):
+            learner = make_learner(config, dataset, keys, pool.device)
+            learner.fit(pool, self._last_purchase(known, pool), keys, NoMeter())
+            return _acquire(learner, pool, keys, self.round, known + candidates, self.project.classes)
 
     def _read(self, images: Images, ids: Iterable[str], count: int) -> tuple[list[str], Tensor]:
         """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8."""
@@ -115,7 +110,7 @@ def config_of(project: Project, n: int | None = None) -> Config:
         UsageError, ValidationError: a setting of the project is not one, or has no use where people label.
     """
     for name in project.settings:
-        if name not in Config.model_fields or name in Project.model_fields or name in NOT_HERE:
+        if name not in Config.model_fields or name in Project.model_fields or name in FOR_BENCHMARKS:
             raise UsageError(f"--set: '{name}' is no setting of a ranking; docs/methods.md lists those there are")
     config = Config(**project.settings, method=project.method, model=project.model, seed=project.seed)
     if n is not None:

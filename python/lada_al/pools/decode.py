@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,15 +86,6 @@ class ImageSpec:
             self._constants[pixels.device] = (-mean / std, 1 / (255 * std))
         shift, scale = self._constants[pixels.device]
         return torch.addcmul(shift, pixels, scale).permute(0, 3, 1, 2)
-
-
-def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel of (H, W, channels) images, pixels scaled to [0, 1]; a deviation of 0 is 1."""
-    from lada_al import data
-
-    stacked = torch.from_numpy(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]))
-    mean, std = data.statistics(stacked[:, :, None, None])
-    return tuple(mean), tuple(std)
 
 
 def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -> Image.Image:

@@ -33,8 +33,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "lada",
 }
-PHASES = ["prepare", "features", "policy", "score", "train", "evaluate"]
-PHASE_COLOURS = ["#009E73", "#56B4E9", "#D55E00", "#E69F00", "#BBBBBB", "#666666"]
+PHASES = ["prepare", "features", "match", "policy", "score", "train", "evaluate"]
+PHASE_COLOURS = ["#009E73", "#56B4E9", "#0072B2", "#D55E00", "#E69F00", "#BBBBBB", "#666666"]
 
 
 def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure | None:

@@ -19,7 +19,7 @@ from lada_al.events import Bought
 from lada_al.report import figures, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, by_dataset, by_method, find_runs, unlike_settings
 from lada_al.run.experiment import ACQUIRED
-from lada_al.run.files import write_atomically
+from lada_al.run.files import write_atomically, write_text
 
 PAGE, NUMBERS, FILES = "report.html", "report.csv", "report"
 ROUNDS_SHOWN = 12
@@ -91,8 +91,8 @@ def write(folder: Path | str, *, whole: bool = False) -> Path:
     html, numbers = render(runs, sections, whole), tables.as_csv(runs)
     if whole:
         _write_files(folder / FILES, runs, sections)
-    _write(folder / NUMBERS, numbers.encode())
-    _write(folder / PAGE, html.encode())
+    write_text(folder / NUMBERS, numbers)
+    write_text(folder / PAGE, html)
     return folder / PAGE
 
 
@@ -111,25 +111,25 @@ class GrowingPage:
 
 def _write_files(folder: Path, runs: list[Run], sections: list[Section]) -> None:
     folder.mkdir(exist_ok=True)
-    _write(folder / "figure-1.png", figures.png(paper_figures.figure_1()))
+    _write_png(folder / "figure-1.png", paper_figures.figure_1())
     for section in sections:
         for drawing in section.drawings:
-            _write(folder / f"{drawing.name}-{section.dataset}.png", figures.png(drawing.figure))
+            _write_png(folder / f"{drawing.name}-{section.dataset}.png", drawing.figure)
     for table in tables.paper_tables(runs):
         stem = table.title.lower().replace(" ", "-")
-        _write(folder / f"{stem}.tex", tables.as_latex(table).encode())
-        _write(folder / f"{stem}.csv", tables.paper_csv(table).encode())
+        write_text(folder / f"{stem}.tex", tables.as_latex(table))
+        write_text(folder / f"{stem}.csv", tables.paper_csv(table))
     for name, make in (
         ("methods", tables.methods_csv),
         ("comparisons", tables.comparisons_csv),
         ("penalties", tables.penalties_csv),
         ("labels-saved", tables.savings_csv),
     ):
-        _write(folder / f"{name}.csv", make(runs).encode())
+        write_text(folder / f"{name}.csv", make(runs))
 
 
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda file: file.write(content))
+def _write_png(path: Path, figure: Figure) -> None:
+    write_atomically(path, lambda file: file.write(figures.png(figure)))
 
 
 def render(runs: list[Run], sections: list[Section], whole: bool) -> str:
@@ -213,19 +213,19 @@ _WHOLE: list[_Drawn] = [
         "figure-6",
         "Figure 6",
         "t-SNE of what was bought (stars) and of virtual instances (crosses), first seed. Black: entropies when "
-        "chosen; blue: of the mean entropies over the N draws (`samples`) of a pair, the largest and (*) the mean.",
+        "chosen; blue: of the means over the N draws (setting samples) of a pair, the largest and (*) the mean.",
         paper_figures.figure_6,
     ),
     (
         "figure-7a",
         "Figure 7a",
-        "Entropy of virtual instances by round: mean over the bought pairs of all seeds and their N draws (`samples`).",
+        "Entropy of virtual instances by round: mean over the pairs bought, all seeds, and their N draws (samples).",
         paper_figures.figure_7a,
     ),
     (
         "figure-7b",
         "Figure 7b",
-        "Mean entropy over the N draws (`samples`) of a bought pair: distribution over all pairs, rounds, seeds. "
+        "Mean entropy over the N draws (setting samples) of a bought pair: distribution over all pairs, rounds, seeds. "
         "Single virtual instances spread wider.",
         paper_figures.figure_7b,
     ),

@@ -43,18 +43,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Saving:
-    """Labels at which a method first reaches the highest accuracy of the reference, by linear interpolation of the mean
+    """Labels at which a method first reaches the highest accuracy of `random`, by linear interpolation of the mean
     curves of the seeds that have come furthest."""
 
     method: str
     labels: float
     """NaN where it does not."""
     saved: float
-    """The part saved of the labels at which the reference gets there itself; negative is a loss."""
+    """The part saved of the labels at which `random` gets there itself; negative is a loss."""
     last: int
     """Labels of the method's last budget."""
     unfinished: bool
-    """They are fewer than the reference has: what it has not reached, it may reach yet."""
+    """They are fewer than `random` has: what it has not reached, it may reach yet."""
 
 
 def comparisons(runs: list[Run]) -> list[Comparison]:
@@ -151,20 +151,20 @@ def penalties(runs: list[Run]) -> tuple[list[str], np.ndarray]:
     return names, matrix
 
 
-def savings(runs: list[Run], reference: str = "random") -> list[Saving]:
-    """Labels that each method needs for the highest accuracy of the reference's mean curve; methods whose settings
-    differ from the reference's are left out."""
+def savings(runs: list[Run]) -> list[Saving]:
+    """Labels that each method needs for the highest accuracy of random choice's mean curve; methods whose settings
+    differ from those of `random` are left out."""
     groups = by_method(runs)
-    if reference not in groups:
+    if "random" not in groups:
         return []
-    labels, accuracies = _mean_curve(groups[reference])
-    goal, needed_by_reference = accuracies.max(), labels[accuracies.argmax()]
+    labels, accuracies = _mean_curve(groups["random"])
+    goal, needed_at_random = accuracies.max(), labels[accuracies.argmax()]
     found = []
     for name, group in groups.items():
-        if alike(group[0], groups[reference][0]):
+        if alike(group[0], groups["random"][0]):
             curve = _mean_curve(group)
             needed, last = _first_reach(*curve, goal), int(curve[0][-1])
-            found.append(Saving(name, needed, 1 - needed / needed_by_reference, last, last < labels[-1]))
+            found.append(Saving(name, needed, 1 - needed / needed_at_random, last, last < labels[-1]))
     return found
 
 

@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 
+from lada_al.errors import UsageError
 from lada_al.events import Event, Trained
 from lada_al.loop import Fit, fit_alone
 from lada_al.run import experiment, journal
+from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import Config
+from lada_al.run.study import Study
 from lada_al.run.together import Together
 
 
@@ -53,14 +56,27 @@ def make_jobs(
     jobs = []
     for seed in seeds:
         for name in methods:
-            folder = out / name / f"seed-{seed}"
+            folder = folder_of(out, name, seed)
             shared = {"threads": threads_for(workers), **experiment.settings_begun(folder, resume)}
             jobs.append(Job(Config(**{**shared, **settings, "method": name, "seed": seed}), folder))
     return jobs
 
 
-def check(jobs: list[Job], *, resume: bool, download: bool) -> None:
-    """Refuses all of it if one run cannot be carried out, before anything is written."""
+def folder_of(out: Path, method: str, seed: int) -> Path:
+    """Where a comparison keeps this run."""
+    return out / method / f"seed-{seed}"
+
+
+def check(jobs: list[Job], whole: Study, out: Path, *, resume: bool, download: bool) -> None:
+    """Refuses all of it, before anything is written, if one run cannot be carried out, or if `out` holds runs that are
+    not of the `whole` comparison: the report is made of all runs that are there."""
+    own = {folder_of(out, method, seed) for method in whole.methods for seed in whole.seeds}
+    for path in sorted(out.rglob(experiment.JOURNAL)):
+        if path.parent not in own:
+            raise UsageError(
+                f"--out: {path.parent} holds a run that is not of this comparison, and would be reported with it; "
+                "move it away, or choose another folder"
+            )
     for job in jobs:
         experiment.check(job.config, job.folder, resume=resume, download=download)
 
@@ -128,7 +144,8 @@ def _carry_out(group: list[Job]) -> None:
         deque(_events(group[0], fit_alone), maxlen=0)
         return
     together = Together(len(group))
-    together.carry_out([_events(job, together.fit) for job in group])
+    with arithmetic(group[0].config):  # a run that waits to train leaves another its turn amid its own settings
+        together.carry_out([_events(job, together.fit) for job in group])
 
 
 def _events(job: Job, fit: Fit) -> Iterator[Event]:

@@ -32,6 +32,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # Labels bought a round, initial labels, training batch: the paper's numbers for 10 and for 100 classes (Section 4.1).
 BUDGETS = {"cifar100": {"query": 100, "initial": 1000, "batch": 100}}
+# Fields that mean something only where the labels and a test set are at hand; where people label, they are refused.
+FOR_BENCHMARKS = {"dataset", "data", "image_size", "rounds", "schedule", "query", "initial"}
+FOR_BENCHMARKS |= {"official_statistics", "headline"}
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from lada_al.models import SplitModel
 from lada_al.pool import Pool, simulated_oracle
 from lada_al.ranks import gpu_each, ours, synchronise
 from lada_al.run import checkpoint, latent
+from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import Config
-from lada_al.run.files import read_json, write_atomically
+from lada_al.run.files import read_json, write_atomically, write_text
 from lada_al.run.journal import Journal
 from lada_al.timing import Meter
 from lada_al.train import Learner
@@ -48,17 +49,25 @@ def run_experiment(
 ) -> Iterator[Event]:
     """Carries out `config` in the folder `out`, yielding each event once it is on disk.
 
-    Where several processes train together, each iterates; `out` is the first's alone.
+    Where several processes train together, each iterates; `out` is the first's alone. Between two events, torch's
+    settings are as the caller has them.
 
     Raises:
         UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
     """
-    out = Path(out)
+    with closing(_events(config, Path(out), resume=resume, meter=meter, fit=fit)) as events:
+        while True:
+            with arithmetic(config):
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+
+
+def _events(config: Config, out: Path, *, resume: bool, meter: Meter | None, fit: Fit) -> Generator[Event, None, None]:
+    """See run_experiment."""
     dataset = check(config, out, resume=resume)
     device = find_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.backends.cudnn.deterministic = True
     keys = Keys(config.seed)
     learner = make_learner(config, dataset, keys, device)
     pool = Pool(dataset, device)
@@ -72,8 +81,8 @@ def run_experiment(
         out.mkdir(parents=True, exist_ok=True)
     with Journal(out / JOURNAL) if first else nullcontext() as journal:
         if journal is not None:
-            _write_text(out / CONFIG, config.model_dump_json(indent=2))
-            _write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2))
+            write_text(out / CONFIG, config.model_dump_json(indent=2) + "\n")
+            write_text(out / ABOUT, json.dumps(_about(config, dataset, device, learner), indent=2) + "\n")
             (out / ACQUIRED).mkdir(exist_ok=True)
         start, events, state = ours().of_first((0, [], None) if journal is None else _restore(journal, out))
         if state is not None:
@@ -255,10 +264,6 @@ def _restore(journal: Journal, out: Path) -> tuple[int, list[Event], dict[str, A
     if not any(isinstance(event, Trained) and event.round == done for event in journal.events):
         journal.append(saved.trained)
     return done + 1, list(journal.events), saved.learner
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
 
 
 def _about_data(dataset: Dataset) -> dict[str, Any]:

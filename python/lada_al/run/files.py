@@ -33,6 +33,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Puts a file of this text, in UTF-8, in the place of `path`."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What a file of ours holds: values by name.
 

@@ -12,7 +12,7 @@ from lada_al.methods import expand
 from lada_al.run import protocols
 from lada_al.run.config import Config
 from lada_al.run.experiment import MAY_CHANGE
-from lada_al.run.files import write_atomically
+from lada_al.run.files import write_text
 
 STUDY = "study.json"
 SEEDS = "3"  # unless some are named
@@ -29,8 +29,7 @@ class Study(BaseModel):
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.model_dump_json(indent=2) + "\n"
-        write_atomically(folder / STUDY, lambda file: file.write(text.encode()))
+        write_text(folder / STUDY, self.model_dump_json(indent=2) + "\n")
 
 
 def asked_for(

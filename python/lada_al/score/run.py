@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.ranks import Ranks
-from lada_al.run.files import read_json, safe, write_atomically
+from lada_al.run.files import read_json, safe, write_atomically, write_text
 from lada_al.score.top import Top
 
 COLUMNS = ["id", "score", "entropy", "partner", "tau"]
@@ -80,7 +80,7 @@ def begin(out: Path, about: dict[str, Any]) -> None:
     path = out / ABOUT
     if not path.exists():
         (out / SCORES).mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(json.dumps(about, indent=2).encode() + b"\n"))
+        write_text(path, json.dumps(about, indent=2) + "\n")
         return
     before, now = read_json(path), json.loads(json.dumps(about))
     different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -190,4 +190,4 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(["" if cell is None else safe(str(cell)) for cell in row] for row in rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())

@@ -1,0 +1,46 @@
+// The bridge between conv_relu_pool.cpp (tensors) and its loops (pointers): plain structs, no torch header.
+#pragma once
+#include <cstdint>
+
+#include "../common/dtype.h"
+
+namespace lada {
+
+// All tensors but `where` are in arithmetic type.
+struct ConvReluPool {
+  const void* image;   // (batch, height, width, channels)
+  const void* weight;  // (outputs, channels, kernel_height, kernel_width)
+  int64_t batch, channels, height, width, outputs, kernel_height, kernel_width, padding;
+  DType dtype;
+
+  int64_t padded_height() const { return height + 2 * padding; }
+  int64_t padded_width() const { return width + 2 * padding; }
+  int64_t rows() const { return (padded_height() - kernel_height + 1) / 2; }
+  int64_t columns() const { return (padded_width() - kernel_width + 1) / 2; }
+};
+
+// What `where` holds of a window of which every sum is cut off; else 2 * row + column of its greatest.
+constexpr uint8_t kNowhere = 4;
+
+struct ConvReluPoolForward {
+  ConvReluPool of;
+  const void* bias;  // (outputs,), or null
+  void* result;      // (batch, rows, columns, outputs)
+  uint8_t* where;    // (batch, rows, columns, outputs)
+};
+
+struct ConvReluPoolBackward {
+  ConvReluPool of;
+  const void* grad;      // (batch, rows, columns, outputs)
+  const uint8_t* where;  // (batch, rows, columns, outputs)
+  void* grad_image;      // (batch, height, width, channels), or null
+  void* grad_weight;     // (outputs, channels, kernel_height, kernel_width), or null
+  void* grad_bias;       // (outputs,), or null
+};
+
+namespace cpu {
+void conv_relu_pool(const ConvReluPoolForward&, int threads);
+void conv_relu_pool_backward(const ConvReluPoolBackward&, int threads);
+}  // namespace cpu
+
+}  // namespace lada

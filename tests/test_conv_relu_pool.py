@@ -1,0 +1,206 @@
+"""conv_relu_pool and its module: against the reference and its gradients, what it must not depend on, what it refuses.
+
+On the CPU, since on CUDA it is torch's ops; of these the composition alone is tested, with tensors of the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from samples import CONVOLUTIONS, INF, NAN, cast, convolution, generator
+from tolerance import assert_close
+from torch import Tensor
+
+import lada_ext
+from lada_ext import reference
+from lada_ext.nn import ConvReluPool
+
+
+def arguments_of(name: str, dtype: torch.dtype) -> dict[str, Any]:
+    return cast(CONVOLUTIONS[name](generator(name)), dtype, "cpu")
+
+
+def with_gradients(op: Any, arguments: dict[str, Any], grad: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The result and its gradients to image, weight and bias."""
+    tensors = [v.detach().requires_grad_() for v in arguments.values() if isinstance(v, Tensor)]
+    names = [k for k, v in arguments.items() if isinstance(v, Tensor)]
+    result = op(**{**arguments, **dict(zip(names, tensors, strict=True))})
+    grad = torch.randn(result.shape, generator=generator("grad"), dtype=torch.float64) if grad is None else grad
+    return result, *torch.autograd.grad(result, tensors, grad.to(result))
+
+
+def doubled(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.detach().double() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_like_the_reference(name: str, dtype: torch.dtype) -> None:
+    arguments = arguments_of(name, dtype)
+    ours = with_gradients(lada_ext.conv_relu_pool, arguments)
+    exact = with_gradients(reference.conv_relu_pool, doubled(arguments))
+    assert ours[0].dtype == dtype
+    for actual, expected in zip(ours, exact, strict=True):
+        scale = max(1.0, expected.abs().max().item() if expected.numel() else 0.0)
+        assert_close(actual / scale, expected / scale, slack=8)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_composition_of_other_devices_is_the_same(name: str) -> None:
+    """What CUDA tensors get, of the CPU's."""
+    on_cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    arguments = arguments_of(name, torch.float64)
+    image, weight, bias, padding = arguments.values()
+    op, backward = torch.ops.lada_ext.conv_relu_pool.default, torch.ops.lada_ext.conv_relu_pool_backward.default
+    result, where = op(image, weight, bias, padding)
+    composed, composed_where = op.redispatch(on_cuda, image, weight, bias, padding)
+    torch.testing.assert_close(composed, result)
+    assert torch.equal(composed_where, where)
+    assert composed.stride() == result.stride()
+    grad = torch.randn(result.shape, generator=generator("grad"), dtype=torch.float64)
+    for needed in ([True, True, True], [False, True, False], [True, False, True]):
+        ours = backward(grad, image, weight, where, padding, needed)
+        theirs = backward.redispatch(on_cuda, grad, image, weight, where, padding, needed)
+        torch.testing.assert_close(theirs, ours)
+
+
+@pytest.mark.parametrize("name", ["odd", "no_bias", "one_column"])
+def test_gradcheck(name: str) -> None:
+    arguments = arguments_of(name, torch.float64)
+    tensors = {k: v.requires_grad_() for k, v in arguments.items() if isinstance(v, Tensor)}
+    function = lambda *t: lada_ext.conv_relu_pool(**{**arguments, **dict(zip(tensors, t, strict=True))})  # noqa: E731
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()))
+
+
+@pytest.mark.parametrize("wanted", ["image", "weight", "bias"])
+def test_one_gradient_alone(wanted: str) -> None:
+    arguments = arguments_of("odd", torch.float32)
+    order = ["image", "weight", "bias"]
+    whole = with_gradients(lada_ext.conv_relu_pool, arguments)
+    leaf = arguments[wanted].requires_grad_()
+    result = lada_ext.conv_relu_pool(**arguments)
+    grad = torch.randn(result.shape, generator=generator("grad"), dtype=torch.float64)
+    assert torch.equal(torch.autograd.grad(result, leaf, grad.float())[0], whole[1 + order.index(wanted)])
+
+
+@pytest.mark.parametrize("name", ["odd", "many_images", "policy"])
+def test_threads_change_no_bit(name: str) -> None:
+    arguments, before = arguments_of(name, torch.float32), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(with_gradients(lada_ext.conv_relu_pool, arguments))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_an_image_does_not_depend_on_the_others() -> None:
+    arguments = arguments_of("many_images", torch.float32)
+    whole = with_gradients(lada_ext.conv_relu_pool, arguments)
+    grad = torch.randn(whole[0].shape, generator=generator("grad"), dtype=torch.float64)
+    for i in (0, 17, 36):
+        one = {**arguments, "image": arguments["image"][i : i + 1]}
+        result, to_image, *_ = with_gradients(lada_ext.conv_relu_pool, one, grad[i : i + 1])
+        assert torch.equal(result[0], whole[0][i])
+        assert torch.equal(to_image[0], whole[1][i])
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_what_is_no_number_stays_in_its_windows(value: float) -> None:
+    """A kernel's row ends within a vector, and what lies behind it must not be seen."""
+    arguments = arguments_of("odd", torch.float32)
+    clean = with_gradients(lada_ext.conv_relu_pool, arguments)
+    arguments["image"][1, 2, 0, 0] = value
+    result, to_image, *_ = with_gradients(lada_ext.conv_relu_pool, arguments)
+    expected, *_ = with_gradients(reference.conv_relu_pool, doubled(arguments))
+    assert_close(result, expected, slack=8)
+    assert torch.equal(result[1, :, 2:, 2:], clean[0][1, :, 2:, 2:])
+    for actual, before in ((result, clean[0]), (to_image, clean[1])):
+        assert torch.equal(actual[[0, 2]], before[[0, 2]])
+
+
+def test_a_gradient_that_is_infinite_stays_in_its_window() -> None:
+    arguments = arguments_of("odd", torch.float32)
+    grad = torch.ones_like(lada_ext.conv_relu_pool(**arguments))
+    clean = with_gradients(lada_ext.conv_relu_pool, arguments, grad.double())
+    hit = (clean[0][1, 0, 0] > 0).nonzero()[0, 0]
+    grad[1, 0, 0, hit] = INF
+    _, to_image, *_ = with_gradients(lada_ext.conv_relu_pool, arguments, grad.double())
+    _, expected, *_ = with_gradients(reference.conv_relu_pool, doubled(arguments), grad.double())
+    assert torch.equal(to_image.isfinite(), expected.isfinite())
+    assert torch.equal(to_image[[0, 2]], clean[1][[0, 2]])
+
+
+def test_windows_that_are_cut_off_pass_nothing() -> None:
+    arguments = arguments_of("odd", torch.float32)
+    arguments["bias"].fill_(-1e3)
+    result, *gradients = with_gradients(lada_ext.conv_relu_pool, arguments)
+    assert not result.any()
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_places_that_are_none_are_no_places() -> None:
+    """`where` comes from the op; what a caller makes up is not followed out of bounds."""
+    arguments = arguments_of("odd", torch.float32)
+    result, where = torch.ops.lada_ext.conv_relu_pool(*arguments.values())
+    backward = torch.ops.lada_ext.conv_relu_pool_backward
+    rest = arguments["image"], arguments["weight"]
+    made_up = backward(torch.ones_like(result), *rest, torch.full_like(where, 255), 1, [True] * 3)
+    assert not any(gradient.any() for gradient in made_up)
+    with pytest.raises(ValueError, match=r"where must have shape \[3, 4, 3, 4\], got \[3\]"):
+        backward(torch.ones_like(result), *rest, where[:, 0, 0, 0], 1, [True] * 3)
+    with pytest.raises(TypeError, match="where must have dtype uint8, got Float"):
+        backward(torch.ones_like(result), *rest, where.float(), 1, [True] * 3)
+
+
+def test_vmap_is_a_loop() -> None:
+    arguments = arguments_of("odd", torch.float64)
+    weights = torch.stack([arguments["weight"], -arguments["weight"]])
+    function = lambda weight: lada_ext.conv_relu_pool(**{**arguments, "weight": weight})  # noqa: E731
+    assert torch.equal(torch.vmap(function)(weights), torch.stack([function(weight) for weight in weights]))
+
+
+def test_autocast_takes_the_wider_type() -> None:
+    arguments = arguments_of("odd", torch.float32)
+    half = arguments["image"].bfloat16()
+    expected = lada_ext.conv_relu_pool(**{**arguments, "image": half.float()})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lada_ext.conv_relu_pool(**{**arguments, "image": half}), expected)
+
+
+def test_errors_name_the_argument() -> None:
+    good = cast(convolution((2, 3, 5, 6), (4, 3, 3, 2), 0)(generator("good")), torch.float32, "cpu")
+    for name, value, error, message in (
+        ("image", None, TypeError, "image must be a tensor, got NoneType"),
+        ("image", torch.zeros(3, 5, 6), ValueError, r"image must have shape \(B, C, H, W\) .* got \[3, 5, 6\]"),
+        ("image", torch.zeros(2, 3, 5, 6).int(), TypeError, "image must have dtype float64, .* got Int"),
+        ("image", torch.zeros(2, 3, 3, 6), ValueError, "image must be at least 4 high, .* got 3"),
+        ("image", torch.zeros(2, 3, 5, 2), ValueError, "image must be at least 3 wide, .* got 2"),
+        ("weight", torch.zeros(4, 2, 3, 2), ValueError, r"weight must have .* C = 3 as image, got \[4, 2, 3, 2\]"),
+        ("weight", torch.zeros(0, 3, 3, 2), ValueError, r"weight must have .* none of them 0, .* got \[0, 3, 3, 2\]"),
+        (
+            "weight",
+            torch.zeros(4, 3, 3, 2).half(),
+            TypeError,
+            r"weight must have the dtype of image \(Float\), got Half",
+        ),
+        ("bias", torch.zeros(3), ValueError, r"bias must have shape \[4\], got \[3\]"),
+        ("padding", -1, ValueError, "padding must be at least 0, got -1"),
+    ):
+        with pytest.raises(error, match=f"conv_relu_pool: {message}"):
+            lada_ext.conv_relu_pool(**{**good, name: value})
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 64])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_module_is_the_layers_it_stands_for(channels: int, bias: bool) -> None:
+    torch.manual_seed(channels)
+    module = ConvReluPool(channels, 6, 5, padding=2, bias=bias)
+    image = torch.randn(3, channels, 13, 11)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(channels, 6, 5, padding=2, bias=bias), torch.nn.ReLU())
+    layers[0].load_state_dict(module.state_dict())
+    torch.testing.assert_close(module(image), torch.nn.functional.max_pool2d(layers(image), 2))
