@@ -184,14 +184,23 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 class Classifier(nn.Linear):
-    """The last layer. In training, its input goes through dropout, which methods that sample it afterwards need."""
+    """The last layer. In training, its input goes through dropout, which methods that sample it afterwards need.
+
+    A `mask` that is set, as `draw_mask` makes them, is what dropout uses in the place of one of its own.
+    """
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__(inputs, outputs)
         self.dropout = dropout
+        self.mask: Tensor | None = None
+
+    def draw_mask(self, batch: int) -> Tensor:
+        """The factors (batch, inputs) that dropout would draw for such an input now."""
+        return F.dropout(self.weight.new_ones(batch, self.in_features), self.dropout, self.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.dropout(x, self.dropout, self.training))
+        kept = F.dropout(x, self.dropout, self.training) if self.mask is None else x * self.mask
+        return super().forward(kept)
 
 
 def small(channels: int, size: tuple[int, int], classes: int, dropout: float = 0.0) -> SplitModel:

@@ -3,14 +3,15 @@
 Training on ten labels at a time is thousands of small steps, in which a GPU waits for launches; the steps of five
 seeds together take little more than those of one. Labelled batches go through the stack by torch.func.vmap. What
 happens once an epoch, the virtual instances, and the optimisers are each replication's own. All draw the random
-numbers that they would draw alone, so they learn the same up to rounding; dropout alone draws other masks.
+numbers that they would draw alone, the masks of dropout too, so they learn the same up to rounding, whoever else is in
+the stack.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.lookahead import Origins
+from lada_al.models import Classifier, SplitModel
 from lada_al.pool import Pool
 from lada_al.replay import Step
 from lada_al.timing import Meter
@@ -47,6 +49,16 @@ class Replica(TrainingKeys):
         self.companions = [p for p in self.learner.modules.parameters() if p not in net]
         with self.keys.scope("training batches", self.bought.round):
             self.randomness = Randomness(self.pool.device)
+
+    def draw_mask(self, batch: int) -> Tensor:
+        """Of dropout, for a labelled batch."""
+        with self.randomness():
+            return classifier(self.learner.net).draw_mask(batch)
+
+    def virtual_loss(self, key: Tensor) -> Tensor:
+        """`Learner.virtual_loss`, with masks of its own if it has dropout."""
+        with self.randomness() if has_dropout(self.learner.net) else nullcontext():
+            return self.learner.virtual_loss(self.origins, key)
 
 
 class Randomness:
@@ -86,7 +98,9 @@ def fit(replicas: list[Replica], meter: Meter) -> list[float]:
     with stacked([replica.learner.net for replica in replicas]) as stack:
         learner = replicas[0].learner
         alone = learner.replayed(partial(_labelled_step, replicas, stack))
-        joint = learner.replayed(partial(_joint_step, replicas, stack), virtual=True)
+        joint: Step = partial(_joint_step, replicas, stack)
+        if not has_dropout(learner.net):  # a recorded step cannot go from one replication's randomness to another's
+            joint = learner.replayed(joint, virtual=True)
         for epoch in meter.track("train", range(learner.config.epochs)):
             losses = _epoch(replicas, stack, epoch, alone, joint)
         means: list[float] = losses.tolist()
@@ -106,11 +120,11 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int, alone: Step, joint
         batches.append(replica.pool.training_batches(ids, replica.key("training crops", epoch)))
     total = torch.zeros(len(replicas), device=replicas[0].pool.device)
     for step, of_each in enumerate(zip(*batches, strict=True)):
-        images, targets = (torch.stack(values) for values in zip(*of_each, strict=True))
-        if has_virtual and step == 0 and config.virtual_loss == "summed":
-            losses = joint(images, targets, keys)
-        else:
-            losses = alone(images, targets)
+        labelled = [torch.stack(values) for values in zip(*of_each, strict=True)]
+        if has_dropout(replicas[0].learner.net):
+            labelled.append(torch.stack([replica.draw_mask(labelled[0].shape[1]) for replica in replicas]))
+        summed = has_virtual and step == 0 and config.virtual_loss == "summed"
+        losses = joint(keys, *labelled) if summed else alone(*labelled)
         total += losses.sum(1)
     if has_virtual and config.virtual_loss == "own step":
         if not config.stale_gradient:
@@ -119,30 +133,29 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int, alone: Step, joint
     return total / len(replicas[0].pool.labelled)
 
 
-def _labelled_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor) -> Tensor:
+def _labelled_step(replicas: list[Replica], stack: Stack, *labelled: Tensor) -> Tensor:
     """One step of each on a labelled batch of its own; the cross entropies (S, B)."""
     _forget_gradients(replicas, stack)
-    losses = _labelled_losses(stack, images, targets)
+    losses = _labelled_losses(stack, *labelled)
     _descend(replicas, losses.mean(1).sum())
     return losses.detach()
 
 
-def _joint_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor, keys: Tensor) -> Tensor:
+def _joint_step(replicas: list[Replica], stack: Stack, keys: Tensor, *labelled: Tensor) -> Tensor:
     """The same with the virtual instances of each one's purchase."""
     _forget_gradients(replicas, stack)
-    losses = _labelled_losses(stack, images, targets)
+    losses = _labelled_losses(stack, *labelled)
     _descend(replicas, losses.mean(1).sum() + _virtual_losses(replicas, keys))
     return losses.detach()
 
 
 def _virtual_losses(replicas: list[Replica], keys: Tensor) -> Tensor:
-    each = [one.learner.virtual_loss(one.origins, key) for one, key in zip(replicas, keys, strict=True)]
-    return torch.stack(each).sum()
+    return torch.stack([one.virtual_loss(key) for one, key in zip(replicas, keys, strict=True)]).sum()
 
 
-def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor) -> Tensor:
+def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor, *masks: Tensor) -> Tensor:
     """Cross entropies of a labelled batch of each, (S, B)."""
-    logits = stack(images)
+    logits = stack(images, *masks)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
     return losses.unflatten(0, logits.shape[:2])
 
@@ -160,13 +173,24 @@ def _descend(replicas: list[Replica], loss: Tensor) -> None:
         replica.learner.optimizer.step()
 
 
+def classifier(net: SplitModel) -> Classifier:
+    """The last layer of a network of `models.MODELS`."""
+    last = net.steps[-1]
+    assert isinstance(last, Classifier)
+    return last
+
+
+def has_dropout(net: SplitModel) -> bool:
+    return classifier(net).dropout > 0
+
+
 class Stack:
     """The weights of S equal networks as tensors (S, ...), of which each network's own are views.
 
     So the networks can be used one by one in between, and gradients of both uses add up in the same place.
     """
 
-    def __init__(self, nets: list[nn.Module]) -> None:
+    def __init__(self, nets: list[SplitModel]) -> None:
         self._skeleton = copy.deepcopy(nets[0]).to("meta")
         self.parameters = {name: torch.stack(values) for name, values in _by_name(nets, "named_parameters")}
         self.buffers = {name: torch.stack(values) for name, values in _by_name(nets, "named_buffers")}
@@ -180,14 +204,16 @@ class Stack:
         for name, value in self.parameters.items():
             value.requires_grad_().grad = self.gradients[name]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (S, B, C) of images (S, B, channels, H, W)."""
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Logits (S, B, C) of images (S, B, channels, H, W), with masks (S, B, inputs) of dropout."""
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
+            classifier(self._skeleton).mask = mask
             logits: Tensor = functional_call(self._skeleton, (parameters, buffers), (x,))
             return logits
 
-        logits: Tensor = vmap(one, randomness="different")(self.parameters, self.buffers, images)
+        in_dims = (0, 0, 0, None if masks is None else 0)
+        logits: Tensor = vmap(one, in_dims)(self.parameters, self.buffers, images, masks)
         return logits
 
     def release(self) -> None:
@@ -197,7 +223,7 @@ class Stack:
 
 
 @contextmanager
-def stacked(nets: list[nn.Module]) -> Iterator[Stack]:
+def stacked(nets: list[SplitModel]) -> Iterator[Stack]:
     """The networks share stacked weights inside the block."""
     stack = Stack(nets)
     try:
@@ -206,6 +232,6 @@ def stacked(nets: list[nn.Module]) -> Iterator[Stack]:
         stack.release()
 
 
-def _by_name(nets: list[nn.Module], kind: str) -> Iterator[tuple[str, list[Tensor]]]:
+def _by_name(nets: list[SplitModel], kind: str) -> Iterator[tuple[str, list[Tensor]]]:
     tables = [dict(getattr(net, kind)()) for net in nets]
     return ((name, [table[name].detach() for table in tables]) for name in tables[0])

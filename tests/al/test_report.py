@@ -19,7 +19,7 @@ import scipy.stats
 from lada_al import Bought, Config, Trained, run_experiment
 from lada_al.errors import UsageError
 from lada_al.report import figures, page, statistics, tables
-from lada_al.report.read import Run, by_method, find_runs
+from lada_al.report.read import Run, by_method, find_runs, unlike_settings
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from tiny import TINY_SETTINGS
@@ -54,6 +54,49 @@ def test_methods_are_compared_over_the_budgets_that_both_have() -> None:
     (comparison,) = statistics.comparisons(runs)
     assert comparison.difference == pytest.approx(0.01)
     assert comparison.seeds == 3
+
+
+def test_methods_are_compared_over_the_seeds_that_came_furthest() -> None:
+    """A seed that has only begun does not take the others back to the initial round."""
+    runs = [made_up("random", [0.2, 0.4, 0.5 + 0.01 * s], seed=s) for s in (1, 2, 3, 4)]
+    runs += [made_up("entropy", [0.2, 0.5, 0.8], seed=s) for s in (1, 2, 3)] + [made_up("entropy", [0.2], seed=4)]
+    (comparison,) = statistics.comparisons(runs)
+    assert (comparison.seeds, comparison.labels) == (3, 40)
+    assert comparison.p == pytest.approx(statistics.comparisons([r for r in runs if r.config.seed < 4])[0].p)
+    names, matrix = statistics.penalties(runs)
+    assert matrix[names.index("entropy"), names.index("random")] == 0.5  # at 30 labels there is no spread
+    saved = {saving.method: saving for saving in statistics.savings(runs)}["entropy"]
+    assert saved.labels == pytest.approx(30 + 10 * 0.025 / 0.3)
+
+
+def with_settings(run: Run, **changes: object) -> Run:
+    return replace(run, config=run.config.model_copy(update=changes))
+
+
+def test_methods_of_other_settings_are_not_tested() -> None:
+    runs = [made_up(name, [0.2, 0.4 + 0.1 * s], seed=s) for s in (1, 2, 3) for name in ("random", "lada-ent-mix")]
+    runs += [with_settings(made_up("entropy", [0.3, 0.5 + 0.2 * s], seed=s), epochs=3) for s in (1, 2, 3)]
+    runs = [with_settings(run, headline="best", preset="paper") if run.config.seed == 2 else run for run in runs]
+    assert [(c.method, c.other) for c in statistics.comparisons(runs)] == [("lada-ent-mix", "random")]
+    assert [saving.method for saving in statistics.savings(runs)] == ["random", "lada-ent-mix"]
+    names, matrix = statistics.penalties(runs)
+    entropy = names.index("entropy")
+    assert np.isnan(matrix[entropy]).tolist() == [name != "entropy" for name in names]
+    assert unlike_settings(runs) == ["epochs is 50 for random, lada-ent-mix and 3 for entropy"]
+    html = page.render(runs, [page._section("mnist5k", runs, whole=False)], whole=False)
+    assert (
+        "On mnist5k settings differ between methods: epochs is 50 for random, lada-ent-mix and 3 for entropy." in html
+    )
+    assert "settings differ" not in page.render(
+        runs[:1], [page._section("mnist5k", runs[:1], whole=False)], whole=False
+    )
+    for line in csv.DictReader(io.StringIO(tables.penalties_csv(runs))):
+        assert (line["part of budgets"] == "") == ((line["winner"] == "entropy") != (line["loser"] == "entropy"))
+
+
+def test_own_images_of_other_folders_are_other_settings() -> None:
+    random, entropy = (with_settings(made_up(m, [0.1]), dataset="own", data=m) for m in ("random", "entropy"))
+    assert unlike_settings([random, entropy]) == ["data is random for random and entropy for entropy"]
 
 
 def test_a_run_and_its_copy_are_no_replications(folder: Path, tmp_path: Path) -> None:
@@ -135,6 +178,16 @@ class TestTables:
         learned = [line for line in lines if line["method"] == "lada-ent-mix" and line["round"] == "2"]
         assert all(float(line["policy seconds"]) > 0 for line in learned)
         assert {float(line["accuracy"]) for line in lines} == {a for run in runs for a in run.accuracies}
+
+
+def test_a_method_keeps_its_colour_among_fewer() -> None:
+    runs = [made_up(name, [0.1, 0.2]) for name in ("random", "entropy", "lada-ent-mix")]
+    all_methods, few = figures.learning_curves(runs), figures.learning_curves(runs, ["entropy", "lada-ent-mix"])
+    assert all_methods is not None
+    assert few is not None
+    colours = [{line.get_label(): line.get_color() for line in figure.axes[0].lines} for figure in (all_methods, few)]
+    assert list(colours[1]) == ["entropy", "lada-ent-mix"]
+    assert colours[1].items() <= colours[0].items()
 
 
 def test_interval_is_students() -> None:

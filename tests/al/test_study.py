@@ -7,6 +7,7 @@ import io
 import math
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,17 @@ class TestStatistics:
         assert math.isnan(statistics.holm([math.nan])[0])
         assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
 
+    def test_differences_without_spread_are_not_tested(self) -> None:
+        """Rounding alone is no spread, and what is not tested does not count in Holm's correction."""
+        runs = [made_up("random", [0.2, 0.2 + 0.1 * s], seed=s) for s in (1, 2, 3)]
+        runs += [made_up("entropy", [0.2, 0.3 + 0.1 * s], seed=s) for s in (1, 2, 3)]
+        runs += [made_up("bald", [0.2, 0.3 + 0.1 * s**2], seed=s) for s in (1, 2, 3)]
+        found = {c.method: c for c in statistics.comparisons(runs)}
+        assert found["entropy"].difference == pytest.approx(0.05)
+        assert np.isnan([getattr(found["entropy"], name) for name in ("low", "high", "p", "p_corrected")]).all()
+        assert found["bald"].p_corrected == found["bald"].p > 0
+        assert not np.nan_to_num(statistics.penalties(runs)[1]).any()
+
     def test_penalties_count_budgets_won(self) -> None:
         names, matrix = statistics.penalties(RUNS)
         won = matrix[names.index("entropy"), names.index("random")]
@@ -134,6 +146,21 @@ class TestStatistics:
         assert savings["random"].saved == 0
         assert math.isnan(savings["bald"].labels)
         assert statistics.savings(runs[1:]) == []
+        assert not any(saving.unfinished for saving in savings.values())
+
+    def test_random_saves_nothing_against_itself(self) -> None:
+        """Also where its last accuracy is not its highest."""
+        runs = [made_up("random", [0.3, 0.52, 0.55, 0.54]), made_up("entropy", [0.3, 0.55, 0.5, 0.6])]
+        random, entropy = statistics.savings(runs)
+        assert (random.labels, random.saved) == (40, 0)
+        assert (entropy.labels, entropy.saved) == (30, 0.25)
+
+    def test_a_method_that_is_not_there_yet_is_unfinished(self) -> None:
+        runs = [made_up("random", [0.2, 0.3, 0.4]), made_up("entropy", [0.2, 0.3])]
+        entropy = statistics.savings(runs)[1]
+        assert (entropy.last, entropy.unfinished) == (30, True)
+        assert math.isnan(entropy.saved)
+        assert "not by 30 so far" in page.render(runs, [page._section("mnist5k", runs, whole=True)], whole=False)
 
 
 class TestPaperTables:
@@ -154,6 +181,25 @@ class TestPaperTables:
         (table,) = tables.paper_tables(runs)
         assert (table.title, table.columns) == ("Table 3", ["20", "30"])
         assert [cell.mean for cell in table.rows[1].cells if cell] == [0.3, 0.6]
+
+    def test_table_3_of_each_data_set(self) -> None:
+        runs = [made_up("pi+entropy", [0.3, 0.5])]
+        runs += [replace(run, config=run.config.model_copy(update={"dataset": "fashion"})) for run in runs]
+        runs[1] = replace(runs[1], trained=[replace(event, accuracy=0.9) for event in runs[1].trained])
+        found = tables.paper_tables(runs)
+        assert [table.title for table in found] == ["Table 3 mnist5k", "Table 3 fashion"]
+        assert [table.rows[0].cells[0].mean for table in found if table.rows[0].cells[0]] == [0.3, 0.9]
+
+    def test_each_table_says_what_its_accuracies_are(self) -> None:
+        runs = [made_up("pi+entropy", [0.3, 0.5]), made_up("entropy", [0.3, 0.6])]
+        html = page.render(runs, [], whole=True)
+        assert html.count("[%] of the round with so many labels") == html.count("[%] of the last round") == 1
+
+    def test_time_is_of_the_data_sets_with_random(self) -> None:
+        runs = [made_up("random", [0.1, 0.2], seconds=1.0), made_up("entropy", [0.1, 0.2], seconds=3.0)]
+        runs.append(replace(runs[1], config=runs[1].config.model_copy(update={"dataset": "fashion"})))
+        (table,) = tables.paper_tables(runs)
+        assert {row.method: row.time for row in table.rows} == {"random": 1.0, "entropy": 3.0}
 
     def test_names_cannot_break_latex(self) -> None:
         assert tables._tex("50% of a_b & c") == r"50\% of a\_b \& c"
@@ -298,6 +344,17 @@ def test_figures_without_their_runs_are_left_out() -> None:
     assert paper_figures.figure_8(runs) is None
     assert paper_figures.penalty_matrix(runs) is None
     assert paper_figures.mixing_weights(runs) is None
+
+
+@pytest.mark.parametrize(("taus", "text"), [([], ""), ([1.0], "between 0 and 1."), ([1.0, 4.0], "0 and 1 or 4.")])
+def test_figure_1_says_how_far_its_tau_is_from_the_runs(taus: list[float], text: str) -> None:
+    runs = [made_up("random", [0.1]), made_up("lada-ent-stn", [0.1]), made_up("lada-ent-mix-fixed", [0.1])]
+    for run in [made_up("lada-ent-mix", [0.1], seed=i) for i, _ in enumerate(taus)]:
+        runs.append(replace(run, config=run.config.model_copy(update={"largest_tau": taus[run.config.seed]})))
+    html = page.render(runs, [], whole=True)
+    assert "between 0 and\n20 here" in html
+    assert ("in these runs" in html) == bool(taus)
+    assert text in html
 
 
 @pytest.mark.parametrize("seed", range(4))

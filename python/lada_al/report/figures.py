@@ -38,13 +38,17 @@ PHASE_COLOURS = ["#009E73", "#56B4E9", "#0072B2", "#D55E00", "#E69F00", "#BBBBBB
 
 
 def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure | None:
-    """Test accuracy against labels: mean over seeds with a 95% t interval; of all methods, or of these."""
-    runs = [run for run in runs if methods is None or run.config.method in methods]
-    if not runs:
+    """Test accuracy against labels: mean over seeds with a 95% t interval; of all methods, or of these.
+
+    These keep the colours that they have among all, if there is one for each.
+    """
+    shown = [run for run in runs if methods is None or run.config.method in methods]
+    if not shown:
         return None
+    every = runs if len(by_method(runs)) <= len(COLOURS) else shown
+    groups = [entry for entry in _coloured(every) if methods is None or entry[0] in methods]
 
     def draw(axes: Axes) -> None:
-        groups = _coloured(runs)
         for i, (name, group, colour) in enumerate(groups):
             labels, values = _aligned([(run.labelled, run.accuracies) for run in group])
             _line(axes, labels, values * 100, name, colour, style=LINES[i // len(COLOURS) % len(LINES)])
@@ -56,7 +60,7 @@ def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure
         axes.set_ylim(means.min() - margin, min(means.max() + margin, 100))
         _legend(axes)
 
-    many = len({run.config.method for run in runs}) > len(COLOURS)
+    many = len(groups) > len(COLOURS)
     return _figure(draw, 9.6 if many else 7.2, 6.0 if many else 4.2)
 
 

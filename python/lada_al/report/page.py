@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lada_al.events import Bought
-from lada_al.report import figures, paper_figures, statistics, tables
-from lada_al.report.read import Run, by_dataset, by_method, find_runs
+from lada_al.report import figures, paper_figures, statistics, tables, toy
+from lada_al.report.read import Run, by_dataset, by_method, find_runs, unlike_settings
 from lada_al.run.experiment import ACQUIRED
 from lada_al.run.files import write_atomically, write_text
 
@@ -66,6 +66,8 @@ class Section:
     """What the page shows of one data set."""
 
     dataset: str
+    unlike: list[str]
+    """Settings that differ between methods."""
     rows: list[tables.Row]
     drawings: list[Drawing]
     comparisons: list[statistics.Comparison]
@@ -144,6 +146,8 @@ def render(runs: list[Run], sections: list[Section], whole: bool) -> str:
         sections=sections,
         paper=tables.paper_tables(runs) if whole else [],
         figure_1=paper_figures.figure_1() if whole else None,
+        toy_tau=toy.LARGEST_TAU,
+        largest_tau=_largest_tau(runs),
         headline=", ".join(sorted({run.config.headline for run in runs})),
         finished=sum(run.is_finished for run in runs),
         total=len(runs),
@@ -159,6 +163,7 @@ def _section(dataset: str, runs: list[Run], whole: bool) -> Section:
     ]
     return Section(
         dataset=dataset,
+        unlike=unlike_settings(runs),
         rows=tables.rows(runs),
         drawings=drawings,
         comparisons=statistics.comparisons(runs) if whole else [],
@@ -208,17 +213,28 @@ _WHOLE: list[_Drawn] = [
         "figure-6",
         "Figure 6",
         "t-SNE of what was bought (stars) and of virtual instances (crosses), first seed. Black: entropies when "
-        "chosen; blue: largest and mean entropy of virtual instances.",
+        "chosen; blue: of the means over the N draws (setting samples) of a pair, the largest and (*) the mean.",
         paper_figures.figure_6,
     ),
-    ("figure-7a", "Figure 7a", "Mean entropy of virtual instances by round.", paper_figures.figure_7a),
-    ("figure-7b", "Figure 7b", "Their distribution over all rounds and seeds.", paper_figures.figure_7b),
+    (
+        "figure-7a",
+        "Figure 7a",
+        "Entropy of virtual instances by round: mean over the pairs bought, all seeds, and their N draws (samples).",
+        paper_figures.figure_7a,
+    ),
+    (
+        "figure-7b",
+        "Figure 7b",
+        "Mean entropy over the N draws (setting samples) of a bought pair: distribution over all pairs, rounds, seeds. "
+        "Single virtual instances spread wider.",
+        paper_figures.figure_7b,
+    ),
     ("figure-8", "Figure 8", "t-SNE of all bought and all virtual instances, by class.", paper_figures.figure_8),
     (
         "penalties",
         "Pairwise penalties",
         "Part of the budgets at which the method of the row beats that of the column by a paired t test at 0.05, "
-        "uncorrected; a low mean of a column is good.",
+        "uncorrected; a low mean of a column is good. – where there is no test: too few seeds, or other settings.",
         paper_figures.penalty_matrix,
     ),
 ]
@@ -273,6 +289,16 @@ def _shared_settings(runs: list[Run]) -> dict[str, str]:
     dumps = [run.config.model_dump() for run in runs]
     values = {name: sorted({str(dump[name]) for dump in dumps}) for name in dumps[0]}
     return {name: ", ".join(texts) for name, texts in values.items()}
+
+
+def _largest_tau(runs: list[Run]) -> str:
+    """Of runs that learn a concentration; empty if there are none."""
+    largest = {
+        run.config.largest_tau
+        for run in runs
+        if run.config.chosen.learn and run.config.chosen.augmentation and run.config.chosen.augmentation.mixes_by_beta
+    }
+    return " or ".join(f"{tau:g}" for tau in sorted(largest))
 
 
 def _percent(value: float) -> str:

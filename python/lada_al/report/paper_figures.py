@@ -68,7 +68,7 @@ def figure_6(runs: list[Run]) -> Figure | None:
     """t-SNE of what was bought (stars) and made of it (crosses) in an early and a late round, with entropies.
 
     Positions are by the finished classifier; entropies in black are those of the images when they were chosen, in blue
-    those of the virtual instances (largest, mean).
+    the largest and the mean of the pairs' virtual entropies, each a mean over N draws.
     """
     chosen = _first_finished(runs, OF_FIGURE_6)
     if not chosen:
@@ -122,7 +122,7 @@ def figure_7a(runs: list[Run]) -> Figure | None:
 
 
 def figure_7b(runs: list[Run]) -> Figure | None:
-    """Distribution of these entropies over all rounds."""
+    """Distribution over all rounds of a bought pair's virtual entropy, the mean over its N draws."""
     groups = _virtual(runs)
     if not groups:
         return None
@@ -135,7 +135,7 @@ def figure_7b(runs: list[Run]) -> Figure | None:
     for colour, (name, entropies) in zip(COLOURS[1:], values.items(), strict=False):
         heights, _ = np.histogram(entropies, edges, density=True)
         axis.plot((edges[1:] + edges[:-1]) / 2, heights, color=colour, label=name, marker="o", markersize=2.5)
-    axis.set(xlabel="entropy of virtual instances [bits]", ylabel="density")
+    axis.set(xlabel="mean entropy over N draws of a pair [bits]", ylabel="density of pairs")
     axis.legend()
     return figure
 
@@ -159,18 +159,21 @@ def figure_8(runs: list[Run]) -> Figure | None:
 def penalty_matrix(runs: list[Run]) -> Figure | None:
     """Part of the budgets at which the method of the row beats that of the column; column sums below."""
     names, matrix = statistics.penalties(runs)
-    if len(names) < 2 or not matrix.any():
+    if len(names) < 2 or not np.nan_to_num(matrix).any():
         return None
     size = 2.6 + 0.27 * len(names)
     figure, (axis,) = panels(1, size + 0.8, size)
-    shown = np.vstack([matrix, matrix.sum(0) / (len(names) - 1)])
+    tested = (~np.isnan(matrix)).sum(0) - 1  # the diagonal is no test
+    shown = np.vstack([matrix, np.where(tested > 0, np.nansum(matrix, axis=0) / np.maximum(tested, 1), np.nan)])
     axis.imshow(shown, cmap="Blues", vmin=0, vmax=1)
     axis.axhline(len(names) - 0.5, color="black", linewidth=0.8)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(names) + 1), [*names, "mean of column"], fontsize=7)
     axis.grid(visible=False)
     for i, j in np.ndindex(*shown.shape):
-        if shown[i, j] > 0:
+        if np.isnan(shown[i, j]):
+            axis.text(j, i, "–", ha="center", va="center", fontsize=6, color="#999999")
+        elif shown[i, j] > 0:
             colour = "white" if shown[i, j] > 0.6 else "black"
             axis.text(j, i, f"{shown[i, j]:.1f}", ha="center", va="center", fontsize=6, color=colour)
     return figure

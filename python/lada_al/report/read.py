@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from lada_al.run.files import read_json
 DECIDING = [
     name for name in Config.model_fields if name not in {"seed", "data", "device", "threads", "rounds", "schedule"}
 ]
+
+# Of these, what does not matter to one method against another: a preset only fills in others.
+NOT_BETWEEN_METHODS = {"method", "preset", "headline"}
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,37 @@ def _check_replications(runs: list[Run]) -> None:
                 f"two runs are of {run.config.method} with seed {run.config.seed}, and so no replications: "
                 f"{other.folder} and {run.folder}; report a folder that holds one of them"
             )
-        deciding = [*DECIDING, "data"] if run.config.dataset == "own" else DECIDING
-        differing = [name for name in deciding if getattr(run.config, name) != getattr(first.config, name)]
-        if differing:
-            values = " and ".join(f"{getattr(one.config, differing[0])} in {one.folder}" for one in (first, run))
+        differing = next(_differing(first, run), None)
+        if differing is not None:
+            values = " and ".join(f"{getattr(one.config, differing)} in {one.folder}" for one in (first, run))
             raise UsageError(
-                f"two runs of {run.config.method} are no replications, since {differing[0]} is {values}; "
+                f"two runs of {run.config.method} are no replications, since {differing} is {values}; "
                 "report a folder that holds one of them"
             )
+
+
+def _differing(a: Run, b: Run) -> Iterator[str]:
+    """Settings that decide the result, and are not the same."""
+    deciding = [*DECIDING, "data"] if a.config.dataset == "own" else DECIDING
+    return (name for name in deciding if getattr(a.config, name) != getattr(b.config, name))
+
+
+def alike(a: Run, b: Run) -> bool:
+    """Whether two runs on one data set differ in nothing but their methods and seeds, so that methods can be tested."""
+    return set(_differing(a, b)) <= NOT_BETWEEN_METHODS
+
+
+def unlike_settings(runs: list[Run]) -> list[str]:
+    """What keeps methods on one data set from being tested: "epochs is 3 for entropy and 50 for random"."""
+    of_each = {name: group[0] for name, group in by_method(runs).items()}
+    names = {name for a in of_each.values() for b in of_each.values() for name in _differing(a, b)}
+    found = []
+    for name in sorted(names - NOT_BETWEEN_METHODS):
+        methods: dict[str, list[str]] = {}
+        for method, run in of_each.items():
+            methods.setdefault(str(getattr(run.config, name)), []).append(method)
+        found.append(f"{name} is " + " and ".join(f"{value} for {', '.join(of)}" for value, of in methods.items()))
+    return found
 
 
 def read_run(folder: Path) -> Run | None:
@@ -148,6 +175,12 @@ def by_method(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs of each method; methods in the order of the paper's argument: plain, pipelines, look-ahead."""
     names = sorted({run.config.method for run in runs}, key=_order)
     return {name: [run for run in runs if run.config.method == name] for name in names}
+
+
+def furthest_runs(group: list[Run]) -> list[Run]:
+    """Of one method's runs, those with the budgets of the run that has the most labels."""
+    most = max(group, key=lambda run: run.labelled[-1])
+    return [run for run in group if run.labelled == most.labelled]
 
 
 def by_dataset(runs: list[Run]) -> dict[str, list[Run]]:

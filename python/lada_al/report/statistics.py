@@ -14,44 +14,54 @@ import numpy as np
 from scipy import stats
 
 from lada_al.methods import SEMI_SUPERVISED, method, plain
-from lada_al.report.read import Run, by_method
+from lada_al.report.read import Run, alike, by_method, furthest_runs
 
 LEVEL = 0.05
+ROUNDING = 1e-12  # differences of accuracies that vary by less than this do not vary
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another over the seeds and budgets both have: mean difference of AUBC, its interval, and the
-    tests. Seeds at which they bought different numbers of labels do not count."""
+    """One method against another: mean difference of AUBC, its interval, and the tests, up to the furthest budget that
+    both runs of a seed have, over the seeds that have it. Seeds at which they bought different numbers of labels do
+    not count."""
 
     method: str
     other: str
     seeds: int
+    labels: int
+    """Of that budget; 0 if they have no seed in common."""
     difference: float
     low: float
     high: float
     p: float
-    """Of the paired t test, two-sided; NaN with fewer than two seeds."""
+    """Of the paired t test, two-sided; NaN, as is the interval, with fewer than two seeds, or where the differences
+    have no spread."""
     p_corrected: float
     """By Holm over all comparisons of the family."""
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Labels at which a method first reaches the reference's last accuracy, by linear interpolation of mean curves."""
+    """Labels at which a method first reaches the highest accuracy of `random`, by linear interpolation of the mean
+    curves of the seeds that have come furthest."""
 
     method: str
     labels: float
-    """NaN where it never does."""
+    """NaN where it does not."""
     saved: float
-    """The part of the reference's labels that is saved; negative is a loss."""
+    """The part saved of the labels at which `random` gets there itself; negative is a loss."""
+    last: int
+    """Labels of the method's last budget."""
+    unfinished: bool
+    """They are fewer than `random` has: what it has not reached, it may reach yet."""
 
 
 def comparisons(runs: list[Run]) -> list[Comparison]:
     """Each method against `random`, and each look-ahead against its acquisition alone, against its fixed policy, and
-    against the pipeline of the same augmentation."""
+    against the pipeline of the same augmentation. Methods whose settings differ are not compared."""
     groups = {name: {run.config.seed: run for run in group} for name, group in by_method(runs).items()}
-    pairs = [(name, other) for name in groups for other in _rivals(name) if other in groups]
+    pairs = [(a, b) for a in groups for b in _rivals(a) if b in groups and _comparable(groups[a], groups[b])]
     raw = [_compare(name, other, groups[name], groups[other]) for name, other in pairs]
     corrected = holm([comparison.p for comparison in raw])
     return [
@@ -75,18 +85,36 @@ def _rivals(name: str) -> list[str]:
 
 
 def _compare(name: str, other: str, a: dict[int, Run], b: dict[int, Run]) -> Comparison:
-    seeds = sorted(a.keys() & b.keys())
-    rounds = min((min(len(a[s].trained), len(b[s].trained)) for s in seeds), default=0)
-    seeds = [s for s in seeds if a[s].labelled[:rounds] == b[s].labelled[:rounds]]
-    differences = np.array([a[s].aubc_of(rounds) - b[s].aubc_of(rounds) for s in seeds])
-    mean = float(differences.mean()) if seeds else math.nan
-    low = high = p = math.nan
-    if len(seeds) > 1:
-        error = float(stats.sem(differences))
-        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * error
-        low, high = mean - half, mean + half
-        p = float(2 * stats.t.sf(abs(mean) / error, len(seeds) - 1)) if error > 0 else float(mean == 0)
-    return Comparison(name, other, len(seeds), mean, low, high, p, math.nan)
+    budgets, pairs = _paired(a, b)
+    differences = np.array([one.aubc_of(len(budgets)) - two.aubc_of(len(budgets)) for one, two in pairs])
+    mean = float(differences.mean()) if pairs else math.nan
+    error, freedom = float(_error(differences)), len(pairs) - 1
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    labels = budgets[-1] if budgets else 0
+    return Comparison(name, other, len(pairs), labels, mean, mean - half, mean + half, p, math.nan)
+
+
+def _comparable(a: dict[int, Run], b: dict[int, Run]) -> bool:
+    return alike(next(iter(a.values())), next(iter(b.values())))
+
+
+def _paired(a: dict[int, Run], b: dict[int, Run]) -> tuple[list[int], list[tuple[Run, Run]]]:
+    """Labels of each budget up to the furthest that both runs of a seed have, and the pairs of runs that have them."""
+    common = {}
+    for seed in sorted(a.keys() & b.keys()):
+        rounds = min(len(a[seed].trained), len(b[seed].trained))
+        if a[seed].labelled[:rounds] == b[seed].labelled[:rounds]:
+            common[seed] = a[seed].labelled[:rounds]
+    budgets = max(common.values(), key=len, default=[])
+    return budgets, [(a[seed], b[seed]) for seed, theirs in common.items() if theirs == budgets]
+
+
+def _error(differences: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over seeds, the first axis; NaN where there is nothing to estimate it from."""
+    if len(differences) < 2:
+        return np.full(differences.shape[1:], math.nan)
+    return np.where(np.ptp(differences, axis=0) > ROUNDING, stats.sem(differences, axis=0), math.nan)
 
 
 def holm(ps: list[float]) -> list[float]:
@@ -102,44 +130,47 @@ def holm(ps: list[float]) -> list[float]:
 def penalties(runs: list[Run]) -> tuple[list[str], np.ndarray]:
     """The pairwise penalty matrix of Ash et al. 2020: entry (i, j) is the part of the budgets at which i beats j.
 
-    i beats j at a budget if a paired two-sided t test over their common seeds says so at 0.05, uncorrected. Low column
-    sums are good: few methods beat that one.
+    i beats j at a budget if a paired two-sided t test says so at 0.05, uncorrected, over the seeds and budgets of
+    their `Comparison`. NaN where there is no test: fewer than two seeds, no round after the initial one, or different
+    settings. Low column means are good: few methods beat that one.
     """
     groups = {name: {run.config.seed: run for run in group} for name, group in by_method(runs).items()}
     names = list(groups)
     matrix = np.zeros((len(names), len(names)))
     for (i, a), (j, b) in itertools.permutations(enumerate(groups.values()), 2):
-        seeds = sorted(a.keys() & b.keys())
-        rounds = min((min(len(a[s].trained), len(b[s].trained)) for s in seeds), default=0)
-        if len(seeds) < 2 or rounds < 2:
+        budgets, pairs = _paired(a, b)
+        rounds = len(budgets)
+        if len(pairs) < 2 or rounds < 2 or not _comparable(a, b):
+            matrix[i, j] = math.nan
             continue
         differences = np.array(
-            [np.subtract(a[s].accuracies[1:rounds], b[s].accuracies[1:rounds]) for s in seeds]
+            [np.subtract(one.accuracies[1:rounds], two.accuracies[1:rounds]) for one, two in pairs]
         )  # (seeds, budgets); the initial round is the same for all
-        mean, error = differences.mean(0), stats.sem(differences, axis=0)
-        bound = stats.t.ppf(1 - LEVEL / 2, len(seeds) - 1) * error
-        matrix[i, j] = float((mean > bound).mean())
+        bound = stats.t.ppf(1 - LEVEL / 2, len(pairs) - 1) * _error(differences)
+        matrix[i, j] = float((differences.mean(0) > bound).mean())
     return names, matrix
 
 
 def savings(runs: list[Run]) -> list[Saving]:
-    """Labels that each method needs for the accuracy of random choice at its last round."""
+    """Labels that each method needs for the highest accuracy of random choice's mean curve; methods whose settings
+    differ from those of `random` are left out."""
     groups = by_method(runs)
     if "random" not in groups:
         return []
     labels, accuracies = _mean_curve(groups["random"])
-    goal, budget = accuracies[-1], labels[-1]
+    goal, needed_at_random = accuracies.max(), labels[accuracies.argmax()]
     found = []
     for name, group in groups.items():
-        needed = _first_reach(*_mean_curve(group), goal)
-        found.append(Saving(name, needed, 1 - needed / budget))
+        if alike(group[0], groups["random"][0]):
+            curve = _mean_curve(group)
+            needed, last = _first_reach(*curve, goal), int(curve[0][-1])
+            found.append(Saving(name, needed, 1 - needed / needed_at_random, last, last < labels[-1]))
     return found
 
 
 def _mean_curve(group: list[Run]) -> tuple[np.ndarray, np.ndarray]:
-    shortest = min(len(run.trained) for run in group)
-    labels = np.array(group[0].labelled[:shortest], float)
-    return labels, np.mean([run.accuracies[:shortest] for run in group], axis=0)
+    runs = furthest_runs(group)
+    return np.array(runs[0].labelled, float), np.mean([run.accuracies for run in runs], axis=0)
 
 
 def _first_reach(labels: np.ndarray, accuracies: np.ndarray, goal: float) -> float:

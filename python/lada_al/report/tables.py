@@ -12,7 +12,7 @@ import numpy as np
 
 from lada_al.methods import GROUPS
 from lada_al.report import statistics
-from lada_al.report.read import Run, by_dataset, by_method
+from lada_al.report.read import Run, by_dataset, by_method, furthest_runs
 
 ROUNDING = 1e-9  # equal accuracies may have means that differ by as much
 
@@ -69,13 +69,16 @@ class PaperTable:
     title: str
     columns: list[str]
     rows: list[PaperRow]
+    by_labels: bool = False
+    """Whether columns are numbers of labels, and not data sets."""
 
 
 def rows(runs: list[Run]) -> list[Row]:
     """One row for each method, over the seeds that have come as far as the furthest."""
     random_seconds = {run.config.seed: _seconds(run) for run in runs if run.config.method == "random"}
     table = []
-    for name, group in _furthest_by_method(runs).items():
+    for name, replications in by_method(runs).items():
+        group = furthest_runs(replications)
         headlines, areas = [run.headline for run in group], [run.aubc for run in group]
         ratios = [
             _seconds(run) / random_seconds[run.config.seed] for run in group if random_seconds.get(run.config.seed)
@@ -100,14 +103,21 @@ def rows(runs: list[Run]) -> list[Row]:
 
 
 def paper_tables(runs: list[Run]) -> list[PaperTable]:
-    """Tables 1 and 2 with the rows that were run, by each run's own headline rule; and Table 3, by labels."""
+    """Tables 1 and 2 with the rows that were run, by each run's own headline rule; and Table 3 of each data set, by
+    labels."""
     sets = by_dataset(runs)
     found = [
         PaperTable(title, list(sets), _rows_by_dataset(group, list(sets.values())))
         for title, group in (("Table 1", GROUPS["table1"]), ("Table 2", GROUPS["table2"]))
     ]
+    for name, of_set in sets.items():
+        found.append(_by_labels(f"Table 3 {name}" if len(sets) > 1 else "Table 3", of_set))
+    return [table for table in found if table.rows]
+
+
+def _by_labels(title: str, runs: list[Run]) -> PaperTable:
     labels = sorted({n for run in runs if run.config.chosen.semi_supervised for n in run.labelled})
-    rows_3 = [
+    lines = [
         PaperRow(
             group,
             name,
@@ -119,8 +129,7 @@ def paper_tables(runs: list[Run]) -> list[PaperTable]:
         for name in names
         if (of_method := [run for run in runs if run.config.method == name])
     ]
-    found.append(PaperTable("Table 3", [str(n) for n in labels], _with_best(rows_3, labels)))
-    return [table for table in found if table.rows]
+    return PaperTable(title, [str(n) for n in labels], _with_best(lines, labels), by_labels=True)
 
 
 def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> list[PaperRow]:
@@ -135,7 +144,8 @@ def _rows_by_dataset(groups: dict[str, list[str]], sets: list[list[Run]]) -> lis
             if not present:
                 continue
             cells = [Cell(row.accuracy, row.accuracy_deviation, row.seeds, row.labels) if row else None for row in here]
-            time = float(np.mean([row.ratio_to_random for row in present]))
+            ratios = [row.ratio_to_random for row in present if not math.isnan(row.ratio_to_random)]
+            time = _mean(ratios) if ratios else math.nan
             in_group.append(PaperRow(group, name, cells, time, present[0].parameters))
         lines += _with_best(in_group, furthest)
     return lines
@@ -247,11 +257,11 @@ def comparisons_csv(runs: list[Run]) -> str:
 
 def savings_csv(runs: list[Run]) -> str:
     lines = [
-        [name, saving.method, _blank(saving.labels), _blank(saving.saved)]
+        [name, saving.method, _blank(saving.labels), _blank(saving.saved), saving.last]
         for name, of_set in by_dataset(runs).items()
         for saving in statistics.savings(of_set)
     ]
-    return _csv(["dataset", "method", "labels", "saved"], lines)
+    return _csv(["dataset", "method", "labels", "saved", "last"], lines)
 
 
 def penalties_csv(runs: list[Run]) -> str:
@@ -259,7 +269,9 @@ def penalties_csv(runs: list[Run]) -> str:
     for name, of_set in by_dataset(runs).items():
         methods, matrix = statistics.penalties(of_set)
         lines += [
-            [name, methods[i], methods[j], matrix[i, j]] for i in range(len(methods)) for j in range(len(methods))
+            [name, methods[i], methods[j], _blank(float(matrix[i, j]))]
+            for i in range(len(methods))
+            for j in range(len(methods))
         ]
     return _csv(["dataset", "winner", "loser", "part of budgets"], lines)
 
@@ -291,14 +303,6 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 def _blank(value: object) -> object:
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def _furthest_by_method(runs: list[Run]) -> dict[str, list[Run]]:
-    found = {}
-    for name, group in by_method(runs).items():
-        most = max(run.labelled[-1] for run in group)
-        found[name] = [run for run in group if run.labelled[-1] == most]
-    return found
 
 
 def _seconds(run: Run) -> float:
