@@ -1,7 +1,8 @@
 """Sampling under an affine map, against torch's pair of affine_grid and grid_sample, and kornia's warp_affine.
 
 Small images, features and large images, each forward, with both gradients, and with the gradient to theta alone (the
-learning of InfoSTN's policy); bytes sampled to normalised floats; and the deterministic gradient beside the fast one.
+learning of InfoSTN's policy); outputs smaller than the image; bytes sampled to normalised floats; and the deterministic
+gradient beside the fast one.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import lada_ext
-from bench.contenders import Make, as_double, compiled, forward_and_backward, op_case
+from bench.contenders import Make, Op, as_double, compiled, forward_and_backward, op_case
 from bench.harness import Case
 from lada_ext import reference
 
 Shape = tuple[int, ...]
 SIZES: list[Shape] = [(256, 3, 32, 32), (256, 64, 32, 32), (32, 3, 224, 224)]
+SHRINKING: list[tuple[Shape, int]] = [((8, 3, 224, 224), 64), ((8, 3, 224, 224), 32), ((8, 64, 56, 56), 24)]
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 FAMILY = "affine_sample"
 
 
-def eager(image: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+def eager(image: Tensor, theta: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    grid = F.affine_grid(theta, [*image.shape[:2], *(size or image.shape[2:])], align_corners=False)
     return F.grid_sample(image, grid, align_corners=False)
+
+
+def to_side(op: Op, side: int) -> Op:
+    return lambda image, theta: op(image, theta, (side, side))
 
 
 def kornia_warp(image: Tensor, theta: Tensor) -> Tensor:
@@ -47,9 +53,10 @@ def images(g: torch.Generator, shape: Shape) -> tuple[Tensor, Tensor]:
     return torch.randn(shape, generator=g), torch.eye(2, 3) + 0.1 * torch.randn(shape[0], 2, 3, generator=g)
 
 
-def with_gradient(g: torch.Generator, shape: Shape, *, image: bool) -> tuple[Tensor, ...]:
+def with_gradient(g: torch.Generator, shape: Shape, *, image: bool, side: int | None = None) -> tuple[Tensor, ...]:
     pixels, theta = images(g, shape)
-    return pixels.requires_grad_(image), theta.requires_grad_(), torch.randn(shape, generator=g)
+    grad = torch.randn(shape if side is None else (*shape[:2], side, side), generator=g)
+    return pixels.requires_grad_(image), theta.requires_grad_(), grad
 
 
 def normalized_eager(image: Tensor, theta: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -93,16 +100,46 @@ class _Deterministic(torch.autograd.Function):
             torch.use_deterministic_algorithms(False)
 
 
-def gradients_are_right(make: Make, wrt: list[int], device: str) -> None:
+def gradients_are_right(
+    make: Make, wrt: list[int], device: str, ours: Op = lada_ext.affine_sample, definition: Op = reference.affine_sample
+) -> None:
     """In float32 a few pixels lie on the other side of a cell edge than in float64, which the gradient to theta shows,
     torch's as well as ours: there the median entry is compared."""
     made = make(torch.Generator().manual_seed(0))
     arguments = tuple(t.detach().to(device).requires_grad_(t.requires_grad) for t in made)
-    actual = forward_and_backward(lada_ext.affine_sample, wrt)(*arguments)
-    expected = forward_and_backward(reference.affine_sample, wrt)(*as_double(arguments))
+    actual = forward_and_backward(ours, wrt)(*arguments)
+    expected = forward_and_backward(definition, wrt)(*as_double(arguments))
     for i, got, want in zip(wrt, actual, expected, strict=True):
         error = (got - want).abs() / (1 + want.abs())
         assert (error.max() < 1e-3) if i == 0 else (error.median() < 1e-4), f"gradient {i}: off by {error.max()}"
+
+
+def shrinking_cases(device: str) -> Iterator[Case]:
+    case = partial(op_case, FAMILY, device=device, tolerance=1e-3)
+    for shape, side in SHRINKING:
+        name = f"{'x'.join(map(str, shape))} to {side}x{side}"
+        ours, theirs, definition = (
+            to_side(op, side) for op in (lada_ext.affine_sample, eager, reference.affine_sample)
+        )
+        contenders = {"lada_ext": ours, "eager": theirs, "torch.compile": compiled(theirs)}
+        image_bytes, out_bytes = 4 * torch.Size(shape).numel(), 4 * shape[0] * shape[1] * side * side
+        yield case(
+            name=name,
+            make=partial(images, shape=shape),
+            contenders=contenders,
+            definition=definition,
+            bytes_moved=image_bytes + out_bytes,
+        )
+        make = partial(with_gradient, shape=shape, image=True, side=side)
+        made = case(
+            name=f"{name}, forward + backward",
+            make=make,
+            contenders=contenders,
+            definition=definition,
+            bytes_moved=3 * image_bytes + 2 * out_bytes,
+            wrt=[0, 1],
+        )
+        yield replace(made, check=partial(gradients_are_right, make, [0, 1], device, ours, definition))
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -134,6 +171,7 @@ def cases(device: str) -> Iterator[Case]:
                 wrt=wrt,
             )
             yield replace(made, check=partial(gradients_are_right, make, wrt, device))
+    yield from shrinking_cases(device)
     for shape in (SIZES[0], SIZES[2]):
         yield case(
             name=f"{'x'.join(map(str, shape))}, bytes to normalised float",

@@ -131,6 +131,34 @@ class TestOptions:
             assert_right_gradients(arguments, options)
 
 
+@with_options
+class TestShrinking:
+    """Outputs of a tenth of the image's pixels, and of so few that the CPU samples them without a copy of the image."""
+
+    SIZES = ((13, 11), (4, 5))
+
+    def arguments(self, image: Tensor, size: tuple[int, int], options: Options, dtype: torch.dtype) -> dict[str, Any]:
+        theta = torch.eye(2, 3) + 0.2 * torch.randn(len(image), 2, 3, generator=generator("theta"))
+        return away_from_edges({"image": image, "theta": theta.double(), "size": size}, options, dtype, "cpu")
+
+    @pytest.mark.parametrize("channels", [3, 17])
+    def test_like_torch(self, channels: int, options: Options, dtype: torch.dtype) -> None:
+        image = torch.randn(2, channels, 41, 37, generator=generator("image"), dtype=torch.float64)
+        for size, view in itertools.product(self.SIZES, (image, image.to(memory_format=torch.channels_last))):
+            arguments = self.arguments(view, size, options, dtype)
+            assert_right(arguments, options)
+            assert_right_gradients(arguments, options, slack=30)
+
+    def test_normalized_bytes(self, options: Options) -> None:
+        image = torch.randint(0, 256, (2, 3, 41, 37), generator=generator("bytes"), dtype=torch.uint8)
+        constants = tuple(torch.tensor(s, dtype=torch.float64) for s in STATISTICS)
+        for size in self.SIZES:
+            arguments = self.arguments(image, size, options, torch.float32)
+            out = lada_ext.affine_sample(*arguments.values(), *options, normalize=STATISTICS)
+            expected = reference.affine_sample(*as_double(arguments).values(), *options, normalize=constants)
+            assert_close(out, expected, slack=20)
+
+
 def rotation(degrees: float) -> list[list[float]]:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return [[c, -s, 0.013], [s, c, -0.021]]
@@ -327,12 +355,56 @@ class TestTransforms:
         for k in range(theta.shape[1]):
             assert torch.equal(several[:, k], lada_ext.affine_sample(image, theta[:, k], size, mode))
 
+    def test_do_not_depend_on_each_other(self, device: str) -> None:
+        """Also where their number would repay a copy of the image, which one of them does not."""
+        g = generator("maps")
+        image = torch.randn(1, 3, 64, 60, generator=g).to(device)
+        theta = (torch.eye(2, 3) + 0.2 * torch.randn(1, 40, 2, 3, generator=g)).to(device)
+        several = lada_ext.affine_sample(image, theta, (7, 9))
+        assert torch.equal(several[:, 5], lada_ext.affine_sample(image, theta[:, 5], (7, 9)))
+
     def test_identity_returns_the_image(self, device: str) -> None:
         image = torch.randn(2, 3, 5, 6, generator=generator("identity")).to(device)
         theta = torch.eye(2, 3, device=device).expand(2, 4, 2, 3)
         for mode in MODES:
             out = lada_ext.affine_sample(image, theta, mode=mode)
             torch.testing.assert_close(out, image[:, None].expand_as(out), rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 60), (15, 16), (7, 8)], ids=str)
+@pytest.mark.parametrize("channels", [3, 19])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_does_not_depend_on_threads_or_batch(mode: str, channels: int, size: tuple[int, int]) -> None:
+    """Forward and backward, bit for bit."""
+    g = generator("batch")
+    image, grad = torch.randn(5, channels, 64, 60, generator=g), torch.randn(5, channels, *size, generator=g)
+    theta = torch.eye(2, 3) + 0.2 * torch.randn(5, 2, 3, generator=g)
+
+    def results(part: slice, threads: int) -> tuple[Tensor, ...]:
+        torch.set_num_threads(threads)
+        leaves = image[part].clone().requires_grad_(), theta[part].clone().requires_grad_()
+        sampled = lada_ext.affine_sample(*leaves, size, mode)
+        return sampled, *torch.autograd.grad(sampled, leaves, grad[part])
+
+    threads = torch.get_num_threads()
+    try:
+        whole = results(slice(None), threads=1)
+        for part, count in itertools.product((slice(None), slice(2, 3)), (1, 8)):
+            assert all(map(torch.equal, results(part, count), (t[part] for t in whole)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_images_of_more_pixels_than_offsets_can_count() -> None:
+    """Rows that are the same row in memory; the CPU's offsets in copies of images have 32 bits."""
+    row = torch.randn(1, 1, 1, 12_000, generator=generator("row"))
+    image = row.expand(1, 1, 12_000, 12_000)
+    theta = torch.tensor([[[0.4, 0.0, 0.3], [0.0, 0.7, 0.1]]])
+    of_row = lada_ext.affine_sample(row, theta, (9, 40), padding_mode="border")
+    torch.testing.assert_close(lada_ext.affine_sample(image, theta, (9, 40), padding_mode="border"), of_row)
+    many = row[..., :1].expand(1, 17, 20_000, 20_000)
+    with pytest.raises(ValueError, match="size must have at most 8388607 columns for so large an image, got 9000000"):
+        lada_ext.affine_sample(many, theta, (1, 9_000_000), mode="bicubic")
 
 
 @pytest.mark.heavy

@@ -40,13 +40,17 @@ def pool(count: int = 6, side: int = 8, device: str = "cpu") -> Tensor:
     return (pixels + 100 * (torch.arange(count, dtype=torch.uint8) % 2)[:, None, None, None]).to(device)
 
 
-def test_whole_images_are_torchs_arithmetic(device: str) -> None:
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 16), (3, 37, 41), (2, 5, 1030)], ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["planes", "pixels"])
+def test_whole_images_are_torchs_arithmetic(
+    shape: tuple[int, int, int], memory_format: torch.memory_format, device: str
+) -> None:
     """What a pool normalised by itself, bit for bit on the CPU, so that one op can take the place of the other."""
-    images = torch.randint(256, (9, 3, 16, 16), dtype=torch.uint8, generator=generator("images")).to(device)
-    mean, std = (torch.tensor(v, device=device) for v in ([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]))
+    images = torch.randint(256, (9, *shape), dtype=torch.uint8, generator=generator("images")).to(device)
+    mean, std = (torch.tensor(v[: shape[0]], device=device) for v in ([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]))
     index = torch.tensor([8, 0, 3, 3], device=device)
     expected = (images[index].float() / 255 - mean[:, None, None]) / std[:, None, None]
-    taken = lada_ext.take_images(images, index, normalize=(mean, std))
+    taken = lada_ext.take_images(images.contiguous(memory_format=memory_format), index, normalize=(mean, std))
     torch.testing.assert_close(taken, expected, rtol=0, atol=0 if device == "cpu" else 5e-7)  # nvcc fuses
 
 

@@ -5,8 +5,11 @@
 //
 // Few channels under bilinear interpolation have faster loops, those of few_channels.h.
 //
-// Outputs that are much smaller than the image do not repay the copy, and few blocks leave threads idle: there the
-// loops named `direct` read the image where it lies.
+// Outputs that are much smaller than the image do not repay the copy. There each output row's pixels are copied for it
+// alone, and the gradient of the image is summed plane by plane. Which way is taken hangs on the sizes of image and
+// output alone, so that no result depends on the number of threads or on what else is sampled.
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "affine_sample.h"
@@ -25,10 +28,12 @@ constexpr int kManyLanes = sizeof(A) == 4 ? 16 : kFewLanes;
 // Columns of zeros before each row of a copied image, which end the row before as well.
 constexpr int kBorder = 2;
 
-// Copies of one image's cost against sampled pixels.
-bool is_copy_repaid(const AffineGeometry& g, int64_t transforms) {
+// Whether a copy of an image costs less than copies of what each output row reads, of which a pixel costs about four
+// times as much. Offsets in a copy have 32 bits.
+bool is_copy_repaid(const AffineGeometry& g) {
   const bool offsets_fit = (g.height + 2) * (g.width + kBorder) * kManyLanes<float> < int64_t{1} << 31;
-  return offsets_fit && g.height * g.width <= 4 * transforms * g.out_height * g.out_width;
+  const int64_t taps = taps_along_axis(g.interpolation);
+  return offsets_fit && g.height * g.width <= 4 * taps * taps * g.out_height * g.out_width;
 }
 
 // Whether blocks of kManyLanes take less time than blocks of kFewLanes, of which one costs about 2/5.
@@ -40,29 +45,6 @@ int64_t lanes_of_block(const AffineInputs& in) {
 }
 
 int64_t blocks_of(const AffineInputs& in) { return (in.channels + lanes_of_block(in) - 1) / lanes_of_block(in); }
-
-// One value of the image, of a result, and into a result: for loops that touch few.
-template <class A>
-A image_value(const AffineInputs& in, int64_t at) {
-  A value = 0;
-  dispatch_image<A>(in, [&](auto tag) { value = static_cast<const typename decltype(tag)::type*>(in.image)[at]; });
-  return value;
-}
-
-template <class A>
-A result_value(const AffineInputs& in, const void* data, int64_t at) {
-  A value = 0;
-  dispatch_result<A>(in, [&](auto tag) { value = static_cast<const typename decltype(tag)::type*>(data)[at]; });
-  return value;
-}
-
-template <class A>
-void set_result_value(const AffineInputs& in, void* data, int64_t at, A value) {
-  dispatch_result<A>(in, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    static_cast<T*>(data)[at] = static_cast<T>(value);
-  });
-}
 
 // The copy of a block: rows -1 .. height - 1 of cells -kBorder .. width - 1, and a last cell. Row -1 and the cells
 // below 0 are the border. Any two taps of which one lies outside are also side by side here.
@@ -247,6 +229,151 @@ void sample_row(const double* theta, double grid_y, const Frame<double>& frame, 
   sample_columns<kSlopes>(theta, grid_y, frame, pitch, lanes, row);
 }
 
+// Channels [first, first + kLanes) of the images in one thread's share of (image, block) units.
+template <int kLanes>
+struct Unit {
+  int64_t image, block, first_channel;
+  int channels;
+
+  Unit(int64_t index, const AffineInputs& in) {
+    const int64_t blocks = (in.channels + kLanes - 1) / kLanes;
+    image = index / blocks, block = index % blocks, first_channel = block * kLanes;
+    channels = static_cast<int>(std::min<int64_t>(kLanes, in.channels - first_channel));
+  }
+};
+
+template <class T, int kLanes>
+const T* at(const void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {
+  return static_cast<const T*>(data) + image * strides.image + unit.first_channel * strides.channel;
+}
+template <class T, int kLanes>
+T* at(void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {
+  return static_cast<T*>(data) + image * strides.image + unit.first_channel * strides.channel;
+}
+
+// A pixel that a tap reads, as its distance from the image's first.
+struct TapPlace {
+  int64_t distance;  // 0 outside
+  bool inside;
+};
+
+// Of all taps of a column, those of a row together. The samplings' offsets are those of rows of one cell, of one lane.
+template <class A, int kTaps>
+LADA_HD void places_of(const RowView<A, kTaps>& row, int64_t column, int64_t image_width, int64_t row_stride,
+                       int64_t column_stride, TapPlace (&places)[kTaps * kTaps]) {
+  constexpr int kSide = side_by_side(kTaps);
+#pragma GCC unroll 4
+  for (int i = 0; i < kTaps; ++i) {
+    const int64_t y = row.down[i * row.width + column] - 1;
+#pragma GCC unroll 4
+    for (int j = 0; j < kTaps; ++j) {
+      const int64_t x = row.across[j / kSide * kSide * row.width + column] + j % kSide - kBorder;
+      const bool inside = (y >= 0) & (x >= 0) & (x < image_width);
+      places[i * kTaps + j] = {inside ? y * row_stride + x * column_stride : 0, inside};
+    }
+  }
+}
+
+// Cells of the pixels that one output row reads, tap by tap of each column.
+template <class A, int kLanes, int kTaps>
+class RowCells {
+  static constexpr int kTapsOfColumn = kTaps * kTaps;
+
+ public:
+  explicit RowCells(int64_t width) : count_(count_of(width)), cells_(buffer<A>(count_)) {}
+  const A* data() const { return cells_.get(); }
+  void clear() const { std::fill_n(cells_.get(), count_, A(0)); }
+
+  // Lanes without a channel stay as they are.
+  template <class T>
+  void read(const T* from, const Strides& strides, int channels, const Tone<A>* tone, int64_t image_width,
+            const RowSamplings<A, kTaps>& samplings) const {
+    const RowView<A, kTaps> row(samplings);
+    for (int64_t column = 0; column < row.width; ++column) {
+      TapPlace places[kTapsOfColumn];
+      places_of(row, column, image_width, strides.row, strides.column, places);
+      A* cells = cells_.get() + column * kTapsOfColumn * kLanes;
+      for (int c = 0; c < channels; ++c)
+#pragma GCC unroll 16
+        for (int tap = 0; tap < kTapsOfColumn; ++tap) {
+          const A pixel = static_cast<A>(from[c * strides.channel + places[tap].distance]);
+          cells[tap * kLanes + c] = places[tap].inside ? tone[c].scale * pixel + tone[c].shift : A(0);
+        }
+    }
+  }
+
+  // Lets samplings lead here.
+  void set_offsets(const RowSamplings<A, kTaps>& row) const {
+    for (int i = 0; i < kTaps; ++i)
+      for (int64_t column = 0; column < row.width; ++column) {
+        row.across.offset[i * row.width + column] = static_cast<int32_t>(column * kTapsOfColumn + i) * kLanes;
+        row.down.offset[i * row.width + column] = i * kTaps * kLanes;
+      }
+  }
+
+ private:
+  // Offsets have 32 bits.
+  static int64_t count_of(int64_t width) {
+    constexpr int64_t kMost = (int64_t{1} << 31) / (kTapsOfColumn * kLanes) - 1;
+    if (width > kMost)
+      throw std::length_error("affine_sample: size must have at most " + std::to_string(kMost) +
+                              " columns for so large an image, got " + std::to_string(width));
+    return width * kTapsOfColumn * kLanes;
+  }
+
+  int64_t count_;
+  Buffer<A> cells_;
+};
+
+// The pixels of a block of channels for samplings: copied all at once, or for each output row where that costs less.
+template <class A, int kLanes, int kTaps>
+class Source {
+ public:
+  Source(const AffineInputs& in, bool is_read)
+      : in_(in),
+        copies_all_(is_read && is_copy_repaid(in.geometry)),
+        cells_(copies_all_ ? in.geometry : AffineGeometry{}),
+        row_cells_(is_read && !copies_all_ ? in.geometry.out_width : 0) {}
+
+  void open(const Unit<kLanes>& unit) {
+    unit_ = unit;
+    for (int c = 0; c < unit.channels; ++c) tone_[c] = tone_of<A>(in_.normalization, unit.first_channel + c);
+    row_cells_.clear();
+    if (!copies_all_) return;
+    ChannelBlock<A, kLanes> block(unit.channels, in_.geometry.width);
+    for (int c = 0; c < unit.channels; ++c) block.set_tone(c, tone_[c].scale, tone_[c].shift);
+    dispatch_image<A>(in_, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      cells_.read(block, at<T>(in_.image, in_.image_strides, unit.image, unit), in_.image_strides);
+    });
+  }
+
+  // Computes a row's samplings and returns the cells that their offsets lead to.
+  template <bool kSlopes>
+  const A* sample(const A* theta, A grid_y, const Frame<A>& frame, const RowSamplings<A, kTaps>& row) const {
+    if (copies_all_) {
+      sample_row<kSlopes>(theta, grid_y, frame, cells_.pitch(), kLanes, row);
+      return cells_.data();
+    }
+    sample_row<kSlopes>(theta, grid_y, frame, 1, 1, row);
+    dispatch_image<A>(in_, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      row_cells_.read(at<T>(in_.image, in_.image_strides, unit_.image, unit_), in_.image_strides, unit_.channels, tone_,
+                      in_.geometry.width, row);
+    });
+    row_cells_.set_offsets(row);
+    return row_cells_.data();
+  }
+
+ private:
+  const AffineInputs& in_;
+  const bool copies_all_;
+  Cells<A, kLanes> cells_;
+  RowCells<A, kLanes, kTaps> row_cells_;
+  Unit<kLanes> unit_{0, in_};
+  Tone<A> tone_[kLanes];
+};
+
 template <int kLanes, class A, int kTaps>
 LADA_CLONES void gather_row(const A* cells, const RowSamplings<A, kTaps>& samplings, A* out) {
   constexpr int kSide = side_by_side(kTaps);
@@ -380,54 +507,25 @@ void sum_columns(const ColumnSums<A>& sums, const A* grid_x, A* grad_theta) {
   }
 }
 
-// Channels [first, first + kLanes) of the images in one thread's share of (image, block) units.
-template <int kLanes>
-struct Unit {
-  int64_t image, block, first_channel;
-  int channels;
-
-  Unit(int64_t index, const AffineInputs& in) {
-    const int64_t blocks = (in.channels + kLanes - 1) / kLanes;
-    image = index / blocks, block = index % blocks, first_channel = block * kLanes;
-    channels = static_cast<int>(std::min<int64_t>(kLanes, in.channels - first_channel));
-  }
-};
-
-template <class T, int kLanes>
-const T* at(const void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {
-  return static_cast<const T*>(data) + image * strides.image + unit.first_channel * strides.channel;
-}
-template <class T, int kLanes>
-T* at(void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {
-  return static_cast<T*>(data) + image * strides.image + unit.first_channel * strides.channel;
-}
-
 template <class A, int kLanes, int kTaps>
 void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const Frame<A> frame = frame_of<A>(g);
-  Cells<A, kLanes> cells(g);
+  Source<A, kLanes, kTaps> source(in, true);
   const RowSamplings<A, kTaps> samplings(g);
   const Band<A, kLanes> band(g);
   const bool streams = is_large<A>(in.images * in.transforms * in.channels * g.out_height * g.out_width);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
-    ChannelBlock<A, kLanes> source(unit.channels, g.width), result(unit.channels, g.out_width);
-    for (int c = 0; c < unit.channels; ++c) {
-      const Tone<A> tone = tone_of<A>(in.normalization, unit.first_channel + c);
-      source.set_tone(c, tone.scale, tone.shift);
-    }
-    dispatch_image<A>(in, [&](auto tag) {
-      using In = typename decltype(tag)::type;
-      cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
-    });
+    ChannelBlock<A, kLanes> result(unit.channels, g.out_width);
+    source.open(unit);
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
       const A* theta = static_cast<const A*>(in.theta) + t * 6;
       for (int64_t first = 0; first < g.out_height; first += band.rows_from(first)) {
         for (int64_t y = 0; y < band.rows_from(first); ++y) {
-          sample_row<false>(theta, frame.y[first + y], frame, cells.pitch(), kLanes, samplings);
-          gather_row<kLanes>(cells.data(), samplings, band.row(y));
+          const A* cells = source.template sample<false>(theta, frame.y[first + y], frame, samplings);
+          gather_row<kLanes>(cells, samplings, band.row(y));
         }
         dispatch_result<A>(in, [&](auto tag) {
           using Out = typename decltype(tag)::type;
@@ -445,8 +543,8 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   const AffineGeometry& g = in.geometry;
   const bool image = k.grad_image != nullptr, theta = k.grad_theta != nullptr && kTaps > 1;
   const Frame<A> frame = frame_of<A>(g);
-  Cells<A, kLanes> cells(theta ? g : AffineGeometry{}), grad_cells(image ? g : AffineGeometry{});
-  const int32_t pitch = theta ? cells.pitch() : grad_cells.pitch();
+  Source<A, kLanes, kTaps> source(in, theta);
+  Cells<A, kLanes> grad_cells(image ? g : AffineGeometry{});
   const RowSamplings<A, kTaps> samplings(g);
   const ColumnSums<A> sums(g.out_width);
   const Buffer<A> dots = buffer<A>(kTaps * kTaps * g.out_width);
@@ -454,18 +552,10 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   const bool streams = is_large<A>(in.images * in.channels * g.height * g.width);
   for (int64_t index = begin; index < end; ++index) {
     const Unit<kLanes> unit(index, in);
-    ChannelBlock<A, kLanes> source(unit.channels, g.width), incoming(unit.channels, g.out_width),
-        outgoing(unit.channels, g.width);
-    for (int c = 0; c < unit.channels; ++c) {
-      const Tone<A> tone = tone_of<A>(in.normalization, unit.first_channel + c);
-      source.set_tone(c, tone.scale, tone.shift);
-      outgoing.set_tone(c, tone.scale, 0);
-    }
-    if (theta)
-      dispatch_image<A>(in, [&](auto tag) {
-        using In = typename decltype(tag)::type;
-        cells.read(source, at<In>(in.image, in.image_strides, unit.image, unit), in.image_strides);
-      });
+    ChannelBlock<A, kLanes> incoming(unit.channels, g.out_width), outgoing(unit.channels, g.width);
+    for (int c = 0; c < unit.channels; ++c)
+      outgoing.set_tone(c, tone_of<A>(in.normalization, unit.first_channel + c).scale, 0);
+    source.open(unit);
     if (image) grad_cells.clear();
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t) {
       const A* map = static_cast<const A*>(in.theta) + t * 6;
@@ -479,11 +569,11 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
           const A grid_y = frame.y[first + y], *go = band.row(y);
           if constexpr (kTaps > 1)
             if (theta) {
-              sample_row<true>(map, grid_y, frame, pitch, kLanes, samplings);
-              dot_row<kLanes>(go, cells.data(), samplings, dots.get());
+              const A* cells = source.template sample<true>(map, grid_y, frame, samplings);
+              dot_row<kLanes>(go, cells, samplings, dots.get());
               add_slopes(dots.get(), samplings, grid_y, sums);
             }
-          if (!theta) sample_row<false>(map, grid_y, frame, pitch, kLanes, samplings);
+          if (image && !theta) sample_row<false>(map, grid_y, frame, grad_cells.pitch(), kLanes, samplings);
           if (image) scatter_row<kLanes>(go, grad_cells.data(), samplings);
         }
       }
@@ -500,93 +590,46 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   end_stream();
 }
 
-// Rows [begin, end) of all sampled images.
+// Adds a row's gradients to the plane of one channel.
 template <class A, int kTaps>
-void sample_rows_directly(const AffineSample& k, int64_t begin, int64_t end) {
-  const AffineInputs& in = k.in;
-  const AffineGeometry& g = in.geometry;
-  const Frame<A> frame = frame_of<A>(g);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t t = row / g.out_height, y = row % g.out_height;
-    const int64_t image = t / in.transforms * in.image_strides.image;
-    const int64_t out = t * k.out_strides.image + y * k.out_strides.row;
-    for (int64_t x = 0; x < g.out_width; ++x) {
-      const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, frame.x[x], frame.y[y], frame);
-      for (int64_t c = 0; c < in.channels; ++c) {
-        const Tone<A> tone = tone_of<A>(in.normalization, c);
-        A value = nothing<kTaps>(place, frame);
-        for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
-          const A pixel = image_value<A>(in, image + c * in.image_strides.channel + row.pixel * in.image_strides.row +
-                                                 column.pixel * in.image_strides.column);
-          value += row.weight * column.weight * (tone.scale * pixel + tone.shift);
-        });
-        set_result_value(in, k.out, out + c * k.out_strides.channel + x * k.out_strides.column, value);
-      }
-    }
+void scatter_row_to_plane(const A* grad, const RowSamplings<A, kTaps>& samplings, int64_t image_width, A* plane) {
+  const RowView<A, kTaps> row(samplings);
+  for (int64_t column = 0; column < row.width; ++column) {
+    TapPlace places[kTaps * kTaps];
+    places_of(row, column, image_width, image_width, 1, places);
+    for (int tap = 0; tap < kTaps * kTaps; ++tap)
+      if (places[tap].inside)
+        plane[places[tap].distance] += row.weight_x[tap % kTaps * row.width + column] *
+                                       (row.weight_y[tap / kTaps * row.width + column] * grad[column]);
   }
 }
 
-// d / d (x, y of the sampling's grid coordinate), times 1 and times the output's grid_x, summed over a row.
-template <class A>
-struct RowSums {
-  A x, x_grid, y, y_grid;
-};
-
-template <class A>
-void add_row_sums(const RowSums<A>& row, A grid_y, A* grad_theta) {
-  const A terms[6] = {row.x_grid, row.x * grid_y, row.x, row.y_grid, row.y * grid_y, row.y};
-  for (int i = 0; i < 6; ++i) grad_theta[i] += terms[i];
-}
-
-// Planes [begin, end), one channel of one image each.
+// The image gradient of planes [begin, end), one channel of one image each, where no image is copied.
 template <class A, int kTaps>
-void sample_planes_backward_directly(const AffineSampleBackward& k, int64_t begin, int64_t end) {
+void sum_planes(const AffineSampleBackward& k, int64_t begin, int64_t end) {
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
   const Frame<A> frame = frame_of<A>(g);
-  const Buffer<A> plane = buffer<A>(k.grad_image ? g.height * g.width : 0);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t image = unit / in.channels, channel = unit % in.channels;
-    const int64_t pixels = image * in.image_strides.image + channel * in.image_strides.channel;
-    const Tone<A> tone = tone_of<A>(in.normalization, channel);
-    if (k.grad_image) std::fill_n(plane.get(), g.height * g.width, A(0));
-    for (int64_t t = image * in.transforms; t < (image + 1) * in.transforms; ++t) {
-      A sums[6] = {};
-      for (int64_t y = 0; y < g.out_height; ++y) {
-        const int64_t grad = t * k.grad_strides.image + channel * k.grad_strides.channel + y * k.grad_strides.row;
-        const A grid_y = frame.y[y];
-        RowSums<A> row{};
-        for (int64_t x = 0; x < g.out_width; ++x) {
-          const A go = result_value<A>(in, k.grad, grad + x * k.grad_strides.column), grid_x = frame.x[x];
-          const Place<A> place = place_of(static_cast<const A*>(in.theta) + t * 6, grid_x, grid_y, frame);
-          A along_x = nothing<kTaps>(place, frame), along_y = along_x;
-          for_each_pair<kTaps>(place, frame, kTaps, [&](const Tap<A>& row, const Tap<A>& column) {
-            const A pixel =
-                image_value<A>(in, pixels + row.pixel * in.image_strides.row + column.pixel * in.image_strides.column);
-            const A value = tone.scale * pixel + tone.shift;
-            along_x += row.weight * column.slope * value;
-            along_y += row.slope * column.weight * value;
-            if (k.grad_image) plane[row.pixel * g.width + column.pixel] += row.weight * column.weight * go;
-          });
-          if constexpr (kTaps > 1) {
-            row.x += go * along_x;
-            row.x_grid += go * along_x * grid_x;
-            row.y += go * along_y;
-            row.y_grid += go * along_y * grid_x;
-          }
+  const RowSamplings<A, kTaps> samplings(g);
+  const Buffer<A> plane = buffer<A>(g.height * g.width), row = buffer<A>(g.out_width);
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit<1> unit(index, in);
+    std::fill_n(plane.get(), g.height * g.width, A(0));
+    dispatch_result<A>(in, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t)
+        for (int64_t y = 0; y < g.out_height; ++y) {
+          convert(at<T>(k.grad, k.grad_strides, t, unit) + y * k.grad_strides.row, k.grad_strides.column, row.get(), 1,
+                  g.out_width, A(1), A(0));
+          sample_row<false>(static_cast<const A*>(in.theta) + t * 6, frame.y[y], frame, 1, 1, samplings);
+          scatter_row_to_plane(row.get(), samplings, g.width, plane.get());
         }
-        add_row_sums(row, grid_y, sums);
-      }
-      if (k.grad_theta) std::copy_n(sums, 6, static_cast<A*>(k.partial) + (t * k.plan.parts + channel) * 6);
-    }
-    if (k.grad_image)
-      dispatch_result<A>(in, [&](auto tag) {
-        using In = typename decltype(tag)::type;
-        const Strides& to = k.grad_image_strides;
-        In* first = static_cast<In*>(k.grad_image) + image * to.image + channel * to.channel;
-        for (int64_t y = 0; y < g.height; ++y)
-          convert(plane.get() + y * g.width, 1, first + y * to.row, to.column, g.width, tone.scale, A(0));
-      });
+      const Strides& to = k.grad_image_strides;
+      const A scale = tone_of<A>(in.normalization, unit.first_channel).scale;
+      for (int64_t y = 0; y < g.height; ++y)
+        convert(plane.get() + y * g.width, 1, at<T>(k.grad_image, to, unit.image, unit) + y * to.row, to.column,
+                g.width, scale, A(0));
+    });
   }
 }
 
@@ -624,6 +667,12 @@ void dispatch_lanes(const AffineInputs& in, F&& f) {
                                  : f(std::integral_constant<int, kFewLanes>{});
 }
 
+// Pixels that are copied and sampled for one image.
+int64_t pixels_of_image(const AffineInputs& in) {
+  const AffineGeometry& g = in.geometry;
+  return (is_copy_repaid(g) ? g.height * g.width : 0) + in.transforms * g.out_height * g.out_width;
+}
+
 // Whether blocks of so many lanes are those of few_channels.h.
 template <class A>
 constexpr bool has_own_loops(int lanes, int taps) {
@@ -632,29 +681,18 @@ constexpr bool has_own_loops(int lanes, int taps) {
 
 }  // namespace
 
-void plan_affine_sample_backward(const AffineSamplePlanning& k, int) {
-  const AffineInputs& in = k.in;
-  k.plan->parts = is_copy_repaid(in.geometry, in.transforms) ? blocks_of(in) : in.channels;
-}
+void plan_affine_sample_backward(const AffineSamplePlanning& k, int) { k.plan->parts = blocks_of(k.in); }
 
 void affine_sample(const AffineSample& k, int threads) {
   const AffineInputs& in = k.in;
-  const AffineGeometry& g = in.geometry;
   if (in.channels == 0) return;
-  const int64_t rows = in.images * in.transforms * g.out_height, units = in.images * blocks_of(in);
-  const bool direct = !is_copy_repaid(g, in.transforms) || (units < threads / 4 && rows > units);
   dispatch_arithmetic_and_taps(in, [&](auto tag, auto taps) {
     using A = typename decltype(tag)::type;
-    if (direct)
-      return parallel_for(rows, g.out_width * (in.channels + 8), threads,
-                          [&](int64_t begin, int64_t end) { sample_rows_directly<A, taps()>(k, begin, end); });
     dispatch_lanes<A>(in, [&](auto lanes) {
-      const int64_t cost = (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
-      balanced_for(units, cost, threads, [&](int64_t begin, int64_t end) {
+      balanced_for(in.images * blocks_of(in), pixels_of_image(in) * lanes(), threads, [&](int64_t begin, int64_t end) {
         if constexpr (has_own_loops<A>(lanes(), taps()))
-          sample_few_channels(k, begin, end);
-        else
-          sample_units<A, lanes(), taps()>(k, begin, end);
+          if (is_copy_repaid(in.geometry)) return sample_few_channels(k, begin, end);
+        sample_units<A, lanes(), taps()>(k, begin, end);
       });
     });
   });
@@ -663,21 +701,23 @@ void affine_sample(const AffineSample& k, int threads) {
 void affine_sample_backward(const AffineSampleBackward& k, int threads) {
   const AffineInputs& in = k.in;
   const AffineGeometry& g = in.geometry;
+  const bool copies = is_copy_repaid(g);
+  AffineSampleBackward of_blocks = k;
+  if (!copies) of_blocks.grad_image = nullptr;
   dispatch_arithmetic_and_taps(in, [&](auto tag, auto taps) {
     using A = typename decltype(tag)::type;
-    if (!is_copy_repaid(g, in.transforms))
-      parallel_for(in.images * in.channels, g.height * g.width, threads,
-                   [&](int64_t begin, int64_t end) { sample_planes_backward_directly<A, taps()>(k, begin, end); });
-    else
+    if (of_blocks.grad_image || of_blocks.grad_theta)
       dispatch_lanes<A>(in, [&](auto lanes) {
-        const int64_t cost = 2 * (g.height * g.width + in.transforms * g.out_height * g.out_width) * lanes();
+        const int64_t cost = 2 * pixels_of_image(in) * lanes();
         balanced_for(in.images * blocks_of(in), cost, threads, [&](int64_t begin, int64_t end) {
           if constexpr (has_own_loops<A>(lanes(), taps()))
-            sample_few_channels_backward(k, begin, end);
-          else
-            sample_units_backward<A, lanes(), taps()>(k, begin, end);
+            if (copies) return sample_few_channels_backward(of_blocks, begin, end);
+          sample_units_backward<A, lanes(), taps()>(of_blocks, begin, end);
         });
       });
+    if (k.grad_image && !copies)
+      balanced_for(in.images * in.channels, g.height * g.width, threads,
+                   [&](int64_t begin, int64_t end) { sum_planes<A, taps()>(k, begin, end); });
     if (k.grad_theta && k.plan.parts != 1) sum_parts<A>(k);
   });
 }
