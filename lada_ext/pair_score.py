@@ -76,7 +76,8 @@ def mixed_pair_score(
         logits: (M, C) logits of the pool, in float64, float32, float16 or bfloat16.
         pairs: (P, 2) int64, rows of `logits`.
         tau: (P,) or (P, 1) concentrations, positive, or one number for all pairs.
-        n: number of draws for each pair, N >= 1.
+        n: number of draws for each pair, 1 <= N < 2^31. On the CPU each thread holds those of 64 pairs, at most 1.5 KiB
+            for each of the n.
         key: int64[2] from `make_key`, on the device of logits.
         gamma: weight of the look-ahead term.
         score: "entropy" (bits) or "variation_ratio".

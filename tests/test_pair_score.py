@@ -123,9 +123,9 @@ def test_mixed_pairs_do_not_depend_on_the_batch(device: str) -> None:
 def test_errors_of_mixed_pairs() -> None:
     logits, pairs, key = torch.zeros(4, 3), torch.tensor([[0, 1], [2, 4]]), lada_ext.make_key(0)
     good = torch.tensor([[0, 1], [2, 3]])
-    with pytest.raises(ValueError, match=r"pairs must hold rows of logits, from 0 to 3, got pairs\[1, 1\] = 4"):
+    with pytest.raises(ValueError, match=r"mixed_pair_score: pairs must lie in \[0, 4\), got pairs\[1, 1\] = 4"):
         lada_ext.mixed_pair_score(logits, pairs, 1.0, 2, key)
-    with pytest.raises(ValueError, match=r"pairs must hold rows of own, from 0 to 3, got pairs\[1, 1\] = 4"):
+    with pytest.raises(ValueError, match=r"indexed_pair_score: pairs must lie in \[0, 4\), got pairs\[1, 1\] = 4"):
         lada_ext.indexed_pair_score(torch.zeros(4), pairs, torch.zeros(2, 3, 3))
     with pytest.raises(TypeError, match="indexed_pair_score: own must have dtype Float.*got Double"):
         lada_ext.indexed_pair_score(torch.zeros(4).double(), good, torch.zeros(2, 3, 3))
@@ -133,8 +133,9 @@ def test_errors_of_mixed_pairs() -> None:
         lada_ext.mixed_pair_score(logits, good.int(), 1.0, 2, key)
     with pytest.raises(ValueError, match=r"tau must be positive, got tau\[1\] = -1"):
         lada_ext.mixed_pair_score(logits, good, torch.tensor([1.0, -1.0]), 2, key)
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        lada_ext.mixed_pair_score(logits, good, 1.0, 0, key)
+    for n in (0, 2**31, 2**60):
+        with pytest.raises(ValueError, match=rf"n must lie in \[1, 2\^31\), got {n}"):
+            lada_ext.mixed_pair_score(logits, good, 1.0, n, key)
     with pytest.raises(ValueError, match="score must be 'entropy' or 'variation_ratio', got 'margin'"):
         lada_ext.mixed_pair_score(logits, good, 1.0, 2, key, score="margin")
 

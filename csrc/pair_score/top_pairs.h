@@ -21,7 +21,6 @@
 
 #include "../scores/score_name.h"
 #include "pair_score.h"
-#include "pairs.h"
 
 namespace lada {
 namespace {
