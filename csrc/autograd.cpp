@@ -70,8 +70,9 @@ auto& mix_op() {
 
 auto& mix_backward_op() {
   static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(
-      const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-      const OptionalTensor&, string_view, bool, std::array<bool, 3>)>("lada_ext::beta_mix_backward");
+      const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&,
+      const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 3>, bool)>(
+      "lada_ext::beta_mix_backward");
   return op;
 }
 
@@ -83,8 +84,8 @@ auto& mix_pairs_op() {
 
 auto& mix_pairs_backward_op() {
   static const auto op =
-      find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&,
-                    const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 2>)>(
+      find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
+                    const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 2>, c10::SymInt, bool)>(
           "lada_ext::beta_mix_pairs_backward");
   return op;
 }
@@ -115,14 +116,26 @@ struct SampleFunction : torch::autograd::Function<SampleFunction> {
   }
 };
 
+// The features enter the gradient to tau alone, and are kept for nothing else.
+Tensor if_learned(const Tensor& tau, const Tensor& features) { return tau.requires_grad() ? features : Tensor(); }
+
+// Whether the rows of a result, which is dense in one order or the other, have their channels last.
+bool has_channels_last(const Tensor& mixed) { return (mixed.dim() == 5 || mixed.dim() == 6) && !mixed.is_contiguous(); }
+
+// Of an autograd function's two results: lam has no history if tau has none. (Compiled autograd has no
+// mark_non_differentiable.)
+Mixed with_plain_lam(const variable_list& out, const Tensor& tau) {
+  return {out[0], tau.requires_grad() ? out[1] : out[1].detach()};
+}
+
 struct MixFunction : torch::autograd::Function<MixFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n,
                                const Tensor& key, const OptionalTensor& index, string_view grad, bool log_tau) {
-    ctx->save_for_backward({a, b, tau, key, or_undefined(index)});
+    ctx->save_for_backward({if_learned(tau, a), if_learned(tau, b), tau, key, or_undefined(index)});
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [mixed, lam] = mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
-    if (!tau.requires_grad()) ctx->mark_non_differentiable({lam});
+    ctx->saved_data["channels_last"] = has_channels_last(mixed);
     return {mixed, lam};
   }
 
@@ -131,9 +144,10 @@ struct MixFunction : torch::autograd::Function<MixFunction> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 3> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
-    auto [grad_a, grad_b, grad_tau] = mix_backward_op().call(
-        if_defined(grads[0]), if_defined(grads[1]), saved[0], saved[1], saved[2], saved[3], if_defined(saved[4]),
-        ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed);
+    auto [grad_a, grad_b, grad_tau] =
+        mix_backward_op().call(if_defined(grads[0]), if_defined(grads[1]), if_defined(saved[0]), if_defined(saved[1]),
+                               saved[2], saved[3], if_defined(saved[4]), ctx->saved_data["grad"].toStringRef(),
+                               ctx->saved_data["log_tau"].toBool(), needed, ctx->saved_data["channels_last"].toBool());
     if (needed[0]) result[0] = grad_a;
     if (needed[1]) result[1] = grad_b;
     if (needed[2]) result[2] = grad_tau;
@@ -145,11 +159,12 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& h, const Tensor& pairs, const Tensor& tau,
                                c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
                                bool log_tau) {
-    ctx->save_for_backward({h, pairs, tau, key, or_undefined(index)});
+    ctx->save_for_backward({if_learned(tau, h), pairs, tau, key, or_undefined(index)});
+    ctx->saved_data["rows"] = h.dim() > 0 ? h.sym_size(0) : c10::SymInt(0);
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [mixed, lam] = mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
-    if (!tau.requires_grad()) ctx->mark_non_differentiable({lam});
+    ctx->saved_data["channels_last"] = has_channels_last(mixed);
     return {mixed, lam};
   }
 
@@ -159,8 +174,9 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(2)};
     auto [grad_h, grad_tau] = mix_pairs_backward_op().call(
-        if_defined(grads[0]), if_defined(grads[1]), saved[0], saved[1], saved[2], saved[3], if_defined(saved[4]),
-        ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed);
+        if_defined(grads[0]), if_defined(grads[1]), if_defined(saved[0]), saved[1], saved[2], saved[3],
+        if_defined(saved[4]), ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed,
+        ctx->saved_data["rows"].toSymInt(), ctx->saved_data["channels_last"].toBool());
     if (needed[0]) result[0] = grad_h;
     if (needed[1]) result[2] = grad_tau;
     return result;
@@ -176,20 +192,16 @@ Tensor sample(const Tensor& tau, c10::SymInt n, const Tensor& key, const Optiona
 
 Mixed mix(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
           const OptionalTensor& index, string_view grad, bool log_tau) {
-  if (needs_gradient(a, b, tau)) {
-    const variable_list out = MixFunction::apply(a, b, tau, std::move(n), key, index, grad, log_tau);
-    return {out[0], out[1]};
-  }
+  if (needs_gradient(a, b, tau))
+    return with_plain_lam(MixFunction::apply(a, b, tau, std::move(n), key, index, grad, log_tau), tau);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
 }
 
 Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
                 const OptionalTensor& index, string_view grad, bool log_tau) {
-  if (needs_gradient(h, tau)) {
-    const variable_list out = MixPairsFunction::apply(h, pairs, tau, std::move(n), key, index, grad, log_tau);
-    return {out[0], out[1]};
-  }
+  if (needs_gradient(h, tau))
+    return with_plain_lam(MixPairsFunction::apply(h, pairs, tau, std::move(n), key, index, grad, log_tau), tau);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
 }

@@ -168,8 +168,15 @@ def _order_of(rows: Tensor) -> torch.memory_format:
     return last
 
 
-def _like_rows(rows: Tensor) -> Tensor:
-    return torch.empty(rows.shape, dtype=rows.dtype, device=rows.device, memory_format=_order_of(rows))
+def _like_rows(features: Tensor | None, grad_mixed: Tensor | None, rows: int, channels_last: bool) -> Tensor:
+    """The gradient to the rows of `features`; without them it has the type and the shape of those of grad_mixed."""
+    if features is not None:
+        return torch.empty_like(features, memory_format=_order_of(features))
+    assert grad_mixed is not None
+    shape, order = (rows, *grad_mixed.shape[2:]), torch.contiguous_format
+    if channels_last:
+        order = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    return torch.empty(shape, dtype=grad_mixed.dtype, device=grad_mixed.device, memory_format=order)
 
 
 def _like_mixed(rows: Tensor, pairs: int, n: int) -> Mixed:
@@ -213,21 +220,42 @@ for _name in ("beta_mix.out", "beta_mix_pairs.out"):
 
 @register_fake("lada_ext::beta_mix_backward")
 def _(
-    grad_mixed: Tensor | None, grad_lam: Tensor | None, a: Tensor, b: Tensor, tau: Tensor, *rest: Any
+    grad_mixed: Tensor | None,
+    grad_lam: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    tau: Tensor,
+    key: Tensor,
+    index: Tensor | None,
+    grad: str,
+    log_tau: bool,
+    needed: list[bool],
+    channels_last: bool = False,
 ) -> tuple[Tensor, ...]:
-    del grad_mixed, grad_lam
-    needed = rest[-1]
-    order = _order_of(a)
-    grads = [torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=order) for t in (a, b)]
+    del grad_lam, b, key, index, grad, log_tau
+    grads = [_like_rows(a, grad_mixed, tau.shape[0], channels_last) for _ in "ab"]
     grads.append(tau.new_empty(tau.shape))
     return tuple(g if need else g.new_empty(0) for g, need in zip(grads, needed, strict=True))
 
 
 @register_fake("lada_ext::beta_mix_pairs_backward")
-def _(grad_mixed: Tensor | None, grad_lam: Tensor | None, h: Tensor, pairs: Tensor, tau: Tensor, *rest: Any) -> Mixed:
-    del grad_mixed, grad_lam, pairs
-    needed = rest[-1]
-    return _like_rows(h) if needed[0] else h.new_empty(0), tau.new_empty(tau.shape if needed[1] else 0)
+def _(
+    grad_mixed: Tensor | None,
+    grad_lam: Tensor | None,
+    h: Tensor | None,
+    pairs: Tensor,
+    tau: Tensor,
+    key: Tensor,
+    index: Tensor | None,
+    grad: str,
+    log_tau: bool,
+    needed: list[bool],
+    rows: int = 0,
+    channels_last: bool = False,
+) -> Mixed:
+    del grad_lam, pairs, key, index, grad, log_tau
+    grad_h = _like_rows(h, grad_mixed, rows, channels_last)
+    return grad_h if needed[0] else grad_h.new_empty(0), tau.new_empty(tau.shape if needed[1] else 0)
 
 
 def _vmap_sample(

@@ -6,6 +6,7 @@ import csv
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -534,6 +535,71 @@ def test_vmap_mixes_no_rows_of_other_maps(pair: list[int], mapped: bool) -> None
     mix = torch.vmap(lambda h, pairs: lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key), (0, 0 if mapped else None))
     with pytest.raises(ValueError, match="pairs must lie in"):
         mix(h, pairs)
+
+
+class TestFixedTau:
+    """The gradients to the features are made of lam alone, so the features are not kept for them."""
+
+    @pytest.mark.parametrize("name", MIXES)
+    def test_gradient_to_features(self, name: str, dtype: torch.dtype, device: str) -> None:
+        arguments = cast(MIXES[name](generator(name)), dtype, device)
+        weights = weights_like(*lada_ext.beta_mix(**arguments))[:1]
+        mix = lambda **rest: lada_ext.beta_mix(**rest)[:1]  # noqa: E731
+        actual = gradients_of_sums(mix, arguments, weights, ["a", "b"])
+        expected = gradients_of_sums(mix, arguments, weights, ["a", "b", "tau"])
+        for got, want in zip(actual, expected[:2], strict=True):
+            assert torch.equal(got, want)
+            assert got.stride() == want.stride()
+
+    @pytest.mark.parametrize("name", MIXED_PAIRS)
+    def test_gradient_to_rows(self, name: str, dtype: torch.dtype, device: str) -> None:
+        arguments = cast(MIXED_PAIRS[name](generator(name)), dtype, device)
+        weights = weights_like(*lada_ext.beta_mix_pairs(**arguments))[:1]
+        mix = lambda **rest: lada_ext.beta_mix_pairs(**rest)[:1]  # noqa: E731
+        (actual,) = gradients_of_sums(mix, arguments, weights, ["h"])
+        expected, _ = gradients_of_sums(mix, arguments, weights, ["h", "tau"])
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+
+    def test_features_may_be_written_over(self) -> None:
+        key, pairs = lada_ext.make_key(1), torch.tensor([[0, 1], [1, 1], [2, 0]])
+        leaf = torch.rand(4, 3, requires_grad=True)
+        for mix in (
+            lambda h: lada_ext.beta_mix(h, h.flip(0), 0.5, 2, key)[0],
+            lambda h: lada_ext.beta_mix_pairs(h, pairs, 0.5, 2, key)[0],
+        ):
+            (expected,) = torch.autograd.grad(mix(leaf * 1).sum(), leaf)
+            h = leaf * 1
+            mixed = mix(h)
+            h.mul_(2)
+            (actual,) = torch.autograd.grad(mixed.sum(), leaf)
+            assert torch.equal(actual, expected)
+
+    def test_features_are_not_kept(self) -> None:
+        leaf, key = torch.rand(4, 3, requires_grad=True), lada_ext.make_key(1)
+        h = leaf * 1
+        alive = weakref.ref(h.untyped_storage())
+        mixed, _ = lada_ext.beta_mix_pairs(h, torch.tensor([[0, 1]]), 0.5, 2, key)
+        del h
+        assert alive() is None
+        mixed.sum().backward()
+
+    def test_errors_of_the_backward_ops(self) -> None:
+        ops, tau, key = torch.ops.lada_ext, torch.ones(2), lada_ext.make_key(1)
+        a, grad, pairs = torch.rand(2, 3), torch.rand(2, 4, 3), torch.tensor([[0, 1], [1, 5]])
+        rest = (key, None, "implicit", False)
+        with pytest.raises(ValueError, match="give both of a and b, or neither"):
+            ops.beta_mix_backward(grad, None, a, None, tau, *rest, [True, True, False])
+        with pytest.raises(ValueError, match="neither if the gradient to tau is not needed"):
+            ops.beta_mix_backward(grad, None, None, None, tau, *rest, [True, True, True])
+        with pytest.raises(ValueError, match="grad_mixed must not be None where the features are"):
+            ops.beta_mix_backward(None, grad[..., 0], None, None, tau, *rest, [True, True, False])
+        with pytest.raises(ValueError, match=r"rows of shape \[2, 3\] have no channels to come last"):
+            ops.beta_mix_backward(grad, None, None, None, tau, *rest, [True, True, False], True)
+        with pytest.raises(ValueError, match="h must not be None if the gradient to tau is needed"):
+            ops.beta_mix_pairs_backward(grad, None, None, pairs, tau, *rest, [True, True], 6)
+        with pytest.raises(ValueError, match=r"pairs must lie in \[0, 5\), got pairs\[1, 1\] = 5"):
+            ops.beta_mix_pairs_backward(grad, None, None, pairs, tau, *rest, [True, False], 5)
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -137,6 +137,16 @@ def test_opcheck_of_backward(op: str, name: str) -> None:
     torch.library.opcheck(getattr(ops, f"{op}_backward"), backward_arguments)
 
 
+@pytest.mark.parametrize("name", ["odd", "channels_last", "channels_last_3d"])
+def test_opcheck_of_backward_without_features(name: str) -> None:
+    a, _, tau, n, key, index = arguments_of("beta_mix", name, torch.float32)
+    (grad,) = grad_like(ops.beta_mix(a, a, tau, n, key, index)[0])
+    last, rest = name.startswith("channels_last"), (tau, key, index, "implicit", False)
+    torch.library.opcheck(ops.beta_mix_backward, (grad, None, None, None, *rest, [True, False, False], last))
+    pairs = torch.stack([torch.arange(len(a)), torch.zeros(len(a), dtype=torch.int64)], 1)
+    torch.library.opcheck(ops.beta_mix_pairs_backward, (grad, None, None, pairs, *rest, [True, False], len(a), last))
+
+
 def test_opcheck_of_rankings() -> None:
     scores, logits = torch.randn(9, generator=generator("top")), torch.randn(9, 4, generator=generator("top"))
     torch.library.opcheck(ops.top_k, (scores, 4))
@@ -220,6 +230,24 @@ def test_compile_traces_through(op: str, device: str) -> None:
     expected.backward()
     actual.backward()
     torch.testing.assert_close(actual, expected)
+    for got, want in zip(compiled, eager, strict=True):
+        if isinstance(got, Tensor) and got.requires_grad:
+            torch.testing.assert_close(got.grad, want.grad)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_compiled_autograd(op: str) -> None:
+    eager, compiled = (with_gradients(arguments_of(op, "odd", torch.float32), op) for _ in range(2))
+    torch.compiler.reset()
+
+    def loss(arguments: tuple[Any, ...]) -> Tensor:
+        out = getattr(ops, op)(*arguments)
+        return sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,)))  # type: ignore[return-value]
+
+    loss(eager).backward()
+    total = loss(compiled)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: total.backward(), backend="eager")()  # noqa: PLW0108 - it compiles functions alone
     for got, want in zip(compiled, eager, strict=True):
         if isinstance(got, Tensor) and got.requires_grad:
             torch.testing.assert_close(got.grad, want.grad)
