@@ -45,6 +45,15 @@ at::ScalarType widest(const Tensor& first, const Tensors&... others) {
   return type;
 }
 
+// The tensors in the widest of their types. Where one is none, or is not floating, they stay as they are, for the op to
+// name what is wrong.
+template <class... Tensors>
+std::array<Tensor, sizeof...(Tensors)> in_widest(const Tensors&... tensors) {
+  if (!((tensors.defined() && tensors.is_floating_point()) && ...)) return {tensors...};
+  const at::ScalarType type = widest(tensors...);
+  return {tensors.to(type)...};
+}
+
 using Mixed = std::tuple<Tensor, Tensor>;
 using std::string_view;
 
@@ -210,8 +219,8 @@ Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::Sy
 Mixed mix_under_autocast(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
                          const OptionalTensor& index, string_view grad, bool log_tau) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(a, b);
-  return mix_op().call(a.to(type), b.to(type), tau, std::move(n), key, index, grad, log_tau);
+  const auto [x, y] = in_widest(a, b);
+  return mix_op().call(x, y, tau, std::move(n), key, index, grad, log_tau);
 }
 
 auto& relu_mix_op() {
@@ -264,9 +273,8 @@ Tensor relu_mix_logits(const Tensor& a, const Tensor& b, const Tensor& lam, cons
 Tensor relu_mix_logits_under_autocast(const Tensor& a, const Tensor& b, const Tensor& lam, const Tensor& weight,
                                       const OptionalTensor& bias) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(a, b, weight);
-  return relu_mix_op().call(a.to(type), b.to(type), lam, weight.to(type),
-                            bias ? OptionalTensor(bias->to(type)) : std::nullopt);
+  const auto [x, y, w, shift] = in_widest(a, b, weight, bias ? *bias : weight);
+  return relu_mix_op().call(x, y, lam, w, bias ? OptionalTensor(shift) : std::nullopt);
 }
 
 auto& labels_op() {
@@ -589,23 +597,23 @@ Tensor score(const Tensor& logits, Options... options) {
 Tensor pair_score_under_autocast(const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed, double gamma,
                                  string_view score) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(logits_a, logits_b, mixed);
-  return pair_score_op().call(logits_a.to(type), logits_b.to(type), mixed.to(type), gamma, score);
+  const auto [a, b, of_mixed] = in_widest(logits_a, logits_b, mixed);
+  return pair_score_op().call(a, b, of_mixed, gamma, score);
 }
 
 Tensor k_center_greedy_under_autocast(const Tensor& features, const Tensor& centers, c10::SymInt k) {
   static const auto op = find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::k_center_greedy");
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(features, centers);
-  return op.call(features.to(type), centers.to(type), std::move(k));
+  const auto [rows, fixed] = in_widest(features, centers);
+  return op.call(rows, fixed, std::move(k));
 }
 
 Tensor badge_select_under_autocast(const Tensor& features, const Tensor& logits, c10::SymInt k, const Tensor& key) {
   static const auto op =
       find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt, const Tensor&)>("lada_ext::badge_select");
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(features, logits);
-  return op.call(features.to(type), logits.to(type), std::move(k), key);
+  const auto [rows, scores] = in_widest(features, logits);
+  return op.call(rows, scores, std::move(k), key);
 }
 
 void implement_under_autocast(torch::Library& m) {

@@ -695,6 +695,37 @@ def test_autocast_takes_the_wider_dtype() -> None:
     assert torch.equal(mixed, expected)
 
 
+def test_autocast_computes_nothing_of_integers() -> None:
+    whole, h, key = torch.ones(3, 4, dtype=torch.int64), torch.rand(3, 4), lada_ext.make_key(0)
+    lam, floating = torch.rand(3, 2), "must have (the )?dtype"
+    with torch.autocast("cpu", torch.bfloat16):
+        for call in (
+            lambda: lada_ext.beta_mix(whole, h, 1.0, 2, key),
+            lambda: lada_ext.beta_mix(h, whole, 1.0, 2, key),
+            lambda: lada_ext.pair_score(h, whole, h[:, None]),
+            lambda: lada_ext.relu_mix_logits(h, h, lam, whole),
+            lambda: lada_ext.relu_mix_logits(h, h, lam, h, whole[:, 0]),
+            lambda: lada_ext.k_center_greedy(h, whole, 2),
+            lambda: lada_ext.badge_select(whole, h, 2, key),
+        ):
+            with pytest.raises(TypeError, match=floating):
+                call()
+        with pytest.raises(TypeError, match="beta_mix: b must be a tensor, got None"):
+            lada_ext.beta_mix(h, None, 1.0, 2, key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("log_tau", [False, True])
+def test_a_number_beyond_float32_is_the_nearest_in_it(log_tau: bool) -> None:
+    key, limits = lada_ext.make_key(1), torch.finfo(torch.float32)
+    for number, nearest in ((1e39, limits.max), (1e-46, limits.tiny)):
+        lam = lada_ext.beta_sample(number, 3, key, log_tau=log_tau)
+        assert torch.equal(lam, lada_ext.beta_sample(nearest, 3, key, log_tau=log_tau))
+    assert lada_ext.beta_sample(-1e39, 3, key, log_tau=True).isfinite().all()
+    assert torch.equal(lada_ext.beta_sample(math.inf, 1, key), torch.full((1, 1), 0.5))
+    with pytest.raises(ValueError, match="tau must be positive"):
+        lada_ext.beta_sample(-1e39, 3, key)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bad_tau_on_cuda_is_nan_for_its_pair_alone() -> None:
     tau = torch.tensor([1.0, 0.0, -1.0, math.nan, 2.0], device="cuda")
