@@ -183,28 +183,13 @@ def top_pairs(
     check_tensor("top_pairs", "logits", logits)
     if nodes is not None and len(nodes) != 2:
         raise ValueError(f"top_pairs: nodes must be (lam, weights), got {len(nodes)} of them")
-    lam, weights = beta_nodes(float(tau), n_nodes) if nodes is None else _symmetric(*nodes)
-    scores, pairs, evaluated = torch.ops.lada_ext.top_pairs(
-        logits.detach(), k, lam, weights, gamma, score, disjoint, prune
-    )
-    rows = logits.shape[0]
-    return TopPairs(scores, pairs, evaluated / max(1.0, rows * (rows - 1) / 2))
-
-
-def _symmetric(lam: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    lam, weights = beta_nodes(float(tau), n_nodes) if nodes is None else nodes
     for name, value in (("lam", lam), ("weights", weights)):
         check_tensor("top_pairs", f"{name} of nodes", value)
     if lam.dim() != 1 or lam.shape != weights.shape:
         shapes = f"{tuple(lam.shape)} and {tuple(weights.shape)}"
         raise ValueError(f"top_pairs: lam and weights of nodes must both have shape (n,), got {shapes}")
-    if not weights.isfinite().all():
-        raise ValueError("top_pairs: weights of nodes must be finite")
-    order = lam.argsort()
-    lam, weights = lam[order], weights[order]
-    mirrored, of_mirrored = 1 - lam.flip(0), weights.flip(0)
-    if torch.allclose(lam, mirrored, rtol=0, atol=1e-15) and torch.equal(weights, of_mirrored):
-        return lam, weights
-    return torch.cat([lam, mirrored]), torch.cat([weights, of_mirrored]) / 2
+    return TopPairs(*torch.ops.lada_ext.top_pairs(logits.detach(), k, lam, weights, gamma, score, disjoint, prune))
 
 
 @register_fake("lada_ext::pair_score")
@@ -276,7 +261,7 @@ def _(
     if not logits.is_meta and (nodes.is_meta or weights.is_meta):
         raise RuntimeError(f"top_pairs: nodes must be on the CPU, got meta, with logits on {logits.device}")
     scores = logits.new_empty((k,), dtype=score_dtype(logits))
-    return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.int64)
+    return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.float64)
 
 
 register_folded("pair_score", tensors=3)

@@ -224,6 +224,35 @@ def test_nodes_that_are_none() -> None:
         lada_ext.top_pairs(logits, 1, nodes=([0.5], half))
 
 
+class TestTopPairsTrace:
+    """Of any nodes, and of pools of any size."""
+
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_compile(self, symmetric: bool) -> None:
+        lam, weights = lada_ext.beta_nodes(0.5, 3)
+        nodes = (lam if symmetric else lam**2, weights)
+        best = lambda z, lam, weights: lada_ext.top_pairs(z, 4, nodes=(lam, weights))  # noqa: E731
+        compiled = torch.compile(best, fullgraph=True, dynamic=True, backend="aot_eager")
+        for rows in (6, 7):
+            logits = torch.randn(rows, 3, generator=generator("trace"))
+            for got, want in zip(compiled(logits, *nodes), best(logits, *nodes), strict=True):
+                assert torch.equal(got, want)
+
+    def test_export(self) -> None:
+        class Best(torch.nn.Module):
+            def forward(self, logits: Tensor) -> Tensor:
+                return lada_ext.top_pairs(logits, 1).evaluated
+
+        logits = torch.randn(6, 3, generator=generator("trace"))
+        program = torch.export.export(Best(), (logits,), dynamic_shapes=({0: torch.export.Dim("m", min=2)},))
+        for rows in (2, 5):
+            assert program.module()(logits[:rows]) == Best()(logits[:rows])
+
+    def test_evaluated_is_float64(self) -> None:
+        assert lada_ext.top_pairs(torch.zeros(3, 2), 1).evaluated.dtype == torch.float64
+        assert lada_ext.top_pairs(torch.zeros(1, 2), 0).evaluated == 0
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_a_mixture_without_a_finite_logit_has_no_score(score: str, dtype: torch.dtype, device: str) -> None:
     """Wherever it is among the others, and whatever they are: of many, since it was rounding that gave some a score."""
