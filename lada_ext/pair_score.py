@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lada_ext._library import check_tensor, for_each, register_fake, score_dtype
+from lada_ext._library import check_tensor, for_each, register_fake, require_op, score_dtype
 from lada_ext._vmap import register_folded
 
 
@@ -251,6 +251,9 @@ def _(
 ) -> tuple[Tensor, ...]:
     del grad, pairs, n, key, gamma, score, index
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((logits, tau), needed, strict=True))
+
+
+require_op("lada_ext::top_pairs")
 
 
 @torch.library.register_fake("lada_ext::top_pairs")  # not our own: nodes are on the CPU wherever the logits are
