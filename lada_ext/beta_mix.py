@@ -72,6 +72,9 @@ def beta_mix(
 ) -> Mixed:
     """h_mix^n = lam^n a + (1 - lam^n) b with lam^n ~ Beta(tau, tau), Eq. 10 of the paper.
 
+    For small tau, lam or 1 - lam underflows to 0, and 0 times an infinite feature is NaN: logits of -inf are for
+    `mixed_pair_score`, which keeps both weights positive.
+
     Args:
         a: (P, ...) features or images in float64, float32, float16 or bfloat16, of any strides. Rows that lie apart, or
             repeat, are read where they are.

@@ -70,7 +70,9 @@ def mixed_pair_score(
 ) -> Tensor:
     """Eq. 13 where the mixed layer feeds the last linear layer: draws lam ~ Beta(tau, tau), mixes and scores in one.
 
-    Equals ``pair_score(a, b, beta_mix(a, b, tau, n, key, index)[0], gamma, score)`` for ``a, b = logits[pairs]``.
+    Equals ``pair_score(a, b, beta_mix(a, b, tau, n, key, index)[0], gamma, score)`` for ``a, b = logits[pairs]``, but
+    where lam or 1 - lam underflows to 0, as it does for small tau: a logit of -inf times 0 is NaN in that composition,
+    while here a weight is never below the smallest normal number, so that the class stays impossible.
 
     Args:
         logits: (M, C) logits of the pool, in float64, float32, float16 or bfloat16.

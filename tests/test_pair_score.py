@@ -58,6 +58,19 @@ def test_mixed_pair_score_is_the_composition(name: str, score: str, dtype: torch
     assert_close(actual, expected, slack=3e3 if name == "huge" else 3)
 
 
+def test_a_class_stays_impossible_where_lam_underflows(dtype: torch.dtype, device: str) -> None:
+    """0 times a logit of -inf would be NaN, as it is in the composition."""
+    logits = torch.tensor([[0.0, -INF, 1.0], [1.0, 2.0, 0.0]], dtype=dtype, device=device)
+    pairs, key = torch.tensor([[0, 1]], device=device).expand(64, 2), lada_ext.make_key(0, device)
+    tau = torch.full((64,), 1e-5, dtype=torch.float64, device=device)
+    mixed, lam = lada_ext.beta_mix_pairs(logits, pairs, tau, 1, key)
+    assert 0 in lam
+    assert lada_ext.pair_score(*logits[pairs].unbind(1), mixed).isnan().any()
+    expected = reference.mixed_pair_score(logits.double(), pairs, tau, 1, key, bits=BITS.get(dtype, 32))
+    assert expected.isfinite().all()
+    assert_close(lada_ext.mixed_pair_score(logits, pairs, tau, 1, key), expected)
+
+
 @pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("name", [name for name in LOGIT_PAIRS if name not in {"huge", "ties", "impossible_classes"}])
