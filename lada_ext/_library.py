@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -82,12 +83,20 @@ def score_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def _in_range(number: float, dtype: torch.dtype) -> float:
+    """A finite number as the nearest one that is finite in `dtype`, and positive if it is."""
+    limits = torch.finfo(dtype)
+    if not -math.inf < number < math.inf:
+        return number
+    return min(max(number, limits.tiny if number > 0 else -limits.max), limits.max)
+
+
 def for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """tau as (P,)."""
     if tau is None or isinstance(tau, str | list | tuple):
         raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
     if not isinstance(tau, Tensor):
-        return torch.full((pairs,), float(tau), dtype=dtype, device=device)
+        return torch.full((pairs,), _in_range(float(tau), dtype), dtype=dtype, device=device)
     if tau.dim() == 0:
         return tau.expand(pairs)
     return tau.squeeze(1) if tau.dim() == 2 and tau.shape[1] == 1 else tau

@@ -7,7 +7,7 @@ Section 3.3.1, accurate to float precision for every tau > 0. Its autograd is cs
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -84,7 +84,8 @@ def beta_mix(
         key: int64[2] from `make_key`, on the device of a.
         index: (P,) int64, what names each pair in the random stream; default 0, 1, ..., P - 1.
         grad, log_tau: see `beta_sample`.
-        out: tensors like the two results, to be written into; no gradients then.
+        out: (mixed, lam) to be written into, of just the shapes, dtypes and strides that the results would have; no
+            gradients then.
 
     Returns:
         mixed, (P, n, ...) with the dtype of `a`, channels last where `a` is; and lam, (P, n) in float32, or float64 for
@@ -92,8 +93,9 @@ def beta_mix(
         allocated.
 
     Raises:
-        TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, or on the CPU a tau is not positive (see `beta_sample`).
+        TypeError: a dtype is wrong, or `out` is no pair of tensors.
+        ValueError: a shape, a stride of `out` or `grad` is wrong, or on the CPU a tau is not positive (see
+            `beta_sample`).
     """
     check_tensor("beta_mix", "a", a)
     check_tensor("beta_mix", "key", key)
@@ -101,8 +103,10 @@ def beta_mix(
     if out is None:
         mixed, lam = _ops.beta_mix(a, b, taus, n, key, index, grad, log_tau)
         return mixed, lam
-    _ops.beta_mix.out(a, b, taus, n, key, index, log_tau, mixed=out[0], lam=out[1])
-    return out
+    check_gradient("beta_mix", grad)
+    results = _tensors_of("beta_mix", out)
+    _ops.beta_mix.out(a, b, taus, n, key, index, log_tau, mixed=results[0], lam=results[1])
+    return results
 
 
 def beta_mix_pairs(
@@ -129,8 +133,7 @@ def beta_mix_pairs(
         mixed, (P, n, ...), and lam, (P, n), as in `beta_mix`. Differentiable once, in h and tau.
 
     Raises:
-        TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, or on the CPU a tau is not positive or a row does not exist (the first is named).
+        TypeError, ValueError: as `beta_mix`; ValueError, too, if on the CPU a row does not exist (the first is named).
             On CUDA a pair of rows that do not exist gives NaN.
     """
     check_tensor("beta_mix_pairs", "h", h)
@@ -140,8 +143,10 @@ def beta_mix_pairs(
     if out is None:
         mixed, lam = _ops.beta_mix_pairs(h, pairs, taus, n, key, index, grad, log_tau)
         return mixed, lam
-    _ops.beta_mix_pairs.out(h, pairs, taus, n, key, index, log_tau, mixed=out[0], lam=out[1])
-    return out
+    check_gradient("beta_mix_pairs", grad)
+    results = _tensors_of("beta_mix_pairs", out)
+    _ops.beta_mix_pairs.out(h, pairs, taus, n, key, index, log_tau, mixed=results[0], lam=results[1])
+    return results
 
 
 def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
@@ -159,7 +164,23 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
         TypeError: a dtype is wrong.
         ValueError: the shapes differ, or on the CPU a tau is not positive.
     """
+    check_tensor("beta_logit_grad", "x", x)
+    check_tensor("beta_logit_grad", "tau", tau)
     return _ops.beta_logit_grad(x, tau)
+
+
+def check_gradient(op: str, grad: str) -> None:
+    if grad not in get_args(Gradient):
+        raise ValueError(f"{op}: grad must be 'implicit' or 'pathwise', got {grad!r}")
+
+
+def _tensors_of(op: str, out: Mixed) -> Mixed:
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        size = f" of {len(out)}" if isinstance(out, tuple | list) else ""
+        raise TypeError(f"{op}: out must be a pair of tensors, (mixed, lam), got {type(out).__name__}{size}")
+    for name, tensor in zip(("mixed", "lam"), out, strict=True):
+        check_tensor(op, f"{name} of out", tensor)
+    return out
 
 
 def _order_of(rows: Tensor) -> torch.memory_format:

@@ -34,6 +34,8 @@ def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float =
         TypeError: the dtypes are not floating or differ.
         ValueError: the shapes do not fit, or `score` is unknown.
     """
+    for name, value in (("logits_a", logits_a), ("logits_b", logits_b), ("mixed", mixed)):
+        check_tensor("pair_score", name, value)
     return torch.ops.lada_ext.pair_score(logits_a, logits_b, mixed, gamma, score)
 
 
@@ -54,7 +56,8 @@ def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float =
         ValueError: a shape is wrong, or `score` is unknown, or on the CPU a pair names no row (the first is named). On
             CUDA such a pair is NaN; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
-    check_tensor("indexed_pair_score", "pairs", pairs)
+    for name, value in (("own", own), ("pairs", pairs), ("mixed", mixed)):
+        check_tensor("indexed_pair_score", name, value)
     return torch.ops.lada_ext.indexed_pair_score(own, pairs, mixed, gamma, score)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lada_ext._library import register_fake, score_dtype
+from lada_ext._library import check_tensor, register_fake, score_dtype
 from lada_ext._vmap import Dims, fold, one_by_one, pairs_of, unfold
 
 _ops = torch.ops.lada_ext

@@ -508,6 +508,22 @@ def test_errors_of_options_and_pairs() -> None:
         lada_ext.beta_mix_pairs(h.requires_grad_(), pairs, 1.0, 2, key, out=(mixed, lam))[0].sum().backward()
 
 
+def test_out_must_be_a_pair_of_tensors() -> None:
+    h, pairs, key = torch.rand(4, 3), torch.tensor([[0, 1]]), lada_ext.make_key(1)
+    mixed, lam = torch.empty(4, 2, 3), torch.empty(4, 2)
+    for out, message in [
+        (mixed, r"out must be a pair of tensors, \(mixed, lam\), got Tensor"),
+        ((mixed,), r"out must be a pair of tensors, \(mixed, lam\), got tuple of 1"),
+        ((mixed, None), "lam of out must be a tensor, got NoneType"),
+    ]:
+        with pytest.raises(TypeError, match=f"beta_mix: {message}"):
+            lada_ext.beta_mix(h, h, 1.0, 2, key, out=out)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"beta_mix_pairs: {message}"):
+            lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key, out=out)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="beta_mix: grad must be 'implicit' or 'pathwise', got 'exact'"):
+        lada_ext.beta_mix(h, h, 1.0, 2, key, out=(mixed, lam), grad="exact")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["mixed", "lam"])
 def test_out_with_a_history_is_refused(name: str) -> None:
     h, key = torch.rand(4, 3), lada_ext.make_key(1)
