@@ -23,7 +23,7 @@ except ImportError:
     sys.exit(
         "lada-ext is compiled against the torch of your environment, and no torch is importable here.\n"
         "If pip isolated this build, turn that off. In the environment that has (or shall have) torch:\n"
-        "    pip install torch torchvision "setuptools>=77" ninja\n"
+        '    pip install torch torchvision "setuptools>=77" ninja\n'
         "    pip install --no-build-isolation .\n"
     )
 
@@ -153,10 +153,11 @@ def extension() -> CppExtension:
 
 
 class FreshBuild(build):
-    """Packs what the sources are now, not what an earlier build left in build/lib."""
+    """Packs what the sources are now, not what an earlier build of these packages left in build/lib."""
 
     def run(self) -> None:
-        shutil.rmtree(self.build_lib, ignore_errors=True)
+        for package in {name.split(".")[0] for name in self.distribution.packages}:
+            shutil.rmtree(Path(self.build_lib, package), ignore_errors=True)
         super().run()
 
 

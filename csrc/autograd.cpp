@@ -45,6 +45,15 @@ at::ScalarType widest(const Tensor& first, const Tensors&... others) {
   return type;
 }
 
+// The tensors in the widest of their types. Where one is none, or is not floating, they stay as they are, for the op to
+// name what is wrong.
+template <class... Tensors>
+std::array<Tensor, sizeof...(Tensors)> in_widest(const Tensors&... tensors) {
+  if (!((tensors.defined() && tensors.is_floating_point()) && ...)) return {tensors...};
+  const at::ScalarType type = widest(tensors...);
+  return {tensors.to(type)...};
+}
+
 using Mixed = std::tuple<Tensor, Tensor>;
 using std::string_view;
 
@@ -70,8 +79,9 @@ auto& mix_op() {
 
 auto& mix_backward_op() {
   static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(
-      const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-      const OptionalTensor&, string_view, bool, std::array<bool, 3>)>("lada_ext::beta_mix_backward");
+      const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&,
+      const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 3>, bool)>(
+      "lada_ext::beta_mix_backward");
   return op;
 }
 
@@ -83,8 +93,8 @@ auto& mix_pairs_op() {
 
 auto& mix_pairs_backward_op() {
   static const auto op =
-      find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&,
-                    const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 2>)>(
+      find_op<Mixed(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
+                    const Tensor&, const OptionalTensor&, string_view, bool, std::array<bool, 2>, c10::SymInt, bool)>(
           "lada_ext::beta_mix_pairs_backward");
   return op;
 }
@@ -115,14 +125,26 @@ struct SampleFunction : torch::autograd::Function<SampleFunction> {
   }
 };
 
+// The features enter the gradient to tau alone, and are kept for nothing else.
+Tensor if_learned(const Tensor& tau, const Tensor& features) { return tau.requires_grad() ? features : Tensor(); }
+
+// Whether the rows of a result, which is dense in one order or the other, have their channels last.
+bool has_channels_last(const Tensor& mixed) { return (mixed.dim() == 5 || mixed.dim() == 6) && !mixed.is_contiguous(); }
+
+// Of an autograd function's two results: lam has no history if tau has none. (Compiled autograd has no
+// mark_non_differentiable.)
+Mixed with_plain_lam(const variable_list& out, const Tensor& tau) {
+  return {out[0], tau.requires_grad() ? out[1] : out[1].detach()};
+}
+
 struct MixFunction : torch::autograd::Function<MixFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n,
                                const Tensor& key, const OptionalTensor& index, string_view grad, bool log_tau) {
-    ctx->save_for_backward({a, b, tau, key, or_undefined(index)});
+    ctx->save_for_backward({if_learned(tau, a), if_learned(tau, b), tau, key, or_undefined(index)});
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [mixed, lam] = mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
-    if (!tau.requires_grad()) ctx->mark_non_differentiable({lam});
+    ctx->saved_data["channels_last"] = has_channels_last(mixed);
     return {mixed, lam};
   }
 
@@ -131,9 +153,10 @@ struct MixFunction : torch::autograd::Function<MixFunction> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 3> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
-    auto [grad_a, grad_b, grad_tau] = mix_backward_op().call(
-        if_defined(grads[0]), if_defined(grads[1]), saved[0], saved[1], saved[2], saved[3], if_defined(saved[4]),
-        ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed);
+    auto [grad_a, grad_b, grad_tau] =
+        mix_backward_op().call(if_defined(grads[0]), if_defined(grads[1]), if_defined(saved[0]), if_defined(saved[1]),
+                               saved[2], saved[3], if_defined(saved[4]), ctx->saved_data["grad"].toStringRef(),
+                               ctx->saved_data["log_tau"].toBool(), needed, ctx->saved_data["channels_last"].toBool());
     if (needed[0]) result[0] = grad_a;
     if (needed[1]) result[1] = grad_b;
     if (needed[2]) result[2] = grad_tau;
@@ -145,11 +168,12 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& h, const Tensor& pairs, const Tensor& tau,
                                c10::SymInt n, const Tensor& key, const OptionalTensor& index, string_view grad,
                                bool log_tau) {
-    ctx->save_for_backward({h, pairs, tau, key, or_undefined(index)});
+    ctx->save_for_backward({if_learned(tau, h), pairs, tau, key, or_undefined(index)});
+    ctx->saved_data["rows"] = h.dim() > 0 ? h.sym_size(0) : c10::SymInt(0);
     save_options(ctx, grad, log_tau);
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [mixed, lam] = mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
-    if (!tau.requires_grad()) ctx->mark_non_differentiable({lam});
+    ctx->saved_data["channels_last"] = has_channels_last(mixed);
     return {mixed, lam};
   }
 
@@ -159,8 +183,9 @@ struct MixPairsFunction : torch::autograd::Function<MixPairsFunction> {
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 2> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(2)};
     auto [grad_h, grad_tau] = mix_pairs_backward_op().call(
-        if_defined(grads[0]), if_defined(grads[1]), saved[0], saved[1], saved[2], saved[3], if_defined(saved[4]),
-        ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed);
+        if_defined(grads[0]), if_defined(grads[1]), if_defined(saved[0]), saved[1], saved[2], saved[3],
+        if_defined(saved[4]), ctx->saved_data["grad"].toStringRef(), ctx->saved_data["log_tau"].toBool(), needed,
+        ctx->saved_data["rows"].toSymInt(), ctx->saved_data["channels_last"].toBool());
     if (needed[0]) result[0] = grad_h;
     if (needed[1]) result[2] = grad_tau;
     return result;
@@ -176,20 +201,16 @@ Tensor sample(const Tensor& tau, c10::SymInt n, const Tensor& key, const Optiona
 
 Mixed mix(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
           const OptionalTensor& index, string_view grad, bool log_tau) {
-  if (needs_gradient(a, b, tau)) {
-    const variable_list out = MixFunction::apply(a, b, tau, std::move(n), key, index, grad, log_tau);
-    return {out[0], out[1]};
-  }
+  if (needs_gradient(a, b, tau))
+    return with_plain_lam(MixFunction::apply(a, b, tau, std::move(n), key, index, grad, log_tau), tau);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return mix_op().call(a, b, tau, std::move(n), key, index, grad, log_tau);
 }
 
 Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::SymInt n, const Tensor& key,
                 const OptionalTensor& index, string_view grad, bool log_tau) {
-  if (needs_gradient(h, tau)) {
-    const variable_list out = MixPairsFunction::apply(h, pairs, tau, std::move(n), key, index, grad, log_tau);
-    return {out[0], out[1]};
-  }
+  if (needs_gradient(h, tau))
+    return with_plain_lam(MixPairsFunction::apply(h, pairs, tau, std::move(n), key, index, grad, log_tau), tau);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return mix_pairs_op().call(h, pairs, tau, std::move(n), key, index, grad, log_tau);
 }
@@ -198,8 +219,8 @@ Mixed mix_pairs(const Tensor& h, const Tensor& pairs, const Tensor& tau, c10::Sy
 Mixed mix_under_autocast(const Tensor& a, const Tensor& b, const Tensor& tau, c10::SymInt n, const Tensor& key,
                          const OptionalTensor& index, string_view grad, bool log_tau) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(a, b);
-  return mix_op().call(a.to(type), b.to(type), tau, std::move(n), key, index, grad, log_tau);
+  const auto [x, y] = in_widest(a, b);
+  return mix_op().call(x, y, tau, std::move(n), key, index, grad, log_tau);
 }
 
 auto& relu_mix_op() {
@@ -252,9 +273,8 @@ Tensor relu_mix_logits(const Tensor& a, const Tensor& b, const Tensor& lam, cons
 Tensor relu_mix_logits_under_autocast(const Tensor& a, const Tensor& b, const Tensor& lam, const Tensor& weight,
                                       const OptionalTensor& bias) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(a, b, weight);
-  return relu_mix_op().call(a.to(type), b.to(type), lam, weight.to(type),
-                            bias ? OptionalTensor(bias->to(type)) : std::nullopt);
+  const auto [x, y, w, shift] = in_widest(a, b, weight, bias ? *bias : weight);
+  return relu_mix_op().call(x, y, lam, w, bias ? OptionalTensor(shift) : std::nullopt);
 }
 
 auto& conv_relu_pool_op() {
@@ -279,7 +299,6 @@ struct ConvReluPoolFunction : torch::autograd::Function<ConvReluPoolFunction> {
     ctx->save_for_backward({image, weight, where});
     ctx->saved_data["padding"] = std::move(padding);
     ctx->saved_data["has_bias"] = bias.has_value();
-    ctx->mark_non_differentiable({where});
     ctx->set_materialize_grads(false);
     return {result, where};
   }
@@ -313,9 +332,8 @@ std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& wei
 std::tuple<Tensor, Tensor> conv_relu_pool_under_autocast(const Tensor& image, const Tensor& weight,
                                                          const OptionalTensor& bias, c10::SymInt padding) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(image, weight);
-  return conv_relu_pool_op().call(image.to(type), weight.to(type), bias ? OptionalTensor(bias->to(type)) : std::nullopt,
-                                  std::move(padding));
+  const auto [x, w, shift] = in_widest(image, weight, bias ? *bias : weight);
+  return conv_relu_pool_op().call(x, w, bias ? OptionalTensor(shift) : std::nullopt, std::move(padding));
 }
 
 auto& labels_op() {
@@ -638,23 +656,23 @@ Tensor score(const Tensor& logits, Options... options) {
 Tensor pair_score_under_autocast(const Tensor& logits_a, const Tensor& logits_b, const Tensor& mixed, double gamma,
                                  string_view score) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(logits_a, logits_b, mixed);
-  return pair_score_op().call(logits_a.to(type), logits_b.to(type), mixed.to(type), gamma, score);
+  const auto [a, b, of_mixed] = in_widest(logits_a, logits_b, mixed);
+  return pair_score_op().call(a, b, of_mixed, gamma, score);
 }
 
 Tensor k_center_greedy_under_autocast(const Tensor& features, const Tensor& centers, c10::SymInt k) {
   static const auto op = find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt)>("lada_ext::k_center_greedy");
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(features, centers);
-  return op.call(features.to(type), centers.to(type), std::move(k));
+  const auto [rows, fixed] = in_widest(features, centers);
+  return op.call(rows, fixed, std::move(k));
 }
 
 Tensor badge_select_under_autocast(const Tensor& features, const Tensor& logits, c10::SymInt k, const Tensor& key) {
   static const auto op =
       find_op<Tensor(const Tensor&, const Tensor&, c10::SymInt, const Tensor&)>("lada_ext::badge_select");
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-  const at::ScalarType type = widest(features, logits);
-  return op.call(features.to(type), logits.to(type), std::move(k), key);
+  const auto [rows, scores] = in_widest(features, logits);
+  return op.call(rows, scores, std::move(k), key);
 }
 
 void implement_under_autocast(torch::Library& m) {

@@ -61,9 +61,11 @@ TORCH_LIBRARY(lada_ext, m) {
       "beta_mix.out(Tensor a, Tensor b, Tensor tau, SymInt n, Tensor key, Tensor? index=None, bool log_tau=False, *, "
       "Tensor(a!) mixed, Tensor(b!) lam) -> ()",
       pure);
+  // The features enter the gradient to tau alone. Where it is not needed they may be None; then grad_mixed tells their
+  // shape (but for the rows of h), and channels_last their order in memory.
   m.def(
-      "beta_mix_backward(Tensor? grad_mixed, Tensor? grad_lam, Tensor a, Tensor b, Tensor tau, Tensor key, Tensor? "
-      "index, str grad, bool log_tau, bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      "beta_mix_backward(Tensor? grad_mixed, Tensor? grad_lam, Tensor? a, Tensor? b, Tensor tau, Tensor key, Tensor? "
+      "index, str grad, bool log_tau, bool[3] needed, bool channels_last=False) -> (Tensor, Tensor, Tensor)",
       pure);
   m.def(
       "beta_mix_pairs(Tensor h, Tensor pairs, Tensor tau, SymInt n, Tensor key, Tensor? index=None, str "
@@ -74,8 +76,9 @@ TORCH_LIBRARY(lada_ext, m) {
       "log_tau=False, *, Tensor(a!) mixed, Tensor(b!) lam) -> ()",
       pure);
   m.def(
-      "beta_mix_pairs_backward(Tensor? grad_mixed, Tensor? grad_lam, Tensor h, Tensor pairs, Tensor tau, Tensor key, "
-      "Tensor? index, str grad, bool log_tau, bool[2] needed) -> (Tensor, Tensor)",
+      "beta_mix_pairs_backward(Tensor? grad_mixed, Tensor? grad_lam, Tensor? h, Tensor pairs, Tensor tau, Tensor key, "
+      "Tensor? index, str grad, bool log_tau, bool[2] needed, SymInt rows=0, bool channels_last=False) -> (Tensor, "
+      "Tensor)",
       pure);
 
   m.def("relu_mix_logits(Tensor a, Tensor b, Tensor lam, Tensor weight, Tensor? bias=None) -> Tensor", pure);

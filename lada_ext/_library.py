@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-try:
-    from lada_ext import _C
-except ImportError as error:
-    raise ImportError(
-        f"lada_ext's compiled ops cannot be loaded ({error}).\n"
+
+def _cannot_load(reason: object) -> ImportError:
+    return ImportError(
+        f"lada_ext's compiled ops cannot be loaded ({reason}).\n"
         "Build them in the environment that has torch, from the folder of the project:\n"
         "    pip install --no-build-isolation .\n"
         "and again after changing torch. Run Python from another folder than the checkout, or install with -e."
-    ) from error
+    )
+
+
+try:
+    from lada_ext import _C
+except ImportError as error:
+    raise _cannot_load(error) from error
 
 
 def build_info() -> dict[str, Any]:
@@ -42,12 +48,21 @@ def check_tensor(op: str, name: str, value: object) -> None:
 Fake = TypeVar("Fake", bound=Callable[..., Any])
 
 
+def require_op(op: str) -> None:
+    """That the library has the op: one that was built from older sources has not."""
+    name, _, overload = op.removeprefix("lada_ext::").partition(".")
+    found = getattr(torch.ops.lada_ext, name, None)
+    if found is None or not hasattr(found, overload or "default"):
+        raise _cannot_load(f"they are of an older build, without {name}")
+
+
 def register_fake(op: str) -> Callable[[Fake], Fake]:
-    """torch.library.register_fake, for ops whose tensors are on one device.
+    """torch.library.register_fake, for ops that the library has and whose tensors are on one device.
 
     The dispatcher takes a call for one of the meta device if one tensor is there; a result made like another tensor,
     which is not, would be memory that nobody has written.
     """
+    require_op(op)
 
     def register(fake: Fake) -> Fake:
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -68,12 +83,20 @@ def score_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def _in_range(number: float, dtype: torch.dtype) -> float:
+    """A finite number as the nearest one that is finite in `dtype`, and positive if it is."""
+    limits = torch.finfo(dtype)
+    if not -math.inf < number < math.inf:
+        return number
+    return min(max(number, limits.tiny if number > 0 else -limits.max), limits.max)
+
+
 def for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """tau as (P,)."""
     if tau is None or isinstance(tau, str | list | tuple):
         raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
     if not isinstance(tau, Tensor):
-        return torch.full((pairs,), float(tau), dtype=dtype, device=device)
+        return torch.full((pairs,), _in_range(float(tau), dtype), dtype=dtype, device=device)
     if tau.dim() == 0:
         return tau.expand(pairs)
     return tau.squeeze(1) if tau.dim() == 2 and tau.shape[1] == 1 else tau

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._images import Numbers, constants, empty_images
-from lada_ext._library import register_fake
+from lada_ext._library import check_tensor, register_fake
 
 
 def affine_sample(
@@ -46,6 +46,8 @@ def affine_sample(
         TypeError: a dtype is wrong.
         ValueError: a shape or an option is wrong, or a std is not positive (on CUDA only with LADA_EXT_CHECK=1).
     """
+    check_tensor("affine_sample", "image", image)
+    check_tensor("affine_sample", "theta", theta)
     if isinstance(size, int):
         raise TypeError(f"affine_sample: size must be a height and a width, got {size}")
     height_width = list(image.shape[-2:] if size is None else size)

@@ -7,7 +7,7 @@ Section 3.3.1, accurate to float precision for every tau > 0. Its autograd is cs
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -72,6 +72,9 @@ def beta_mix(
 ) -> Mixed:
     """h_mix^n = lam^n a + (1 - lam^n) b with lam^n ~ Beta(tau, tau), Eq. 10 of the paper.
 
+    For small tau, lam or 1 - lam underflows to 0, and 0 times an infinite feature is NaN: logits of -inf are for
+    `mixed_pair_score`, which keeps both weights positive.
+
     Args:
         a: (P, ...) features or images in float64, float32, float16 or bfloat16, of any strides. Rows that lie apart, or
             repeat, are read where they are.
@@ -81,7 +84,8 @@ def beta_mix(
         key: int64[2] from `make_key`, on the device of a.
         index: (P,) int64, what names each pair in the random stream; default 0, 1, ..., P - 1.
         grad, log_tau: see `beta_sample`.
-        out: tensors like the two results, to be written into; no gradients then.
+        out: (mixed, lam) to be written into, of just the shapes, dtypes and strides that the results would have; no
+            gradients then.
 
     Returns:
         mixed, (P, n, ...) with the dtype of `a`, channels last where `a` is; and lam, (P, n) in float32, or float64 for
@@ -89,8 +93,9 @@ def beta_mix(
         allocated.
 
     Raises:
-        TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, or on the CPU a tau is not positive (see `beta_sample`).
+        TypeError: a dtype is wrong, or `out` is no pair of tensors.
+        ValueError: a shape, a stride of `out` or `grad` is wrong, or on the CPU a tau is not positive (see
+            `beta_sample`).
     """
     check_tensor("beta_mix", "a", a)
     check_tensor("beta_mix", "key", key)
@@ -98,8 +103,10 @@ def beta_mix(
     if out is None:
         mixed, lam = _ops.beta_mix(a, b, taus, n, key, index, grad, log_tau)
         return mixed, lam
-    _ops.beta_mix.out(a, b, taus, n, key, index, log_tau, mixed=out[0], lam=out[1])
-    return out
+    check_gradient("beta_mix", grad)
+    results = _tensors_of("beta_mix", out)
+    _ops.beta_mix.out(a, b, taus, n, key, index, log_tau, mixed=results[0], lam=results[1])
+    return results
 
 
 def beta_mix_pairs(
@@ -126,8 +133,7 @@ def beta_mix_pairs(
         mixed, (P, n, ...), and lam, (P, n), as in `beta_mix`. Differentiable once, in h and tau.
 
     Raises:
-        TypeError: a dtype is wrong.
-        ValueError: a shape is wrong, or on the CPU a tau is not positive or a row does not exist (the first is named).
+        TypeError, ValueError: as `beta_mix`; ValueError, too, if on the CPU a row does not exist (the first is named).
             On CUDA a pair of rows that do not exist gives NaN.
     """
     check_tensor("beta_mix_pairs", "h", h)
@@ -137,8 +143,10 @@ def beta_mix_pairs(
     if out is None:
         mixed, lam = _ops.beta_mix_pairs(h, pairs, taus, n, key, index, grad, log_tau)
         return mixed, lam
-    _ops.beta_mix_pairs.out(h, pairs, taus, n, key, index, log_tau, mixed=out[0], lam=out[1])
-    return out
+    check_gradient("beta_mix_pairs", grad)
+    results = _tensors_of("beta_mix_pairs", out)
+    _ops.beta_mix_pairs.out(h, pairs, taus, n, key, index, log_tau, mixed=results[0], lam=results[1])
+    return results
 
 
 def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
@@ -156,7 +164,23 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
         TypeError: a dtype is wrong.
         ValueError: the shapes differ, or on the CPU a tau is not positive.
     """
+    check_tensor("beta_logit_grad", "x", x)
+    check_tensor("beta_logit_grad", "tau", tau)
     return _ops.beta_logit_grad(x, tau)
+
+
+def check_gradient(op: str, grad: str) -> None:
+    if grad not in get_args(Gradient):
+        raise ValueError(f"{op}: grad must be 'implicit' or 'pathwise', got {grad!r}")
+
+
+def _tensors_of(op: str, out: Mixed) -> Mixed:
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        size = f" of {len(out)}" if isinstance(out, tuple | list) else ""
+        raise TypeError(f"{op}: out must be a pair of tensors, (mixed, lam), got {type(out).__name__}{size}")
+    for name, tensor in zip(("mixed", "lam"), out, strict=True):
+        check_tensor(op, f"{name} of out", tensor)
+    return out
 
 
 def _order_of(rows: Tensor) -> torch.memory_format:
@@ -168,8 +192,15 @@ def _order_of(rows: Tensor) -> torch.memory_format:
     return last
 
 
-def _like_rows(rows: Tensor) -> Tensor:
-    return torch.empty(rows.shape, dtype=rows.dtype, device=rows.device, memory_format=_order_of(rows))
+def _like_rows(features: Tensor | None, grad_mixed: Tensor | None, rows: int, channels_last: bool) -> Tensor:
+    """The gradient to the rows of `features`; without them it has the type and the shape of those of grad_mixed."""
+    if features is not None:
+        return torch.empty_like(features, memory_format=_order_of(features))
+    assert grad_mixed is not None
+    shape, order = (rows, *grad_mixed.shape[2:]), torch.contiguous_format
+    if channels_last:
+        order = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    return torch.empty(shape, dtype=grad_mixed.dtype, device=grad_mixed.device, memory_format=order)
 
 
 def _like_mixed(rows: Tensor, pairs: int, n: int) -> Mixed:
@@ -213,21 +244,42 @@ for _name in ("beta_mix.out", "beta_mix_pairs.out"):
 
 @register_fake("lada_ext::beta_mix_backward")
 def _(
-    grad_mixed: Tensor | None, grad_lam: Tensor | None, a: Tensor, b: Tensor, tau: Tensor, *rest: Any
+    grad_mixed: Tensor | None,
+    grad_lam: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    tau: Tensor,
+    key: Tensor,
+    index: Tensor | None,
+    grad: str,
+    log_tau: bool,
+    needed: list[bool],
+    channels_last: bool = False,
 ) -> tuple[Tensor, ...]:
-    del grad_mixed, grad_lam
-    needed = rest[-1]
-    order = _order_of(a)
-    grads = [torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=order) for t in (a, b)]
+    del grad_lam, b, key, index, grad, log_tau
+    grads = [_like_rows(a, grad_mixed, tau.shape[0], channels_last) for _ in "ab"]
     grads.append(tau.new_empty(tau.shape))
     return tuple(g if need else g.new_empty(0) for g, need in zip(grads, needed, strict=True))
 
 
 @register_fake("lada_ext::beta_mix_pairs_backward")
-def _(grad_mixed: Tensor | None, grad_lam: Tensor | None, h: Tensor, pairs: Tensor, tau: Tensor, *rest: Any) -> Mixed:
-    del grad_mixed, grad_lam, pairs
-    needed = rest[-1]
-    return _like_rows(h) if needed[0] else h.new_empty(0), tau.new_empty(tau.shape if needed[1] else 0)
+def _(
+    grad_mixed: Tensor | None,
+    grad_lam: Tensor | None,
+    h: Tensor | None,
+    pairs: Tensor,
+    tau: Tensor,
+    key: Tensor,
+    index: Tensor | None,
+    grad: str,
+    log_tau: bool,
+    needed: list[bool],
+    rows: int = 0,
+    channels_last: bool = False,
+) -> Mixed:
+    del grad_lam, pairs, key, index, grad, log_tau
+    grad_h = _like_rows(h, grad_mixed, rows, channels_last)
+    return grad_h if needed[0] else grad_h.new_empty(0), tau.new_empty(tau.shape if needed[1] else 0)
 
 
 def _vmap_sample(

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from lada_ext._library import check_tensor, register_fake
 from lada_ext._vmap import Dims, one_by_one
 
-_op = torch.ops.lada_ext.conv_relu_pool
+_ops = torch.ops.lada_ext
 
 
 def conv_relu_pool(image: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0) -> Tensor:
@@ -37,7 +37,7 @@ def conv_relu_pool(image: Tensor, weight: Tensor, bias: Tensor | None = None, pa
     """
     check_tensor("conv_relu_pool", "image", image)
     if image.device.type in ("cpu", "meta"):
-        return _op(image, weight, bias, padding)[0]
+        return _ops.conv_relu_pool(image, weight, bias, padding)[0]
     return F.max_pool2d(F.relu(F.conv2d(image, weight, bias, padding=padding)), 2)
 
 
@@ -67,7 +67,7 @@ def _(
 
 
 def _vmap(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
-    return one_by_one(_op, info.batch_size, dims, args)
+    return one_by_one(_ops.conv_relu_pool, info.batch_size, dims, args)
 
 
 torch.library.register_vmap("lada_ext::conv_relu_pool", _vmap)

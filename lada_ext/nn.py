@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lada_ext._images import Numbers
 from lada_ext.affine_sample import affine_sample
-from lada_ext.beta_mix import Gradient, beta_mix_pairs
+from lada_ext.beta_mix import Gradient, beta_mix_pairs, check_gradient
 from lada_ext.conv_relu_pool import conv_relu_pool
 from lada_ext.keys import make_key
 
@@ -42,8 +41,7 @@ class BetaMix(nn.Module):
             raise ValueError(f"BetaMix: tau must be positive, got {tau}")
         if samples is not None and samples < 1:
             raise ValueError(f"BetaMix: samples must be at least 1, or None, got {samples}")
-        if grad not in get_args(Gradient):
-            raise ValueError(f"BetaMix: grad must be 'implicit' or 'pathwise', got {grad!r}")
+        check_gradient("BetaMix", grad)
         self.tau, self.samples, self.grad = tau, samples, grad
         self.log_tau = nn.Parameter(torch.empty(())) if learn else None
         self.reset_parameters()
@@ -124,8 +122,10 @@ class AffineSample(nn.Module):
         super().__init__()
         self.size, self.mode, self.padding_mode, self.align_corners = size, mode, padding_mode, align_corners
         self.statistics = None if normalize is None else [[float(number) for number in each] for each in normalize]
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         for name, numbers in zip(("mean", "std"), self.statistics or (None, None), strict=True):
-            self.register_buffer(name, None if numbers is None else torch.tensor(numbers), persistent=False)
+            made = None if numbers is None else torch.tensor(numbers, dtype=dtype)
+            self.register_buffer(name, made, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AffineSample:
         """Moved or cast; statistics are made anew, since half precision or the meta device would have lost them."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lada_ext._library import check_tensor, for_each, register_fake, score_dtype
+from lada_ext._library import check_tensor, for_each, register_fake, require_op, score_dtype
 from lada_ext._vmap import register_folded
 
 
@@ -34,6 +34,8 @@ def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float =
         TypeError: the dtypes are not floating or differ.
         ValueError: the shapes do not fit, or `score` is unknown.
     """
+    for name, value in (("logits_a", logits_a), ("logits_b", logits_b), ("mixed", mixed)):
+        check_tensor("pair_score", name, value)
     return torch.ops.lada_ext.pair_score(logits_a, logits_b, mixed, gamma, score)
 
 
@@ -54,7 +56,8 @@ def indexed_pair_score(own: Tensor, pairs: Tensor, mixed: Tensor, gamma: float =
         ValueError: a shape is wrong, or `score` is unknown, or on the CPU a pair names no row (the first is named). On
             CUDA such a pair is NaN; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
-    check_tensor("indexed_pair_score", "pairs", pairs)
+    for name, value in (("own", own), ("pairs", pairs), ("mixed", mixed)):
+        check_tensor("indexed_pair_score", name, value)
     return torch.ops.lada_ext.indexed_pair_score(own, pairs, mixed, gamma, score)
 
 
@@ -70,13 +73,16 @@ def mixed_pair_score(
 ) -> Tensor:
     """Eq. 13 where the mixed layer feeds the last linear layer: draws lam ~ Beta(tau, tau), mixes and scores in one.
 
-    Equals ``pair_score(a, b, beta_mix(a, b, tau, n, key, index)[0], gamma, score)`` for ``a, b = logits[pairs]``.
+    Equals ``pair_score(a, b, beta_mix(a, b, tau, n, key, index)[0], gamma, score)`` for ``a, b = logits[pairs]``, but
+    where lam or 1 - lam underflows to 0, as it does for small tau: a logit of -inf times 0 is NaN in that composition,
+    while here a weight is never below the smallest normal number, so that the class stays impossible.
 
     Args:
         logits: (M, C) logits of the pool, in float64, float32, float16 or bfloat16.
         pairs: (P, 2) int64, rows of `logits`.
         tau: (P,) or (P, 1) concentrations, positive, or one number for all pairs.
-        n: number of draws for each pair, N >= 1.
+        n: number of draws for each pair, 1 <= N < 2^31. On the CPU each thread holds those of 64 pairs, at most 1.5 KiB
+            for each of the n.
         key: int64[2] from `make_key`, on the device of logits.
         gamma: weight of the look-ahead term.
         score: "entropy" (bits) or "variation_ratio".
@@ -182,28 +188,13 @@ def top_pairs(
     check_tensor("top_pairs", "logits", logits)
     if nodes is not None and len(nodes) != 2:
         raise ValueError(f"top_pairs: nodes must be (lam, weights), got {len(nodes)} of them")
-    lam, weights = beta_nodes(float(tau), n_nodes) if nodes is None else _symmetric(*nodes)
-    scores, pairs, evaluated = torch.ops.lada_ext.top_pairs(
-        logits.detach(), k, lam, weights, gamma, score, disjoint, prune
-    )
-    rows = logits.shape[0]
-    return TopPairs(scores, pairs, evaluated / max(1.0, rows * (rows - 1) / 2))
-
-
-def _symmetric(lam: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    lam, weights = beta_nodes(float(tau), n_nodes) if nodes is None else nodes
     for name, value in (("lam", lam), ("weights", weights)):
         check_tensor("top_pairs", f"{name} of nodes", value)
     if lam.dim() != 1 or lam.shape != weights.shape:
         shapes = f"{tuple(lam.shape)} and {tuple(weights.shape)}"
         raise ValueError(f"top_pairs: lam and weights of nodes must both have shape (n,), got {shapes}")
-    if not weights.isfinite().all():
-        raise ValueError("top_pairs: weights of nodes must be finite")
-    order = lam.argsort()
-    lam, weights = lam[order], weights[order]
-    mirrored, of_mirrored = 1 - lam.flip(0), weights.flip(0)
-    if torch.allclose(lam, mirrored, rtol=0, atol=1e-15) and torch.equal(weights, of_mirrored):
-        return lam, weights
-    return torch.cat([lam, mirrored]), torch.cat([weights, of_mirrored]) / 2
+    return TopPairs(*torch.ops.lada_ext.top_pairs(logits.detach(), k, lam, weights, gamma, score, disjoint, prune))
 
 
 @register_fake("lada_ext::pair_score")
@@ -267,6 +258,9 @@ def _(
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((logits, tau), needed, strict=True))
 
 
+require_op("lada_ext::top_pairs")
+
+
 @torch.library.register_fake("lada_ext::top_pairs")  # not our own: nodes are on the CPU wherever the logits are
 def _(
     logits: Tensor, k: int, nodes: Tensor, weights: Tensor, gamma: float, score: str, disjoint: bool, prune: bool
@@ -275,7 +269,7 @@ def _(
     if not logits.is_meta and (nodes.is_meta or weights.is_meta):
         raise RuntimeError(f"top_pairs: nodes must be on the CPU, got meta, with logits on {logits.device}")
     scores = logits.new_empty((k,), dtype=score_dtype(logits))
-    return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.int64)
+    return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.float64)
 
 
 register_folded("pair_score", tensors=3)

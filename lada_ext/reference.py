@@ -70,7 +70,9 @@ def mixed_pair_score(
 ) -> Tensor:
     """Eq. 13 where mixing is followed by a linear layer alone, so that logits mix as features do."""
     a, b = logits[pairs].unbind(1)
-    mixed, _ = beta_mix(a, b, tau, n, key, index, bits=bits)
+    lam = beta_sample(tau, n, key, index, bits=bits)[..., None].to(logits.dtype)
+    least = torch.finfo(logits.dtype).tiny  # 0 times a logit of -inf would be NaN
+    mixed = lam.clamp(min=least) * a[:, None] + (1 - lam).clamp(min=least) * b[:, None]
     return pair_score(a, b, mixed, gamma, score)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lada_ext._library import register_fake, score_dtype
+from lada_ext._library import check_tensor, register_fake, score_dtype
 from lada_ext._vmap import Dims, fold, one_by_one, pairs_of, unfold
 
-_op = torch.ops.lada_ext.relu_mix_logits
+_ops = torch.ops.lada_ext
 
 
 def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,7 +34,9 @@ def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Ten
         ValueError: a shape is wrong, or `a`, `b`, `weight` or `bias` requires a gradient. Detach it, or compose
             `beta_mix`, relu and linear, which have one.
     """
-    return _op(a, b, lam, weight, bias)
+    for name, value in (("a", a), ("b", b), ("lam", lam), ("weight", weight)):
+        check_tensor("relu_mix_logits", name, value)
+    return _ops.relu_mix_logits(a, b, lam, weight, bias)
 
 
 @register_fake("lada_ext::relu_mix_logits")
@@ -52,9 +54,9 @@ def _(grad: Tensor, a: Tensor, b: Tensor, lam: Tensor, weight: Tensor) -> Tensor
 def _vmap(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
     """One call for maps over pairs; a call each for maps over classifiers."""
     if any(dim is not None for dim in dims[3:]):
-        return one_by_one(_op, info.batch_size, dims, args)
+        return one_by_one(_ops.relu_mix_logits, info.batch_size, dims, args)
     pairs = (fold(value, dim, info.batch_size) for value, dim in zip(args[:3], dims[:3], strict=True))
-    return unfold(_op(*pairs, *args[3:]), info.batch_size, pairs_of(args[0], dims[0]))
+    return unfold(_ops.relu_mix_logits(*pairs, *args[3:]), info.batch_size, pairs_of(args[0], dims[0]))
 
 
 torch.library.register_vmap("lada_ext::relu_mix_logits", _vmap)

@@ -30,6 +30,7 @@ def entropy(logits: Tensor, base: float = 2.0) -> Tensor:
         TypeError: `logits` is not of a floating dtype.
         ValueError: `logits` has no class axis, or `base` is not a base of a logarithm.
     """
+    check_tensor("entropy", "logits", logits)
     return torch.ops.lada_ext.entropy(logits, base)
 
 
@@ -39,6 +40,7 @@ def variation_ratio(logits: Tensor) -> Tensor:
     Arguments, result and errors are those of `entropy`, without a unit. The gradient at a tie is that of the first of
     the tied classes.
     """
+    check_tensor("variation_ratio", "logits", logits)
     return torch.ops.lada_ext.variation_ratio(logits)
 
 
@@ -48,6 +50,7 @@ def margin(logits: Tensor) -> Tensor:
     Arguments, result and errors are those of `entropy`, without a unit. At ties the gradient takes the first class for
     the likeliest and the next one for the second.
     """
+    check_tensor("margin", "logits", logits)
     return torch.ops.lada_ext.margin(logits)
 
 
@@ -68,6 +71,7 @@ def bald(logits: Tensor, base: float = 2.0) -> Tensor:
         TypeError: `logits` is not of a floating dtype.
         ValueError: `logits` has no pass or no class axis, or `base` is not a base of a logarithm.
     """
+    check_tensor("bald", "logits", logits)
     return torch.ops.lada_ext.bald(logits, base)
 
 

@@ -34,6 +34,7 @@ def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
             CUDA such a row is picked last, and such a center covers nothing; LADA_EXT_CHECK=1 in the environment
             makes it raise.
     """
+    check_tensor("k_center_greedy", "features", features)
     check_tensor("k_center_greedy", "centers", centers)
     return torch.ops.lada_ext.k_center_greedy(features, centers, k)
 
@@ -62,6 +63,8 @@ def badge_select(features: Tensor, logits: Tensor, k: int, key: Tensor) -> Tenso
         ValueError: a shape or k is wrong; or on the CPU an embedding's squared norm is not finite (the first is named).
             On CUDA such a row is picked last; LADA_EXT_CHECK=1 in the environment makes it raise.
     """
+    for name, value in (("features", features), ("logits", logits), ("key", key)):
+        check_tensor("badge_select", name, value)
     return torch.ops.lada_ext.badge_select(features, logits, k, key)
 
 
@@ -81,6 +84,7 @@ def consistency_variance(logits: Tensor) -> Tensor:
         TypeError: `logits` is not of a floating dtype.
         ValueError: `logits` has not three axes, or no view or no class.
     """
+    check_tensor("consistency_variance", "logits", logits)
     return torch.ops.lada_ext.consistency_variance(logits)
 
 

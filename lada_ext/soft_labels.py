@@ -30,8 +30,8 @@ def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tenso
         ValueError: a shape is wrong, or on the CPU a class does not exist (the first is named). On CUDA such a class
             gives NaN in its rows.
     """
-    check_tensor("mix_labels", "y_a", y_a)
-    check_tensor("mix_labels", "y_b", y_b)
+    for name, value in (("y_a", y_a), ("y_b", y_b), ("lam", lam)):
+        check_tensor("mix_labels", name, value)
     return _ops.mix_labels(y_a, y_b, lam, num_classes)
 
 
@@ -60,8 +60,8 @@ def soft_cross_entropy(
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"soft_cross_entropy: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    check_tensor("soft_cross_entropy", "y_a", y_a)
-    check_tensor("soft_cross_entropy", "y_b", y_b)
+    for name, value in (("logits", logits), ("y_a", y_a), ("y_b", y_b), ("lam", lam)):
+        check_tensor("soft_cross_entropy", name, value)
     loss = _ops.soft_cross_entropy(logits, y_a, y_b, lam)
     if reduction == "none":
         return loss

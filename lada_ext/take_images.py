@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._images import Numbers, constants, empty_images
-from lada_ext._library import register_fake
+from lada_ext._library import check_tensor, register_fake
 
 
 def take_images(
@@ -38,6 +38,8 @@ def take_images(
         ValueError: a shape or an option is wrong, padding or mirror comes without a key, or on the CPU a row does not
             exist or a std is not positive. On CUDA (without LADA_EXT_CHECK=1) a row that does not exist is NaN.
     """
+    check_tensor("take_images", "images", images)
+    check_tensor("take_images", "index", index)
     mean, std = constants("take_images", images, normalize)
     return torch.ops.lada_ext.take_images(images, index, key, padding, mirror, mean, std)
 

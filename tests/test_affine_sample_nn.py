@@ -136,6 +136,17 @@ class TestAffineSample:
         assert layer.mean.dtype == layer.std.dtype == torch.float64
         assert (layer.mean.item(), layer.std.item()) == (0.2, 0.4)
 
+    @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+    def test_statistics_are_made_in_full_precision(self, default: torch.dtype) -> None:
+        torch.set_default_dtype(default)
+        try:
+            layer = AffineSample(normalize=([0.1307], [0.3081]))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        expected = torch.float64 if default == torch.float64 else torch.float32
+        assert torch.equal(layer.mean, torch.tensor([0.1307], dtype=expected))
+        assert layer.mean.dtype == layer.std.dtype == expected
+
     def test_statistics_are_not_lost(self) -> None:
         """In half precision they would be rounded, and without memory forgotten."""
         expected = AffineSample(normalize=([0.1307], [0.3081]))

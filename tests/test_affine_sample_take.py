@@ -118,8 +118,9 @@ class TestErrors:
                 lada_ext.take_images(self.images, self.index, **options)
         with pytest.raises(ValueError, match=r"take_images: padding must lie in \[0, 2\^30\), got -1"):
             lada_ext.take_images(self.images, self.index, self.key, padding=-1)
-        with pytest.raises(ValueError, match="take_images: std must be positive"):
-            lada_ext.take_images(self.images, self.index, normalize=([0.5], [0.0]))
+        for bad in (0.0, float("nan")):
+            with pytest.raises(ValueError, match=rf"take_images: std must be positive, got std\[0\] = {bad:g}"):
+                lada_ext.take_images(self.images, self.index, normalize=([0.5], [bad]))
         with pytest.raises(ValueError, match="take_images: mean of normalize is a constant"):
             lada_ext.take_images(self.images, self.index, normalize=(torch.ones(1, requires_grad=True), [1.0]))
 

@@ -6,6 +6,7 @@ import csv
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -507,6 +508,22 @@ def test_errors_of_options_and_pairs() -> None:
         lada_ext.beta_mix_pairs(h.requires_grad_(), pairs, 1.0, 2, key, out=(mixed, lam))[0].sum().backward()
 
 
+def test_out_must_be_a_pair_of_tensors() -> None:
+    h, pairs, key = torch.rand(4, 3), torch.tensor([[0, 1]]), lada_ext.make_key(1)
+    mixed, lam = torch.empty(4, 2, 3), torch.empty(4, 2)
+    for out, message in [
+        (mixed, r"out must be a pair of tensors, \(mixed, lam\), got Tensor"),
+        ((mixed,), r"out must be a pair of tensors, \(mixed, lam\), got tuple of 1"),
+        ((mixed, None), "lam of out must be a tensor, got NoneType"),
+    ]:
+        with pytest.raises(TypeError, match=f"beta_mix: {message}"):
+            lada_ext.beta_mix(h, h, 1.0, 2, key, out=out)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"beta_mix_pairs: {message}"):
+            lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key, out=out)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="beta_mix: grad must be 'implicit' or 'pathwise', got 'exact'"):
+        lada_ext.beta_mix(h, h, 1.0, 2, key, out=(mixed, lam), grad="exact")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["mixed", "lam"])
 def test_out_with_a_history_is_refused(name: str) -> None:
     h, key = torch.rand(4, 3), lada_ext.make_key(1)
@@ -534,6 +551,71 @@ def test_vmap_mixes_no_rows_of_other_maps(pair: list[int], mapped: bool) -> None
     mix = torch.vmap(lambda h, pairs: lada_ext.beta_mix_pairs(h, pairs, 1.0, 2, key), (0, 0 if mapped else None))
     with pytest.raises(ValueError, match="pairs must lie in"):
         mix(h, pairs)
+
+
+class TestFixedTau:
+    """The gradients to the features are made of lam alone, so the features are not kept for them."""
+
+    @pytest.mark.parametrize("name", MIXES)
+    def test_gradient_to_features(self, name: str, dtype: torch.dtype, device: str) -> None:
+        arguments = cast(MIXES[name](generator(name)), dtype, device)
+        weights = weights_like(*lada_ext.beta_mix(**arguments))[:1]
+        mix = lambda **rest: lada_ext.beta_mix(**rest)[:1]  # noqa: E731
+        actual = gradients_of_sums(mix, arguments, weights, ["a", "b"])
+        expected = gradients_of_sums(mix, arguments, weights, ["a", "b", "tau"])
+        for got, want in zip(actual, expected[:2], strict=True):
+            assert torch.equal(got, want)
+            assert got.stride() == want.stride()
+
+    @pytest.mark.parametrize("name", MIXED_PAIRS)
+    def test_gradient_to_rows(self, name: str, dtype: torch.dtype, device: str) -> None:
+        arguments = cast(MIXED_PAIRS[name](generator(name)), dtype, device)
+        weights = weights_like(*lada_ext.beta_mix_pairs(**arguments))[:1]
+        mix = lambda **rest: lada_ext.beta_mix_pairs(**rest)[:1]  # noqa: E731
+        (actual,) = gradients_of_sums(mix, arguments, weights, ["h"])
+        expected, _ = gradients_of_sums(mix, arguments, weights, ["h", "tau"])
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+
+    def test_features_may_be_written_over(self) -> None:
+        key, pairs = lada_ext.make_key(1), torch.tensor([[0, 1], [1, 1], [2, 0]])
+        leaf = torch.rand(4, 3, requires_grad=True)
+        for mix in (
+            lambda h: lada_ext.beta_mix(h, h.flip(0), 0.5, 2, key)[0],
+            lambda h: lada_ext.beta_mix_pairs(h, pairs, 0.5, 2, key)[0],
+        ):
+            (expected,) = torch.autograd.grad(mix(leaf * 1).sum(), leaf)
+            h = leaf * 1
+            mixed = mix(h)
+            h.mul_(2)
+            (actual,) = torch.autograd.grad(mixed.sum(), leaf)
+            assert torch.equal(actual, expected)
+
+    def test_features_are_not_kept(self) -> None:
+        leaf, key = torch.rand(4, 3, requires_grad=True), lada_ext.make_key(1)
+        h = leaf * 1
+        alive = weakref.ref(h.untyped_storage())
+        mixed, _ = lada_ext.beta_mix_pairs(h, torch.tensor([[0, 1]]), 0.5, 2, key)
+        del h
+        assert alive() is None
+        mixed.sum().backward()
+
+    def test_errors_of_the_backward_ops(self) -> None:
+        ops, tau, key = torch.ops.lada_ext, torch.ones(2), lada_ext.make_key(1)
+        a, grad, pairs = torch.rand(2, 3), torch.rand(2, 4, 3), torch.tensor([[0, 1], [1, 5]])
+        rest = (key, None, "implicit", False)
+        with pytest.raises(ValueError, match="give both of a and b, or neither"):
+            ops.beta_mix_backward(grad, None, a, None, tau, *rest, [True, True, False])
+        with pytest.raises(ValueError, match="neither if the gradient to tau is not needed"):
+            ops.beta_mix_backward(grad, None, None, None, tau, *rest, [True, True, True])
+        with pytest.raises(ValueError, match="grad_mixed must not be None where the features are"):
+            ops.beta_mix_backward(None, grad[..., 0], None, None, tau, *rest, [True, True, False])
+        with pytest.raises(ValueError, match=r"rows of shape \[2, 3\] have no channels to come last"):
+            ops.beta_mix_backward(grad, None, None, None, tau, *rest, [True, True, False], True)
+        with pytest.raises(ValueError, match="h must not be None if the gradient to tau is needed"):
+            ops.beta_mix_pairs_backward(grad, None, None, pairs, tau, *rest, [True, True], 6)
+        with pytest.raises(ValueError, match=r"pairs must lie in \[0, 5\), got pairs\[1, 1\] = 5"):
+            ops.beta_mix_pairs_backward(grad, None, None, pairs, tau, *rest, [True, False], 5)
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -627,6 +709,37 @@ def test_autocast_takes_the_wider_dtype() -> None:
     expected, _ = lada_ext.beta_mix(a, b.float(), 1.0, 2, key)
     assert mixed.dtype == lam.dtype == torch.float32
     assert torch.equal(mixed, expected)
+
+
+def test_autocast_computes_nothing_of_integers() -> None:
+    whole, h, key = torch.ones(3, 4, dtype=torch.int64), torch.rand(3, 4), lada_ext.make_key(0)
+    lam, floating = torch.rand(3, 2), "must have (the )?dtype"
+    with torch.autocast("cpu", torch.bfloat16):
+        for call in (
+            lambda: lada_ext.beta_mix(whole, h, 1.0, 2, key),
+            lambda: lada_ext.beta_mix(h, whole, 1.0, 2, key),
+            lambda: lada_ext.pair_score(h, whole, h[:, None]),
+            lambda: lada_ext.relu_mix_logits(h, h, lam, whole),
+            lambda: lada_ext.relu_mix_logits(h, h, lam, h, whole[:, 0]),
+            lambda: lada_ext.k_center_greedy(h, whole, 2),
+            lambda: lada_ext.badge_select(whole, h, 2, key),
+        ):
+            with pytest.raises(TypeError, match=floating):
+                call()
+        with pytest.raises(TypeError, match="beta_mix: b must be a tensor, got None"):
+            lada_ext.beta_mix(h, None, 1.0, 2, key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("log_tau", [False, True])
+def test_a_number_beyond_float32_is_the_nearest_in_it(log_tau: bool) -> None:
+    key, limits = lada_ext.make_key(1), torch.finfo(torch.float32)
+    for number, nearest in ((1e39, limits.max), (1e-46, limits.tiny)):
+        lam = lada_ext.beta_sample(number, 3, key, log_tau=log_tau)
+        assert torch.equal(lam, lada_ext.beta_sample(nearest, 3, key, log_tau=log_tau))
+    assert lada_ext.beta_sample(-1e39, 3, key, log_tau=True).isfinite().all()
+    assert torch.equal(lada_ext.beta_sample(math.inf, 1, key), torch.full((1, 1), 0.5))
+    with pytest.raises(ValueError, match="tau must be positive"):
+        lada_ext.beta_sample(-1e39, 3, key)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +146,16 @@ def test_opcheck_of_backward(op: str, name: str) -> None:
     torch.library.opcheck(getattr(ops, f"{op}_backward"), backward_arguments)
 
 
+@pytest.mark.parametrize("name", ["odd", "channels_last", "channels_last_3d"])
+def test_opcheck_of_backward_without_features(name: str) -> None:
+    a, _, tau, n, key, index = arguments_of("beta_mix", name, torch.float32)
+    (grad,) = grad_like(ops.beta_mix(a, a, tau, n, key, index)[0])
+    last, rest = name.startswith("channels_last"), (tau, key, index, "implicit", False)
+    torch.library.opcheck(ops.beta_mix_backward, (grad, None, None, None, *rest, [True, False, False], last))
+    pairs = torch.stack([torch.arange(len(a)), torch.zeros(len(a), dtype=torch.int64)], 1)
+    torch.library.opcheck(ops.beta_mix_pairs_backward, (grad, None, None, pairs, *rest, [True, False], len(a), last))
+
+
 def test_opcheck_of_rankings() -> None:
     scores, logits = torch.randn(9, generator=generator("top")), torch.randn(9, 4, generator=generator("top"))
     torch.library.opcheck(ops.top_k, (scores, 4))
@@ -233,6 +244,24 @@ def test_compile_traces_through(op: str, device: str) -> None:
             torch.testing.assert_close(got.grad, want.grad)
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_compiled_autograd(op: str) -> None:
+    eager, compiled = (with_gradients(arguments_of(op, "odd", torch.float32), op) for _ in range(2))
+    torch.compiler.reset()
+
+    def loss(arguments: tuple[Any, ...]) -> Tensor:
+        out = getattr(ops, op)(*arguments)
+        return sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,)))  # type: ignore[return-value]
+
+    loss(eager).backward()
+    total = loss(compiled)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: total.backward(), backend="eager")()  # noqa: PLW0108 - it compiles functions alone
+    for got, want in zip(compiled, eager, strict=True):
+        if isinstance(got, Tensor) and got.requires_grad:
+            torch.testing.assert_close(got.grad, want.grad)
+
+
 def test_compile_with_inductor_and_a_changing_batch() -> None:
     @torch.compile(fullgraph=True, dynamic=True)
     def policy_loss(h: Tensor, raw: Tensor, weight: Tensor, key: Tensor) -> Tensor:
@@ -274,6 +303,49 @@ def test_a_tensor_on_the_meta_device_is_not_mixed_with_others(op: str) -> None:
         if isinstance(value, Tensor):
             with pytest.raises(RuntimeError, match=r"tensors must be on one device, got cpu and meta"):
                 getattr(ops, op)(*arguments[:place], value.to("meta"), *arguments[place + 1 :])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_gradient_on_another_device_reaches_no_kernel(op: str) -> None:
+    """A kernel would follow its pointer. The dispatcher is told which kernel to take, as it would for CUDA tensors."""
+    arguments = arguments_of(op, "odd", torch.float32)
+    backward_arguments = OPS[op][2](arguments, getattr(ops, op)(*arguments))
+    backward, cpu = getattr(ops, f"{op}_backward").default, torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    backward.redispatch(cpu, *backward_arguments)
+    for place, argument in enumerate(backward._schema.arguments):
+        if argument.name.startswith("grad_") or argument.name == "grad":
+            if not isinstance(given := backward_arguments[place], Tensor):
+                continue
+            moved = (*backward_arguments[:place], given.to("meta"), *backward_arguments[place + 1 :])
+            with pytest.raises(RuntimeError, match=rf"{argument.name} must be on the device of \w+ \(cpu\), got meta"):
+                backward.redispatch(cpu, *moved)
+
+
+@pytest.mark.parametrize("op", [*OPS, *PICKS])
+def test_what_is_no_tensor_is_named(op: str) -> None:
+    if op in PICKS:
+        arguments = PICKS[op](**cast(SELECTIONS["odd"](generator("odd")), torch.float32, "cpu"))
+    else:
+        arguments = arguments_of(op, "odd", torch.float32)
+    function = getattr(lada_ext, op)
+    for place, (value, parameter) in enumerate(zip(arguments, inspect.signature(function).parameters.values())):  # noqa: B905
+        if isinstance(value, Tensor) and parameter.default is inspect.Parameter.empty:
+            with pytest.raises(TypeError, match=f"{op}: {parameter.name} must be a tensor"):
+                function(*arguments[:place], None, *arguments[place + 1 :])
+
+
+def test_what_is_no_tensor_is_named_by_the_others() -> None:
+    images, index = torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0])
+    for function, name in (
+        (lambda: lada_ext.take_images(None, index), "take_images: images"),  # type: ignore[arg-type]
+        (lambda: lada_ext.take_images(images, None), "take_images: index"),  # type: ignore[arg-type]
+        (lambda: ops.take_images(None, index), "take_images: images"),
+        (lambda: ops.affine_sample(None, torch.eye(2, 3)[None], [3, 3]), "affine_sample: image"),
+        (lambda: ops.soft_cross_entropy(torch.rand(1, 3), index, index, None), "soft_cross_entropy: lam"),
+        (lambda: lada_ext.beta_logit_grad(None, None), "beta_logit_grad: x"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=f"{name} must be a tensor, got None"):
+            function()
 
 
 @pytest.mark.parametrize("op", ["affine_sample", "take_images"])

@@ -70,6 +70,15 @@ class TestBetaMix:
     def test_it_can_be_looked_at_without_memory(self) -> None:
         assert "tau=0.4" in repr(lada_ext.nn.BetaMix(0.4, learn=True).to("meta"))
 
+    def test_compiled_autograd(self) -> None:
+        h, pairs, key = torch.randn(4, 3), torch.tensor([[0, 1], [2, 0]]), lada_ext.make_key(1)
+        eager, compiled = (h.clone().requires_grad_() for _ in range(2))
+        BetaMix(0.4)(eager, pairs, key)[0].sum().backward()
+        loss = BetaMix(0.4)(compiled, pairs, key)[0].sum()
+        with torch._dynamo.config.patch(compiled_autograd=True):
+            torch.compile(lambda: loss.backward(), backend="eager")()  # noqa: PLW0108 - it compiles functions alone
+        torch.testing.assert_close(compiled.grad, eager.grad)
+
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match="BetaMix: samples must be at least 1, or None, got 0"):
             lada_ext.nn.BetaMix(samples=0)

@@ -17,8 +17,10 @@ import pytest
 import torch
 from filelock import FileLock
 from packaging.requirements import Requirement
+from setuptools import Distribution
 
 import lada_ext
+from lada_ext._library import register_fake
 
 ROOT = Path(__file__).parent.parent
 
@@ -213,6 +215,23 @@ def test_import_without_the_compiled_library_says_what_to_run(foreign_python: Pa
     assert done.returncode == 1
     assert "ImportError: lada_ext's compiled ops cannot be loaded" in done.stderr
     assert "pip install --no-build-isolation ." in done.stderr
+
+
+def test_a_library_of_an_older_build_says_what_to_run() -> None:
+    for op in ("lada_ext::of_tomorrow", "lada_ext::entropy.of_tomorrow"):
+        with pytest.raises(ImportError, match=r"of an older build, without \w+\)\.\nBuild them"):
+            register_fake(op)
+
+
+def test_a_build_removes_no_more_than_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = setup_module_of_project()
+    for name in ("lada_ext", "lada_al", "precious"):
+        (tmp_path / name).mkdir()
+    command = module.FreshBuild(Distribution({"packages": ["lada_ext", "lada_al", "lada_al.data"]}))
+    command.build_lib = str(tmp_path)
+    monkeypatch.setattr(module.build, "run", lambda self: None)
+    command.run()
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_a_build_without_torch_says_what_to_run() -> None:

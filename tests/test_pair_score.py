@@ -58,6 +58,19 @@ def test_mixed_pair_score_is_the_composition(name: str, score: str, dtype: torch
     assert_close(actual, expected, slack=3e3 if name == "huge" else 3)
 
 
+def test_a_class_stays_impossible_where_lam_underflows(dtype: torch.dtype, device: str) -> None:
+    """0 times a logit of -inf would be NaN, as it is in the composition."""
+    logits = torch.tensor([[0.0, -INF, 1.0], [1.0, 2.0, 0.0]], dtype=dtype, device=device)
+    pairs, key = torch.tensor([[0, 1]], device=device).expand(64, 2), lada_ext.make_key(0, device)
+    tau = torch.full((64,), 1e-5, dtype=torch.float64, device=device)
+    mixed, lam = lada_ext.beta_mix_pairs(logits, pairs, tau, 1, key)
+    assert 0 in lam
+    assert lada_ext.pair_score(*logits[pairs].unbind(1), mixed).isnan().any()
+    expected = reference.mixed_pair_score(logits.double(), pairs, tau, 1, key, bits=BITS.get(dtype, 32))
+    assert expected.isfinite().all()
+    assert_close(lada_ext.mixed_pair_score(logits, pairs, tau, 1, key), expected)
+
+
 @pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("name", [name for name in LOGIT_PAIRS if name not in {"huge", "ties", "impossible_classes"}])
@@ -123,9 +136,9 @@ def test_mixed_pairs_do_not_depend_on_the_batch(device: str) -> None:
 def test_errors_of_mixed_pairs() -> None:
     logits, pairs, key = torch.zeros(4, 3), torch.tensor([[0, 1], [2, 4]]), lada_ext.make_key(0)
     good = torch.tensor([[0, 1], [2, 3]])
-    with pytest.raises(ValueError, match=r"pairs must hold rows of logits, from 0 to 3, got pairs\[1, 1\] = 4"):
+    with pytest.raises(ValueError, match=r"mixed_pair_score: pairs must lie in \[0, 4\), got pairs\[1, 1\] = 4"):
         lada_ext.mixed_pair_score(logits, pairs, 1.0, 2, key)
-    with pytest.raises(ValueError, match=r"pairs must hold rows of own, from 0 to 3, got pairs\[1, 1\] = 4"):
+    with pytest.raises(ValueError, match=r"indexed_pair_score: pairs must lie in \[0, 4\), got pairs\[1, 1\] = 4"):
         lada_ext.indexed_pair_score(torch.zeros(4), pairs, torch.zeros(2, 3, 3))
     with pytest.raises(TypeError, match="indexed_pair_score: own must have dtype Float.*got Double"):
         lada_ext.indexed_pair_score(torch.zeros(4).double(), good, torch.zeros(2, 3, 3))
@@ -133,8 +146,9 @@ def test_errors_of_mixed_pairs() -> None:
         lada_ext.mixed_pair_score(logits, good.int(), 1.0, 2, key)
     with pytest.raises(ValueError, match=r"tau must be positive, got tau\[1\] = -1"):
         lada_ext.mixed_pair_score(logits, good, torch.tensor([1.0, -1.0]), 2, key)
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        lada_ext.mixed_pair_score(logits, good, 1.0, 0, key)
+    for n in (0, 2**31, 2**60):
+        with pytest.raises(ValueError, match=rf"n must lie in \[1, 2\^31\), got {n}"):
+            lada_ext.mixed_pair_score(logits, good, 1.0, n, key)
     with pytest.raises(ValueError, match="score must be 'entropy' or 'variation_ratio', got 'margin'"):
         lada_ext.mixed_pair_score(logits, good, 1.0, 2, key, score="margin")
 
@@ -221,6 +235,35 @@ def test_nodes_that_are_none() -> None:
         lada_ext.top_pairs(logits, 1, nodes=(half, half / 0))
     with pytest.raises(TypeError, match="lam of nodes must be a tensor, got list"):
         lada_ext.top_pairs(logits, 1, nodes=([0.5], half))
+
+
+class TestTopPairsTrace:
+    """Of any nodes, and of pools of any size."""
+
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_compile(self, symmetric: bool) -> None:
+        lam, weights = lada_ext.beta_nodes(0.5, 3)
+        nodes = (lam if symmetric else lam**2, weights)
+        best = lambda z, lam, weights: lada_ext.top_pairs(z, 4, nodes=(lam, weights))  # noqa: E731
+        compiled = torch.compile(best, fullgraph=True, dynamic=True, backend="aot_eager")
+        for rows in (6, 7):
+            logits = torch.randn(rows, 3, generator=generator("trace"))
+            for got, want in zip(compiled(logits, *nodes), best(logits, *nodes), strict=True):
+                assert torch.equal(got, want)
+
+    def test_export(self) -> None:
+        class Best(torch.nn.Module):
+            def forward(self, logits: Tensor) -> Tensor:
+                return lada_ext.top_pairs(logits, 1).evaluated
+
+        logits = torch.randn(6, 3, generator=generator("trace"))
+        program = torch.export.export(Best(), (logits,), dynamic_shapes=({0: torch.export.Dim("m", min=2)},))
+        for rows in (2, 5):
+            assert program.module()(logits[:rows]) == Best()(logits[:rows])
+
+    def test_evaluated_is_float64(self) -> None:
+        assert lada_ext.top_pairs(torch.zeros(3, 2), 1).evaluated.dtype == torch.float64
+        assert lada_ext.top_pairs(torch.zeros(1, 2), 0).evaluated == 0
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -38,8 +38,7 @@ struct Call {
 void check_constant(const at::Tensor& tensor, const at::Tensor& image, const char* op, const char* name) {
   check_floating(tensor, op, name);
   check_shape(tensor, op, name, {image.size(1)});
-  TORCH_CHECK(tensor.device() == image.device(), op, ": ", name, " must be on the device of image (", image.device(),
-              "), got ", tensor.device());
+  check_on_device_of(tensor, op, name, image, "image");
 }
 
 void check_normalization(const std::optional<at::Tensor>& mean, const std::optional<at::Tensor>& deviation,
@@ -48,15 +47,13 @@ void check_normalization(const std::optional<at::Tensor>& mean, const std::optio
   if (!mean) return;
   check_constant(*mean, image, op, "mean");
   check_constant(*deviation, image, op, "std");
-  if (!should_check_values(*deviation)) return;
-  const at::Tensor values = deviation->to(at::kCPU, at::kDouble).contiguous();
-  const double* value = values.const_data_ptr<double>();
-  for (int64_t c = 0; c < values.numel(); ++c)
-    TORCH_CHECK_VALUE(!(value[c] <= 0), op, ": std must be positive, got std[", c, "] = ", value[c]);
+  if (should_check_values(*deviation))
+    check_each_above<double>(deviation->to(at::kDouble), 0, op, "std", "std must be positive");
 }
 
 void check(const Call& call, const char* op) {
   const at::Tensor &image = call.image, &theta = call.theta;
+  check_defined(image, op, "image");
   if (image.scalar_type() != at::kByte) {
     const auto type = image.scalar_type();
     TORCH_CHECK_TYPE(type == at::kDouble || type == at::kFloat || type == at::kHalf || type == at::kBFloat16, op,
@@ -71,8 +68,7 @@ void check(const Call& call, const char* op) {
   TORCH_CHECK_VALUE(fits && theta.size(0) == image.size(0) && theta.size(-2) == 2 && theta.size(-1) == 3, op,
                     ": theta must have shape (B, 2, 3) or (B, K, 2, 3) with B = ", image.size(0), ", got ",
                     theta.sizes());
-  TORCH_CHECK(theta.device() == image.device(), op, ": theta must be on the device of image (", image.device(),
-              "), got ", theta.device());
+  check_on_device_of(theta, op, "theta", image, "image");
   constexpr int64_t kLongest = std::numeric_limits<int32_t>::max();
   TORCH_CHECK_VALUE(std::max({image.size(2), image.size(3), call.height, call.width}) < kLongest, op,
                     ": images must have fewer than 2^31 - 1 rows and columns, got ", image.sizes(), " sampled to ",
@@ -161,7 +157,7 @@ std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad
   TORCH_CHECK_VALUE(grad.dim() >= 2, op, ": grad must have the shape of the output, got ", grad.sizes());
   const Call call = {image, theta, grad.size(-2), grad.size(-1), mode, padding_mode, align_corners, mean, deviation};
   check(call, op);
-  check_shape(grad, op, "grad", out_shape(call));
+  check_gradient(grad, op, "grad", out_shape(call), image, "image");
   TORCH_CHECK_TYPE(!needed[0] || image.scalar_type() != at::kByte, op, ": an image of uint8 has no gradient");
   const Prepared prepared(call, op);
   const AffineInputs& in = prepared.in;
@@ -187,38 +183,22 @@ std::tuple<at::Tensor, at::Tensor> affine_sample_backward(const at::Tensor& grad
   return {grad_image.to(image.scalar_type()), grad_theta.to(theta.scalar_type())};
 }
 
-void check_whole_numbers(const at::Tensor& tensor, const at::Tensor& images, const char* op, const char* name) {
-  check_is_int64(tensor, op, name);
-  TORCH_CHECK(tensor.device() == images.device(), op, ": ", name, " must be on the device of images (", images.device(),
-              "), got ", tensor.device());
-}
-
-void check_rows(const at::Tensor& index, int64_t stored, const char* op) {
-  if (!should_check_values(index)) return;
-  const at::Tensor values = index.to(at::kCPU);
-  const int64_t* value = values.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    TORCH_CHECK_VALUE(value[i] >= 0 && value[i] < stored, op, ": index must lie in [0, ", stored, "), got index[", i,
-                      "] = ", value[i]);
-}
-
 at::Tensor take_images(const at::Tensor& images, const at::Tensor& index, const std::optional<at::Tensor>& key,
                        int64_t padding, bool mirror, const std::optional<at::Tensor>& mean,
                        const std::optional<at::Tensor>& deviation) {
   constexpr const char* op = "take_images";
+  check_defined(images, op, "images");
   TORCH_CHECK_TYPE(images.scalar_type() == at::kByte, op, ": images must have dtype uint8, got ", images.scalar_type());
   TORCH_CHECK_VALUE(images.dim() == 4, op, ": images must have shape (M, channels, H, W), got ", images.sizes());
   TORCH_CHECK_VALUE(images.numel() / std::max<int64_t>(1, images.size(0)) < std::numeric_limits<int32_t>::max(), op,
                     ": an image must have fewer than 2^31 - 1 values, got ", images.sizes());
-  check_whole_numbers(index, images, op, "index");
+  check_is_int64(index, op, "index");
+  check_on_device_of(index, op, "index", images, "images");
   TORCH_CHECK_VALUE(index.dim() == 1, op, ": index must have shape (B,), got ", index.sizes());
   constexpr int64_t kWidest = int64_t{1} << 30;
   TORCH_CHECK_VALUE(padding >= 0 && padding < kWidest, op, ": padding must lie in [0, 2^30), got ", padding);
   TORCH_CHECK_VALUE(key.has_value() || (padding == 0 && !mirror), op, ": padding and mirror are drawn from a key");
-  if (key) {
-    check_whole_numbers(*key, images, op, "key");
-    check_shape(*key, op, "key", {2});
-  }
+  if (key) check_int64_vector(*key, op, "key", 2, images, "images");
   check_normalization(mean, deviation, images, op);
 
   const at::Tensor rows = index.contiguous(), seed = key ? key->contiguous() : at::Tensor();
@@ -227,7 +207,7 @@ at::Tensor take_images(const at::Tensor& images, const at::Tensor& index, const 
   const at::Tensor scale = mean ? arithmetic(*deviation, at::kFloat) : at::ones({images.size(1)}, options);
   at::Tensor out = fresh_images({rows.size(0), images.size(1), images.size(2), images.size(3)}, images, at::kFloat);
   if (out.numel() == 0) return out;
-  check_rows(rows, images.size(0), op);
+  check_each_below(rows, images.size(0), op, "index");
   run(images, LADA_BACKENDS(take_images),
       TakeImages{images.const_data_ptr<uint8_t>(), strides_of(images), images.size(0), images.size(1), images.size(2),
                  images.size(3), rows.const_data_ptr<int64_t>(), rows.size(0),

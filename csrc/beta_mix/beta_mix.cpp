@@ -39,39 +39,15 @@ struct Source {
   }
 };
 
-template <class A>
-void check_each_tau(const at::Tensor& tau, bool is_log, const char* op) {
-  const A* value = tau.const_data_ptr<A>();
-  for (int64_t i = 0; i < tau.numel(); ++i)
-    TORCH_CHECK_VALUE(value[i] > (is_log ? -infinity<A>() : A(0)), op,
-                      is_log ? ": log tau must be above -inf, got tau[" : ": tau must be positive, got tau[", i,
-                      "] = ", value[i]);
-}
-
-// `tau` is contiguous, in arithmetic type.
-void check_values(const at::Tensor& tau, bool is_log, const char* op) {
-  if (!should_check_values(tau)) return;
-  const at::Tensor values = tau.to(at::kCPU);
-  dispatch_arithmetic(dtype_of(tau),
-                      [&](auto tag) { check_each_tau<typename decltype(tag)::type>(values, is_log, op); });
-}
-
-void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& tau) {
-  check_is_int64(tensor, op, name);
-  check_shape(tensor, op, name, {size});
-  TORCH_CHECK(tensor.device() == tau.device(), op, ": ", name, " must be on the device of tau (", tau.device(),
-              "), got ", tensor.device());
-}
-
 Source source_of(const at::Tensor& tau, int64_t samples, const at::Tensor& key, const OptionalTensor& index,
                  Options options, at::ScalarType type, const char* op) {
   check_floating(tau, op, "tau");
   TORCH_CHECK_VALUE(tau.dim() == 1, op, ": tau must have shape (P,), got ", tau.sizes());
   TORCH_CHECK_VALUE(samples >= 0, op, ": n must be at least 0, got ", samples);
-  check_int64(key, op, "key", 2, tau);
-  if (index) check_int64(*index, op, "index", tau.size(0), tau);
+  check_int64_vector(key, op, "key", 2, tau, "tau");
+  if (index) check_int64_vector(*index, op, "index", tau.size(0), tau, "tau");
   const at::Tensor values = arithmetic(tau, type);
-  check_values(values, options.log_tau, op);
+  check_each_tau(values, options.log_tau, op);
   return {values, key.contiguous(), index ? index->contiguous() : at::Tensor(), samples, options};
 }
 
@@ -82,7 +58,7 @@ at::Tensor beta_logit_grad(const at::Tensor& x, const at::Tensor& tau) {
   check_shape(tau, op, "tau", x.sizes());
   const at::ScalarType type = arithmetic_type(x);
   const at::Tensor logits = arithmetic(x, type), taus = arithmetic(tau, type);
-  check_values(taus, false, op);
+  check_each_tau(taus, /*is_log=*/false, op);
   at::Tensor out = fresh(x.sizes(), logits.options());
   run(x, LADA_BACKENDS(beta_logit_gradient),
       BetaLogitGradient{logits.const_data_ptr(), taus.const_data_ptr(), out.mutable_data_ptr(), out.numel(),
@@ -105,6 +81,7 @@ at::Tensor beta_sample_backward(const at::Tensor& grad_lam, const at::Tensor& ta
   TORCH_CHECK_VALUE(tau.dim() == 1 && grad_lam.dim() == 2 && grad_lam.size(0) == tau.size(0), op,
                     ": grad_lam must have shape (P, n) for tau of shape (P,), got ", grad_lam.sizes(), " and ",
                     tau.sizes());
+  check_on_device_of(grad_lam, op, "grad_lam", tau, "tau");
   const Source source =
       source_of(tau, grad_lam.size(1), key, index, Options(grad, log_tau, op), arithmetic_type(tau), op);
   const at::Tensor g = arithmetic(grad_lam, arithmetic_type(tau));
@@ -114,11 +91,15 @@ at::Tensor beta_sample_backward(const at::Tensor& grad_lam, const at::Tensor& ta
   return grad_tau.to(tau.scalar_type());
 }
 
+at::MemoryFormat channels_last_of(const at::Tensor& rows) {
+  return rows.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+}
+
 // In which order the features of a row lie in memory: channels last where `rows` has it, else as the shape says.
 at::MemoryFormat order_of(const at::Tensor& rows) {
   if (rows.dim() != 4 && rows.dim() != 5) return at::MemoryFormat::Contiguous;
   const at::Tensor one = rows.narrow(0, 0, std::min<int64_t>(1, rows.size(0)));
-  const auto last = rows.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  const at::MemoryFormat last = channels_last_of(rows);
   return !one.is_contiguous() && one.is_contiguous(last) ? last : at::MemoryFormat::Contiguous;
 }
 
@@ -163,8 +144,7 @@ struct EndTensors {
 void check_rows(const at::Tensor& rows, const at::Tensor& tau, const char* op, const char* name, const char* shape) {
   check_floating(rows, op, name);
   TORCH_CHECK_VALUE(rows.dim() >= 1, op, ": ", name, " must have shape ", shape, ", got a scalar");
-  TORCH_CHECK(tau.device() == rows.device(), op, ": tau must be on the device of ", name, " (", rows.device(),
-              "), got ", tau.device());
+  check_on_device_of(tau, op, "tau", rows, name);
 }
 
 EndTensors ends_of(const at::Tensor& a, const at::Tensor& b, const at::Tensor& tau, const char* op) {
@@ -176,27 +156,30 @@ EndTensors ends_of(const at::Tensor& a, const at::Tensor& b, const at::Tensor& t
   return {dense_rows(a, order), dense_rows(b, order), at::Tensor(), order};
 }
 
-void check_each_number(const at::Tensor& pairs, int64_t rows, const char* op) {
-  if (!should_check_values(pairs)) return;
-  const at::Tensor numbers = pairs.to(at::kCPU);
-  const int64_t* number = numbers.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < numbers.numel(); ++i)
-    TORCH_CHECK_VALUE(number[i] >= 0 && number[i] < rows, op, ": pairs must lie in [0, ", rows, "), got pairs[", i / 2,
-                      ", ", i % 2, "] = ", number[i]);
-}
-
 EndTensors ends_of_pairs(const at::Tensor& h, const at::Tensor& pairs, const at::Tensor& tau, const char* op) {
   check_rows(h, tau, op, "h", "(M, ...)");
-  check_is_int64(pairs, op, "pairs");
-  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, op, ": pairs must have shape (P, 2), got ", pairs.sizes());
-  TORCH_CHECK(pairs.device() == h.device(), op, ": pairs must be on the device of h (", h.device(), "), got ",
-              pairs.device());
+  check_pairs(pairs, op, h, "h");
   check_shape(tau, op, "tau", {pairs.size(0)});
-  const at::Tensor numbers = pairs.contiguous();
-  check_each_number(numbers, h.size(0), op);
   const at::MemoryFormat order = order_of(h);
   const at::Tensor rows = dense_rows(h, order);
-  return {rows, rows, numbers, order};
+  return {rows, rows, pairs.contiguous(), order};
+}
+
+// Ends whose features are not read, since they enter the gradient to tau alone: rows like those of grad_mixed, without
+// memory.
+EndTensors ends_without_features(const OptionalTensor& grad_mixed, int64_t rows, const at::Tensor& pairs,
+                                 bool channels_last, const char* op) {
+  TORCH_CHECK_VALUE(grad_mixed.has_value(), op, ": grad_mixed must not be None where the features are");
+  check_floating(*grad_mixed, op, "grad_mixed");
+  TORCH_CHECK_VALUE(grad_mixed->dim() >= 2, op, ": grad_mixed must have shape (P, n, ...), got ", grad_mixed->sizes());
+  std::vector<int64_t> shape = grad_mixed->sizes().slice(1).vec();
+  shape[0] = rows;
+  const at::Tensor like = at::empty({}, grad_mixed->options()).expand(shape);
+  if (pairs.defined()) check_pairs(pairs, op, like, "grad_mixed");
+  TORCH_CHECK_VALUE(!channels_last || like.dim() == 4 || like.dim() == 5, op, ": rows of shape ", like.sizes(),
+                    " have no channels to come last");
+  const at::MemoryFormat order = channels_last ? channels_last_of(like) : at::MemoryFormat::Contiguous;
+  return {like, like, pairs.defined() ? pairs.contiguous() : pairs, order};
 }
 
 void mix_into(const EndTensors& ends, const Source& source, const at::Tensor& mixed, const at::Tensor& lam) {
@@ -276,12 +259,12 @@ Gradients mix_backward(const EndTensors& ends, const Source& source, const Optio
   const int64_t slices = std::max<int64_t>(1, (features + kSlice - 1) / kSlice);
   at::Tensor g, g_lam, order, start, weights, partial;
   if (grad_mixed) {
-    check_shape(*grad_mixed, op, "grad_mixed", shape_of_mixed(ends.a, pairs, n));
+    check_gradient(*grad_mixed, op, "grad_mixed", shape_of_mixed(ends.a, pairs, n), source.tau, "tau");
     if (grad_mixed->numel() > 0)
       g = grad_mixed->to(ends.a.scalar_type()).reshape(shape_of_flat(ends.a, pairs * n)).contiguous(ends.order);
   }
   if (grad_lam) {
-    check_shape(*grad_lam, op, "grad_lam", {pairs, n});
+    check_gradient(*grad_lam, op, "grad_lam", {pairs, n}, source.tau, "tau");
     g_lam = arithmetic(*grad_lam, source.tau.scalar_type());
   }
   const auto new_rows = [&](bool is_wanted, const at::Tensor& rows) {
@@ -352,28 +335,33 @@ int64_t samples_of(const OptionalTensor& grad_mixed, const OptionalTensor& grad_
   return one.size(1);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(const OptionalTensor& grad_mixed,
-                                                                 const OptionalTensor& grad_lam, const at::Tensor& a,
-                                                                 const at::Tensor& b, const at::Tensor& tau,
-                                                                 const at::Tensor& key, const OptionalTensor& index,
-                                                                 std::string_view grad, bool log_tau,
-                                                                 std::array<bool, 3> needed) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> beta_mix_backward(
+    const OptionalTensor& grad_mixed, const OptionalTensor& grad_lam, const OptionalTensor& a, const OptionalTensor& b,
+    const at::Tensor& tau, const at::Tensor& key, const OptionalTensor& index, std::string_view grad, bool log_tau,
+    std::array<bool, 3> needed, bool channels_last) {
   constexpr const char* op = "beta_mix_backward";
-  const EndTensors ends = ends_of(a, b, tau, op);
-  const Source source = source_of(tau, samples_of(grad_mixed, grad_lam, op), key, index, Options(grad, log_tau, op),
-                                  arithmetic_type(a), op);
+  const int64_t n = samples_of(grad_mixed, grad_lam, op);
+  TORCH_CHECK_VALUE(a.has_value() == b.has_value() && (a || !needed[2]), op,
+                    ": give both of a and b, or neither if the gradient to tau is not needed");
+  const EndTensors ends =
+      a ? ends_of(*a, *b, tau, op) : ends_without_features(grad_mixed, tau.numel(), {}, channels_last, op);
+  const Source source = source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(ends.a), op);
   const Gradients out = mix_backward(ends, source, grad_mixed, grad_lam, needed, op);
   return {out.a, out.b, out.tau.to(tau.scalar_type())};
 }
 
-Mixed beta_mix_pairs_backward(const OptionalTensor& grad_mixed, const OptionalTensor& grad_lam, const at::Tensor& h,
+Mixed beta_mix_pairs_backward(const OptionalTensor& grad_mixed, const OptionalTensor& grad_lam, const OptionalTensor& h,
                               const at::Tensor& pairs, const at::Tensor& tau, const at::Tensor& key,
                               const OptionalTensor& index, std::string_view grad, bool log_tau,
-                              std::array<bool, 2> needed) {
+                              std::array<bool, 2> needed, int64_t rows, bool channels_last) {
   constexpr const char* op = "beta_mix_pairs_backward";
-  const EndTensors ends = ends_of_pairs(h, pairs, tau, op);
-  const Source source = source_of(tau, samples_of(grad_mixed, grad_lam, op), key, index, Options(grad, log_tau, op),
-                                  arithmetic_type(h), op);
+  const int64_t n = samples_of(grad_mixed, grad_lam, op);
+  TORCH_CHECK_VALUE(h || !needed[1], op, ": h must not be None if the gradient to tau is needed");
+  check_defined(pairs, op, "pairs");
+  const EndTensors ends =
+      h ? ends_of_pairs(*h, pairs, tau, op) : ends_without_features(grad_mixed, rows, pairs, channels_last, op);
+  check_shape(tau, op, "tau", {ends.count()});
+  const Source source = source_of(tau, n, key, index, Options(grad, log_tau, op), arithmetic_type(ends.a), op);
   const Gradients out = mix_backward(ends, source, grad_mixed, grad_lam, {needed[0], needed[0], needed[1]}, op);
   return {out.a, out.tau.to(tau.scalar_type())};
 }

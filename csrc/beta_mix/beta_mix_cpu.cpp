@@ -178,6 +178,7 @@ A mix_pair_backward(const BetaMixBackward& k, const DrawsOfPair<A>& draws, int64
   if (!k.grad_mixed) return slope;
   const PairRows<T> rows = {grad_rows<T>(k, pair), row<T>(k.a, pair), row<T>(k.b, pair),
                             target<T>(k, k.grad_a, k.a, pair), target<T>(k, k.grad_b, k.b, pair)};
+  if (!rows.grad_a && !rows.grad_b && !k.grad_tau) return slope;  // the rows are shared, and are nowhere read then
   const auto backward = !rows.grad_a && !rows.grad_b ? rows_backward<true, false, T, A>
                         : k.grad_tau                 ? rows_backward<true, true, T, A>
                                                      : rows_backward<false, true, T, A>;

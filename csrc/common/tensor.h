@@ -14,6 +14,7 @@
 #include <c10/cuda/CUDAStream.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <type_traits>
@@ -73,11 +74,16 @@ inline void check_floating(const at::Tensor& tensor, const char* op, const char*
                    name, " must have dtype float64, float32, float16 or bfloat16, got ", type);
 }
 
+inline void check_on_device_of(const at::Tensor& tensor, const char* op, const char* name, const at::Tensor& other,
+                               const char* other_name) {
+  TORCH_CHECK(tensor.device() == other.device(), op, ": ", name, " must be on the device of ", other_name, " (",
+              other.device(), "), got ", tensor.device());
+}
+
 inline void check_same(const at::Tensor& tensor, const char* op, const char* name, const at::Tensor& other,
                        const char* other_name) {
   check_defined(tensor, op, name);
-  TORCH_CHECK(tensor.device() == other.device(), op, ": ", name, " must be on the device of ", other_name, " (",
-              other.device(), "), got ", tensor.device());
+  check_on_device_of(tensor, op, name, other, other_name);
   TORCH_CHECK_TYPE(tensor.scalar_type() == other.scalar_type(), op, ": ", name, " must have the dtype of ", other_name,
                    " (", other.scalar_type(), "), got ", tensor.scalar_type());
 }
@@ -85,6 +91,22 @@ inline void check_same(const at::Tensor& tensor, const char* op, const char* nam
 inline void check_shape(const at::Tensor& tensor, const char* op, const char* name, at::IntArrayRef expected) {
   TORCH_CHECK_VALUE(tensor.sizes() == expected, op, ": ", name, " must have shape ", expected, ", got ",
                     tensor.sizes());
+}
+
+// A gradient that a backward op is given: of this shape, on the device of the others.
+inline void check_gradient(const at::Tensor& grad, const char* op, const char* name, at::IntArrayRef expected,
+                           const at::Tensor& other, const char* other_name) {
+  check_defined(grad, op, name);
+  check_shape(grad, op, name, expected);
+  check_on_device_of(grad, op, name, other, other_name);
+}
+
+// Keys, and what names pairs in the random stream.
+inline void check_int64_vector(const at::Tensor& tensor, const char* op, const char* name, int64_t size,
+                               const at::Tensor& other, const char* other_name) {
+  check_is_int64(tensor, op, name);
+  check_shape(tensor, op, name, {size});
+  check_on_device_of(tensor, op, name, other, other_name);
 }
 
 inline DType dtype_of(const at::Tensor& tensor) {
@@ -126,6 +148,57 @@ inline bool should_check_values(const at::Tensor& tensor) {
     return text != nullptr && std::string(text) == "1";
   }();
   return tensor.is_cpu() || requested;
+}
+
+// Where element i of a contiguous tensor is, as Python writes it: [1], or [1, 0].
+inline std::string place_of(int64_t i, const at::Tensor& tensor) {
+  std::string place;
+  for (int64_t axis = tensor.dim() - 1; axis >= 0; i /= tensor.size(axis--))
+    place = std::to_string(i % tensor.size(axis)) + (place.empty() ? "" : ", ") + place;
+  return "[" + place + "]";
+}
+
+// int64 numbers, each of them in [0, count).
+inline void check_each_below(const at::Tensor& tensor, int64_t count, const char* op, const char* name) {
+  if (!should_check_values(tensor)) return;
+  const at::Tensor values = tensor.to(at::kCPU).contiguous();
+  const int64_t *value = values.const_data_ptr<int64_t>(), *end = value + values.numel();
+  uint64_t outside = 0;  // its sign, if one is outside; first without branches, which is several times as fast
+  for (const int64_t* v = value; v < end; ++v)
+    outside |= static_cast<uint64_t>(*v) | (static_cast<uint64_t>(count - 1) - static_cast<uint64_t>(*v));
+  if (static_cast<int64_t>(outside) >= 0) return;
+  const int64_t* wrong = std::find_if_not(value, end, [count](int64_t v) { return v >= 0 && v < count; });
+  TORCH_CHECK_VALUE(wrong == end, op, ": ", name, " must lie in [0, ", count, "), got ", name,
+                    place_of(wrong - value, values), " = ", *wrong);
+}
+
+// float64 or float32 numbers, each of them above `least`, as NaN is not; `expected` says so of `name`.
+template <class A>
+void check_each_above(const at::Tensor& tensor, A least, const char* op, const char* name, const char* expected) {
+  if (!should_check_values(tensor)) return;
+  const at::Tensor values = tensor.to(at::kCPU).contiguous();
+  const A *value = values.const_data_ptr<A>(), *end = value + values.numel();
+  int wrong_ones = 0;
+  for (const A* v = value; v < end; ++v) wrong_ones |= *v > least ? 0 : 1;
+  if (wrong_ones == 0) return;
+  const A* wrong = std::find_if_not(value, end, [least](A v) { return v > least; });
+  TORCH_CHECK_VALUE(wrong == end, op, ": ", expected, ", got ", name, place_of(wrong - value, values), " = ", *wrong);
+}
+
+// tau in arithmetic type, or its logarithm.
+inline void check_each_tau(const at::Tensor& tau, bool is_log, const char* op) {
+  const char* expected = is_log ? "log tau must be above -inf" : "tau must be positive";
+  if (tau.scalar_type() == at::kDouble)
+    return check_each_above(tau, is_log ? -infinity<double>() : 0, op, "tau", expected);
+  check_each_above(tau, is_log ? -infinity<float>() : 0, op, "tau", expected);
+}
+
+// pairs: (P, 2) int64, rows of `pool` along its first axis.
+inline void check_pairs(const at::Tensor& pairs, const char* op, const at::Tensor& pool, const char* pool_name) {
+  check_is_int64(pairs, op, "pairs");
+  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, op, ": pairs must have shape (P, 2), got ", pairs.sizes());
+  check_on_device_of(pairs, op, "pairs", pool, pool_name);
+  check_each_below(pairs, pool.size(0), op, "pairs");
 }
 
 }  // namespace lada

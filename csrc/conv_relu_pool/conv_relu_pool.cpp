@@ -14,11 +14,6 @@ constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
 Tensor channels_last(const Tensor& tensor, at::ScalarType type) { return tensor.to(type).contiguous(kChannelsLast); }
 
-void check_device(const Tensor& tensor, const char* op, const char* name, const Tensor& image) {
-  TORCH_CHECK(tensor.device() == image.device(), op, ": ", name, " must be on the device of image (", image.device(),
-              "), got ", tensor.device());
-}
-
 // The tensors behind ConvReluPool, kept alive as long as they are used.
 struct Convolution {
   Tensor image, weight;
@@ -108,10 +103,9 @@ std::tuple<Tensor, Tensor, Tensor> conv_relu_pool_backward(const Tensor& grad, c
                                                            std::array<bool, 3> needed) {
   constexpr const char* op = "conv_relu_pool_backward";
   const Convolution convolution = convolution_of(image, weight, padding, op);
-  check_shape(grad, op, "grad", convolution.pooled());
-  check_device(grad, op, "grad", image);
+  check_gradient(grad, op, "grad", convolution.pooled(), image, "image");
   check_shape(where, op, "where", convolution.pooled());
-  check_device(where, op, "where", image);
+  check_on_device_of(where, op, "where", image, "image");
   TORCH_CHECK_TYPE(where.scalar_type() == at::kByte, op, ": where must have dtype uint8, got ", where.scalar_type());
   const auto options = convolution.image.options();
   const Tensor g = channels_last(grad, arithmetic_type(image)), w = where.contiguous(kChannelsLast);

@@ -8,7 +8,6 @@
 
 #include "../common/tensor.h"
 #include "../scores/score_name.h"
-#include "pairs.h"
 #include "top_pairs.h"
 
 namespace lada {
@@ -63,7 +62,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_score_backward(const at::Ten
                                                                    double gamma, std::string_view score_name,
                                                                    std::array<bool, 3> needed) {
   check_inputs(logits_a, logits_b, mixed);
-  check_shape(grad, "pair_score_backward", "grad", {logits_a.size(0)});
+  check_gradient(grad, "pair_score_backward", "grad", {logits_a.size(0)}, logits_a, "logits_a");
   const Score score = score_named(std::string(score_name), "pair_score");
   const double unit = unit_of(score);
   const int64_t samples = mixed.size(1);
@@ -81,8 +80,7 @@ void check_indexed(const at::Tensor& own, const at::Tensor& pairs, const at::Ten
   TORCH_CHECK_VALUE(own.dim() == 1, op, ": own must have shape (M,), got ", own.sizes());
   check_pairs(pairs, op, own, "own");
   check_mixed(mixed, op, pairs.size(0));
-  TORCH_CHECK(mixed.device() == own.device(), op, ": mixed must be on the device of own (", own.device(), "), got ",
-              mixed.device());
+  check_on_device_of(mixed, op, "mixed", own, "own");
   TORCH_CHECK_TYPE(own.scalar_type() == arithmetic_type(mixed), op, ": own must have dtype ", arithmetic_type(mixed),
                    ", that of the scores of mixed, got ", own.scalar_type());
 }
@@ -142,33 +140,13 @@ struct MixedPairs {
   }
 };
 
-void check_int64(const at::Tensor& tensor, const char* op, const char* name, int64_t size, const at::Tensor& logits) {
-  check_is_int64(tensor, op, name);
-  check_shape(tensor, op, name, {size});
-  TORCH_CHECK(tensor.device() == logits.device(), op, ": ", name, " must be on the device of logits (", logits.device(),
-              "), got ", tensor.device());
-}
-
-template <class A>
-void check_positive(const at::Tensor& tau, const char* op) {
-  const A *begin = tau.const_data_ptr<A>(), *end = begin + tau.numel();
-  int wrong_ones = 0;
-  for (const A* value = begin; value < end; ++value) wrong_ones |= *value > 0 ? 0 : 1;
-  if (wrong_ones == 0) return;
-  const A* wrong = std::find_if_not(begin, end, [](A value) { return value > 0; });
-  TORCH_CHECK_VALUE(wrong == end, op, ": tau must be positive, got tau[", wrong - begin, "] = ", *wrong);
-}
-
 // tau in the type it is used in.
 at::Tensor checked_tau(const at::Tensor& tau, int64_t pairs, const at::Tensor& logits, const char* op) {
   check_floating(tau, op, "tau");
   check_shape(tau, op, "tau", {pairs});
-  TORCH_CHECK(tau.device() == logits.device(), op, ": tau must be on the device of logits (", logits.device(),
-              "), got ", tau.device());
+  check_on_device_of(tau, op, "tau", logits, "logits");
   const at::Tensor result = arithmetic(tau, arithmetic_type(logits));
-  if (!should_check_values(tau)) return result;
-  const at::Tensor values = result.cpu();
-  values.scalar_type() == at::kDouble ? check_positive<double>(values, op) : check_positive<float>(values, op);
+  check_each_tau(result, /*is_log=*/false, op);
   return result;
 }
 
@@ -179,10 +157,10 @@ MixedPairs mixed_pairs(const at::Tensor& logits, const at::Tensor& pairs, const 
   TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1 && logits.size(1) < int64_t{1} << 31, op,
                     ": logits must have shape (M, C) with 1 <= C < 2^31, got ", logits.sizes());
   check_pairs(pairs, op, logits, "logits");
-  TORCH_CHECK_VALUE(n >= 1, op, ": n must be at least 1, got ", n);
+  TORCH_CHECK_VALUE(n >= 1 && n < int64_t{1} << 31, op, ": n must lie in [1, 2^31), got ", n);
   const at::Tensor concentrations = checked_tau(tau, pairs.size(0), logits, op);
-  check_int64(key, op, "key", 2, logits);
-  if (index) check_int64(*index, op, "index", pairs.size(0), logits);
+  check_int64_vector(key, op, "key", 2, logits, "logits");
+  if (index) check_int64_vector(*index, op, "index", pairs.size(0), logits, "logits");
   return {logits.contiguous(),
           pairs.contiguous(),
           concentrations,
@@ -235,7 +213,7 @@ std::tuple<at::Tensor, at::Tensor> mixed_pair_score_backward(const at::Tensor& g
                                                              std::string_view score, const OptionalTensor& index,
                                                              std::array<bool, 2> needed) {
   const MixedPairs inputs = mixed_pairs(logits, pairs, tau, n, key, gamma, score, index);
-  check_shape(grad, "mixed_pair_score_backward", "grad", {pairs.size(0)});
+  check_gradient(grad, "mixed_pair_score_backward", "grad", {pairs.size(0)}, logits, "logits");
   if (logits.size(0) == 0)
     return {needed[0] ? at::empty(logits.sizes(), logits.options()) : no_gradient(logits),
             needed[1] ? at::empty(tau.sizes(), tau.options()).fill_(not_a_number<double>()) : no_gradient(tau)};
@@ -267,12 +245,12 @@ std::tuple<at::Tensor, at::Tensor> indexed_pair_score_backward(const at::Tensor&
                                                                std::array<bool, 2> needed) {
   constexpr const char* op = "indexed_pair_score_backward";
   check_indexed(own, pairs, mixed, op);
-  check_shape(grad, op, "grad", {pairs.size(0)});
+  check_gradient(grad, op, "grad", {pairs.size(0)}, own, "own");
   const Score score = score_named(std::string(score_name), op);
   const at::Tensor g = arithmetic(grad, arithmetic_type(mixed));
   at::Tensor grad_own = no_gradient(own), grad_mixed = no_gradient(mixed);
-  if (needed[0]) {
-    grad_own = at::zeros(own.sizes(), own.options());
+  if (needed[0]) grad_own = at::zeros(own.sizes(), own.options());
+  if (needed[0] && own.size(0) > 0) {  // else every pair names rows that do not exist
     const at::Tensor known = pairs.ge(0).logical_and(pairs.lt(own.size(0))).all(1, /*keepdim=*/true);
     const at::Tensor each = at::where(known, g.unsqueeze(1), 0).expand_as(pairs).flatten();
     grad_own.index_add_(0, pairs.masked_fill(known.logical_not(), 0).flatten(), each);

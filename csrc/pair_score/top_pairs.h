@@ -6,6 +6,8 @@
 //
 // A part of pair_score.cpp, which alone includes it: torch's headers take longer to compile than both.
 #pragma once
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/cummin.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
@@ -21,7 +23,6 @@
 
 #include "../scores/score_name.h"
 #include "pair_score.h"
-#include "pairs.h"
 
 namespace lada {
 namespace {
@@ -184,8 +185,21 @@ void check_inputs(const at::Tensor& logits, int64_t k, const at::Tensor& nodes, 
     TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kDouble, kOp, ": ", name,
                 " must be a float64 tensor on the CPU, got ", tensor.scalar_type(), " on ", tensor.device());
   TORCH_CHECK_VALUE(nodes.ge(0).logical_and(nodes.le(1)).all().item<bool>(), kOp, ": nodes must lie in [0, 1]");
+  TORCH_CHECK_VALUE(weights.isfinite().all().item<bool>(), kOp, ": weights of nodes must be finite");
   TORCH_CHECK_VALUE(weights.ge(0).all().item<bool>(), kOp, ": weights must not be negative");
   TORCH_CHECK_VALUE(std::isfinite(gamma), kOp, ": gamma must be finite, got ", gamma);
+}
+
+struct Rule {
+  at::Tensor nodes, weights;
+};
+
+// A rule that is not symmetric under lam -> 1 - lam is made so, as pairs have no order.
+Rule symmetric(const at::Tensor& nodes, const at::Tensor& weights) {
+  const at::Tensor order = nodes.argsort(), lam = nodes.index_select(0, order), weight = weights.index_select(0, order);
+  const at::Tensor mirrored = lam.flip(0).neg().add(1), of_mirrored = weight.flip(0);
+  if (at::allclose(lam, mirrored, /*rtol=*/0, /*atol=*/1e-15) && weight.equal(of_mirrored)) return {lam, weight};
+  return {at::cat({lam, mirrored}), at::cat({weight, of_mirrored}).div(2)};
 }
 
 // The pool with its own scores; a row without one is out.
@@ -216,7 +230,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> top_pairs(const at::Tensor& logit
                                                          const at::Tensor& weights, double gamma,
                                                          std::string_view score_name, bool disjoint, bool prune) {
   check_inputs(logits, k, nodes, weights, gamma, disjoint);
-  const Pool pool = pool_of(logits, nodes, weights, gamma, score_named(std::string(score_name), kOp), prune);
+  const Rule rule = symmetric(nodes, weights);
+  const Pool pool = pool_of(logits, rule.nodes, rule.weights, gamma, score_named(std::string(score_name), kOp), prune);
   int64_t evaluated = 0;
   Pairs pairs = disjoint ? best_disjoint_pairs(pool, k, evaluated) : best_pairs(pool, k, evaluated);
   fill_up(pairs, logits.size(0), k, disjoint);
@@ -227,8 +242,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> top_pairs(const at::Tensor& logit
     ends.mutable_data_ptr<int64_t>()[2 * i] = pair.first;
     ends.mutable_data_ptr<int64_t>()[2 * i + 1] = pair.second;
   }
+  const auto rows = static_cast<double>(logits.size(0)), all = std::max(1.0, rows * (rows - 1) / 2);
   return {scores.to(pool.own.options()), ends.to(logits.device()),
-          at::full({}, evaluated, ends.options()).to(logits.device())};
+          at::full({}, static_cast<double>(evaluated) / all, scores.options()).to(logits.device())};
 }
 
 }  // namespace

@@ -22,11 +22,6 @@ void check_axes(const at::Tensor& tensor, const char* op, const char* name, cons
   TORCH_CHECK_VALUE(tensor.dim() == 2, op, ": ", name, " must have shape ", shape, ", got ", tensor.sizes());
 }
 
-void check_device(const at::Tensor& tensor, const char* op, const char* name, const at::Tensor& a) {
-  TORCH_CHECK(tensor.device() == a.device(), op, ": ", name, " must be on the device of a (", a.device(), "), got ",
-              tensor.device());
-}
-
 // The CPU reads each row several times, so it converts them once.
 at::Tensor readable(const at::Tensor& tensor) {
   return runs_on_cpu(tensor) ? arithmetic(tensor, arithmetic_type(tensor)) : tensor.contiguous();
@@ -38,7 +33,7 @@ Mixtures mixtures_of(const at::Tensor& a, const at::Tensor& b, const at::Tensor&
   check_same(b, op, "b", a, "a");
   check_shape(b, op, "b", a.sizes());
   check_axes(lam, op, "lam", "(P, N)");
-  check_device(lam, op, "lam", a);
+  check_on_device_of(lam, op, "lam", a, "a");
   TORCH_CHECK_VALUE(lam.size(0) == a.size(0), op, ": lam must have shape (P, N) with P = ", a.size(0), " as a, got ",
                     lam.sizes());
   check_same(weight, op, "weight", a, "a");
@@ -69,8 +64,7 @@ at::Tensor relu_mix_logits_backward(const at::Tensor& grad, const at::Tensor& a,
                                     const at::Tensor& lam, const at::Tensor& weight) {
   constexpr const char* op = "relu_mix_logits_backward";
   const Mixtures mixtures = mixtures_of(a, b, lam, weight, op);
-  check_shape(grad, op, "grad", {lam.size(0), lam.size(1), weight.size(0)});
-  check_device(grad, op, "grad", a);
+  check_gradient(grad, op, "grad", {lam.size(0), lam.size(1), weight.size(0)}, a, "a");
   const at::Tensor g = arithmetic(grad, arithmetic_type(a));
   at::Tensor grad_lam = at::empty(lam.sizes(), mixtures.lam.options());
   run(a, LADA_BACKENDS(relu_mix_logits_backward),

@@ -37,7 +37,7 @@ at::Tensor forward(const at::Tensor& logits, Score score, double scale, const ch
 
 at::Tensor backward(const at::Tensor& grad, const at::Tensor& logits, Score score, double scale, const char* op) {
   check_logits(logits, op);
-  check_shape(grad, op, "grad", logits.sizes().slice(0, logits.dim() - 1));
+  check_gradient(grad, op, "grad", logits.sizes().slice(0, logits.dim() - 1), logits, "logits");
   const at::Tensor rows = logits.contiguous(), row_grads = arithmetic(grad, arithmetic_type(rows));
   at::Tensor out = fresh(rows.sizes(), rows.options());
   run(rows, LADA_BACKENDS(row_scores_backward),
@@ -104,7 +104,7 @@ at::Tensor bald(const at::Tensor& logits, double base) {
 at::Tensor bald_backward(const at::Tensor& grad, const at::Tensor& logits, double base) {
   constexpr const char* op = "bald_backward";
   const at::Tensor passes = passes_of(logits, op), scratch = bald_scratch(passes);
-  check_shape(grad, op, "grad", logits.sizes().slice(1, logits.dim() - 2));
+  check_gradient(grad, op, "grad", logits.sizes().slice(1, logits.dim() - 2), logits, "logits");
   const at::Tensor row_grads = arithmetic(grad, arithmetic_type(passes));
   at::Tensor out = fresh(logits.sizes(), passes.options());
   Bald arguments = bald_of(passes, scale_of_base(base, op));

@@ -79,10 +79,7 @@ at::Tensor badge_select(const at::Tensor& features, const at::Tensor& logits, in
                     ": logits must have shape (M, C) with M = ", features.size(0), " and at least one class, got ",
                     logits.sizes());
   check_count(k, features.size(0), 0, op);
-  check_is_int64(key, op, "key");
-  check_shape(key, op, "key", {2});
-  TORCH_CHECK(key.device() == features.device(), op, ": key must be on the device of features (", features.device(),
-              "), got ", key.device());
+  check_int64_vector(key, op, "key", 2, features, "features");
   const at::Tensor rows = features.contiguous(), scores = logits.contiguous(), seed = key.contiguous();
   const auto options = rows.options().dtype(arithmetic_type(rows));
   at::Tensor residuals = at::empty(scores.sizes(), options), residual_lengths = at::empty({scores.size(0)}, options);
@@ -114,7 +111,7 @@ at::Tensor consistency_variance(const at::Tensor& logits) {
 at::Tensor consistency_variance_backward(const at::Tensor& grad, const at::Tensor& logits) {
   constexpr const char* op = "consistency_variance_backward";
   check_views(logits, op);
-  check_shape(grad, op, "grad", {logits.size(1)});
+  check_gradient(grad, op, "grad", {logits.size(1)}, logits, "logits");
   const at::Tensor views = logits.contiguous(), row_grads = arithmetic(grad, arithmetic_type(views));
   at::Tensor out = at::empty(views.sizes(), views.options());
   at::Tensor means = at::empty({views.size(1), views.size(2)}, row_grads.options());

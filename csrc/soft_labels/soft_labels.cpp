@@ -22,22 +22,12 @@ struct Labels {
   }
 };
 
-void check_classes(const at::Tensor& y, int64_t classes, const char* op, const char* name) {
-  if (!should_check_values(y)) return;
-  const at::Tensor values = y.to(at::kCPU);
-  const int64_t* value = values.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    TORCH_CHECK_VALUE(value[i] >= 0 && value[i] < classes, op, ": ", name, " must lie in [0, ", classes, "), got ",
-                      name, "[", i, "] = ", value[i]);
-}
-
 at::Tensor checked(const at::Tensor& y, const at::Tensor& lam, int64_t classes, const char* op, const char* name) {
   check_is_int64(y, op, name);
   check_shape(y, op, name, lam.sizes().slice(0, 1));
-  TORCH_CHECK(y.device() == lam.device(), op, ": ", name, " must be on the device of lam (", lam.device(), "), got ",
-              y.device());
+  check_on_device_of(y, op, name, lam, "lam");
   const at::Tensor labels = y.contiguous();
-  check_classes(labels, classes, op, name);
+  check_each_below(labels, classes, op, name);
   return labels;
 }
 
@@ -64,6 +54,7 @@ at::Tensor mix_labels_backward(const at::Tensor& grad, const at::Tensor& y_a, co
   constexpr const char* op = "mix_labels_backward";
   TORCH_CHECK_VALUE(grad.dim() == lam.dim() + 1 && grad.sizes().slice(0, lam.dim()) == lam.sizes(), op,
                     ": grad must have shape (*lam.shape, classes), got ", grad.sizes());
+  check_on_device_of(grad, op, "grad", lam, "lam");
   const Labels labels = labels_of(y_a, y_b, lam, grad.size(-1), arithmetic_type(lam), op);
   const at::Tensor g = arithmetic(grad, arithmetic_type(lam));
   at::Tensor grad_lam = at::empty(lam.sizes(), labels.lam.options());
@@ -76,9 +67,9 @@ void check_logits(const at::Tensor& logits, const at::Tensor& lam, const char* o
   check_floating(logits, op, "logits");
   TORCH_CHECK_VALUE(logits.dim() >= 2 && logits.size(-1) >= 1, op,
                     ": logits must have shape (P, ..., C) with at least one class, got ", logits.sizes());
+  check_defined(lam, op, "lam");
   check_shape(lam, op, "lam", logits.sizes().slice(0, logits.dim() - 1));
-  TORCH_CHECK(lam.device() == logits.device(), op, ": lam must be on the device of logits (", logits.device(),
-              "), got ", lam.device());
+  check_on_device_of(lam, op, "lam", logits, "logits");
 }
 
 at::Tensor soft_cross_entropy(const at::Tensor& logits, const at::Tensor& y_a, const at::Tensor& y_b,
@@ -98,7 +89,7 @@ std::tuple<at::Tensor, at::Tensor> soft_cross_entropy_backward(const at::Tensor&
                                                                const at::Tensor& lam, std::array<bool, 2> needed) {
   constexpr const char* op = "soft_cross_entropy_backward";
   check_logits(logits, lam, op);
-  check_shape(grad, op, "grad", lam.sizes());
+  check_gradient(grad, op, "grad", lam.sizes(), lam, "lam");
   const Labels labels = labels_of(y_a, y_b, lam, logits.size(-1), arithmetic_type(logits), op);
   const at::Tensor z = logits.contiguous(), g = arithmetic(grad, arithmetic_type(logits));
   at::Tensor grad_logits = needed[0] ? fresh(logits.sizes(), z.options()) : no_gradient(z);
