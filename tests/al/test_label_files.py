@@ -12,7 +12,9 @@ import pytest
 from labelling import CLASSES, begin, fill_in, lada, read_csv, truth, write_pool
 from lada_al.errors import UsageError
 from lada_al.label import query as queries
+from lada_al.label.rank import Ranker
 from lada_al.label.store import Ranked, Store
+from lada_al.pools.decode import UnreadableError
 from PIL import Image
 
 
@@ -120,6 +122,34 @@ class TestQuery:
             lada("query", "--project", folder, "--out", folder / "batch.csv", "--count", 4)
             outcomes.append((folder / "batch.csv").read_text())
         assert outcomes[0] == outcomes[1] != outcomes[2]
+
+    def test_images_are_read_in_the_order_of_the_pool_and_no_more_than_are_used(
+        self, pool: Path, tmp_path: Path
+    ) -> None:
+        """In another order, a Parquet pool reads a row group for each."""
+        project = begin(tmp_path, pool, method="random", settings={"candidates": 12})
+        images, read = project.images(), []
+        place = {id_: i for i, id_ in enumerate(images.ids())}
+        decode = images.image
+
+        def image(id_: str) -> Image.Image:
+            read.append(place[id_])
+            if place[id_] % 3 == 0:
+                raise UnreadableError("damaged")
+            return decode(id_)
+
+        images.image = image
+        drawn = [item.id for item in Ranker(project, 0, set())(images, {}, 4)]
+        assert len(drawn) == 4
+        assert read[:4] == sorted(read[:4])
+        assert {place[id_] for id_ in drawn} == {i for i in read if i % 3}  # what could be read, and no more
+        read.clear()
+        labelled = {id_: truth(id_) for id_ in images.ids()[1:30:6]}
+        Ranker(project, 1, set())(images, labelled, 4)
+        assert read[: len(labelled)] == [place[id_] for id_ in labelled]
+        candidates = read[len(labelled) :][:12]
+        assert candidates == sorted(candidates)
+        assert len(set(read)) == len(read) < 40
 
     def test_the_whole_pool_can_be_asked_for_and_then_no_more(self, pool: Path, tmp_path: Path) -> None:
         begin(tmp_path, pool, method="lada-ent-mix")
