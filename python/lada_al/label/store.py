@@ -1,8 +1,8 @@
 """labels.sqlite: what was asked and what people answered, append-only. Every label ever given stays in it.
 
 A row is on disk before it is acknowledged, in this file itself and not only in the log beside it. No row is changed or
-deleted: triggers refuse that. To undo is to append a row that names the row it withdraws. An item is in one query at the most, which a constraint sees to, so nothing is
-asked twice whoever is killed when.
+deleted: triggers refuse that. To undo is to append a row that names the row it withdraws. An item is in one query at
+the most, which a constraint sees to, so nothing is asked twice whoever is killed when.
 
 People may disagree. Each person's newest label of an item is their vote; the label in force is the one with the most
 votes, and a tie leaves the item without a label until somebody breaks it.
