@@ -80,7 +80,7 @@ def test_every_command_and_option_is_in_the_docs() -> None:
     docs = "".join(path.read_text() for path in [ROOT / "README.md", ROOT / "docs" / "labelling.md"])
     for command in ("init", "query", "ingest", "label"):
         assert f"lada {command}" in docs
-    for option in ("--again", "--label-studio", "--image-prefix", "--review", "--who", "--port", "--project", "--out"):
+    for option in ("--again", "--from", "--label-studio", "--image-prefix", "--review", "--who", "--port", "--project"):
         assert option in docs
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", docs):
         assert (ROOT / "docs" / picture).is_file()
