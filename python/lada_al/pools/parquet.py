@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
+from lada_al.pools.files import data_files
 from lada_al.pools.source import Id, Item, Source, read_below
 
 ROWS_AT_A_TIME = 64
@@ -31,8 +32,7 @@ class ParquetPool(Source):
         self.limits = limits
         folder = path if path.is_dir() else path.parent
         self.root = folder.resolve()
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        self.files = [file.relative_to(folder).as_posix() for file in files]
+        self.files = [file.relative_to(folder).as_posix() for file in data_files(path, ".parquet")]
         opened = [open_images(self.root / name) for name in self.files]
         self.starts = [0, *accumulate(file.metadata.num_rows for file in opened)]
         if not self.starts[-1]:
