@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import tarfile
 import zipfile
@@ -255,8 +256,14 @@ class TestBadPaths:
             ("nothing", "there is no .*pool; expected a folder of images"),
             ("empty folder", "holds no image files"),
             ("text file", "is of no known kind; expected"),
-            ("both", r"holds Parquet files \(images.parquet\) and tar files \(shards/0.tar\); name the files of one kind"),
-            ("images and tar", r"holds image files \(a/000.png\) and tar files \(x/y.tar\); name the files of one kind"),
+            (
+                "both",
+                r"holds Parquet files \(images.parquet\) and tar files \(shards/0.tar\); name the files of one kind",
+            ),
+            (
+                "images and tar",
+                r"holds image files \(a/000.png\) and tar files \(x/y.tar\); name the files of one kind",
+            ),
             ("images and parquet", r"holds image files \(a/000.png\) and Parquet files \(images.parquet\); name"),
             ("images and a damaged parquet", r"holds image files .* and Parquet files \(b.parquet\); name"),
             ("no parquet", "is not a readable Parquet file"),
@@ -329,6 +336,18 @@ class TestBadItems:
         (path / ".hidden.png").write_bytes(png(pixels(1)[0]))
         (path / "notes.txt").write_text("x")
         assert len(open_pool(path)) == 3
+
+    def test_what_is_no_regular_file_is_not_waited_for(self, tmp_path: Path) -> None:
+        path = folder(tmp_path, 3)
+        os.mkfifo(path / "pipe.png")
+        os.mkfifo(path / "pipe.tar")
+        (path / "link.png").symlink_to("pipe.png")
+        assert len(open_pool(path)) == 3
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        rows = pa.array([{"bytes": None, "path": name} for name in ("pipe.png", "link.png", "a")], kind)
+        pq.write_table(pa.table({"image": rows}), path / "images.parquet")
+        reasons = self.reasons(path / "images.parquet")
+        assert list(reasons.values()) == 3 * ["it is no regular file"]
 
     def test_paths_in_parquet_stay_in_the_pools_folder(self, tmp_path: Path) -> None:
         (tmp_path / "secret.png").write_bytes(png(pixels(1)[0]))
