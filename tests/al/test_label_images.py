@@ -185,6 +185,18 @@ class TestProject:
         with pytest.raises(UsageError, match="--pool: none of the 70 images can be decoded"):
             project.create(tmp_path / "none", tmp_path / "pool", ["cat", "dog"], None)
 
+    def test_the_kind_of_a_pool_is_what_it_is_for_scoring(self, tmp_path: Path) -> None:
+        (tmp_path / "deep" / "below").mkdir(parents=True)
+        write_parquet(tmp_path / "deep" / "below" / "a.parquet", 3, seed=1)
+        assert project.create(tmp_path / "one", tmp_path / "deep", ["cat", "dog"], None).kind == "parquet"
+        write(tmp_path / "pool" / "a.png", (20, 24))
+        write_parquet(tmp_path / "pool" / ".hidden.parquet", 3, seed=1)
+        assert project.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], None).kind == "folder"
+        (tmp_path / "pool" / ".hidden.parquet").rename(tmp_path / "pool" / "seen.parquet")
+        message = r"^--pool: .*pool holds image files \(a.png\) and Parquet files \(seen.parquet\)"
+        with pytest.raises(UsageError, match=message):
+            project.create(tmp_path / "three", tmp_path / "pool", ["cat", "dog"], None)
+
     def test_small_images_are_scaled_up_to_what_a_network_takes(self, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "a.png", (4, 12))
         assert project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None).size == (12, 8)

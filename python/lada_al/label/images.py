@@ -17,6 +17,7 @@ from PIL import Image
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError, open_image
+from lada_al.pools.files import data_files
 from lada_al.pools.folder import image_files
 from lada_al.pools.source import as_text, read_below
 
@@ -77,7 +78,7 @@ class ParquetImages:
 
         if not path.exists():
             raise UsageError(f"--pool: there is no {path}")
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        files = data_files(path, ".parquet")
         root = path if path.is_dir() else path.parent
         self._files = {file.relative_to(root).as_posix(): file for file in files}
         # By file, where each of its row groups begins, and where the last ends.

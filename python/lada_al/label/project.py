@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lada_al.errors import UsageError, one_line
 from lada_al.label.images import KINDS, Images
+from lada_al.pools import kind_of
 from lada_al.pools.decode import UnreadableError
 from lada_al.run.files import write_text
 
@@ -63,7 +64,7 @@ def create(folder: Path, pool: Path, classes: list[str], size: int | None, **opt
     """
     if (folder / PROJECT).exists():
         raise UsageError(f"--project: {folder / PROJECT} exists; a project is begun once")
-    kind = "parquet" if pool.suffix == ".parquet" or (pool.is_dir() and any(pool.glob("*.parquet"))) else "folder"
+    kind = "parquet" if kind_of(pool, "--pool") == "parquet" else "folder"
     height, width, channels = _shape(KINDS[kind](pool))
     if size is not None:
         height = width = size

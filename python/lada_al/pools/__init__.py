@@ -11,9 +11,10 @@ from typing import Any
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import ImageSpec, Limits, UnreadableError
+from lada_al.pools.files import kind_of
 from lada_al.pools.source import Id, Item, Source
 
-__all__ = ["Id", "ImageSpec", "Item", "Limits", "Source", "UnreadableError", "open_pool"]
+__all__ = ["Id", "ImageSpec", "Item", "Limits", "Source", "UnreadableError", "kind_of", "open_pool"]
 
 KINDS = "a folder of images, Parquet file or folder, tar file or folder of them, .npy or .npz"
 
@@ -28,7 +29,7 @@ def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = No
         limits: what is too large to be decoded.
 
     Raises:
-        UsageError: there is nothing there, or it is none of these.
+        UsageError: there is nothing there, or it is none of these, or files of two kinds.
     """
     from lada_al.pools import arrays, folder, objects, parquet, tar
 
@@ -38,18 +39,15 @@ def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = No
     if not isinstance(pool, str | Path):
         return objects.open_object(pool, limits)
     path = Path(pool)
+    kind = kind_of(path)
     if not path.exists():
         raise UsageError(f"pool: there is no {path}; expected {KINDS}")
-    found = {suffix for suffix in (".parquet", ".tar") if path.is_dir() and next(path.rglob(f"*{suffix}"), None)}
-    if len(found) == 2:
-        raise UsageError(f"pool: {path} holds both Parquet and tar files; name one of the two")
-    suffix = found.pop() if found else path.suffix.lower()
-    if suffix == ".parquet":
+    if kind == "parquet":
         return parquet.ParquetPool(path, limits)
-    if suffix == ".tar":
+    if kind == "tar":
         return tar.TarPool(path, listing, limits)
-    if path.is_dir():
+    if kind == "folder":
         return folder.FolderPool(path, listing, limits)
-    if suffix in (".npy", ".npz"):
+    if kind == "array":
         return arrays.ArrayPool(path)
     raise UsageError(f"pool: {path} is of no known kind; expected {KINDS}")

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits
+from lada_al.pools.files import files_below
 from lada_al.pools.source import Item, Listing, Source, as_text, read_below
 
 SCHEMA = pa.schema([("path", pa.binary())])
@@ -48,15 +49,9 @@ class FolderPool(Source):
         return (os.fsdecode(row["path"]) for row in self.listing.slice(start, stop))
 
 
-def image_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Image files and links to them, sorted: each one's path, `prefix` and what is below the folder, and its entry."""
-    with os.scandir(folder) as entries:
-        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in listed:
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_files(Path(entry.path), f"{prefix}{entry.name}/")
-        elif Path(entry.name).suffix.lower() in SUFFIXES and not (entry.is_symlink() and os.path.isdir(entry.path)):
-            yield prefix + entry.name, entry
+def image_files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Image files and links to them, sorted: each one's path below the folder, and its entry."""
+    return files_below(folder, SUFFIXES)
 
 
 def _batches(folder: Path) -> Iterator[pa.RecordBatch]:

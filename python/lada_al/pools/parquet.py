@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
+from lada_al.pools.files import data_files
 from lada_al.pools.source import Id, Item, Source, read_below
 
 ROWS_AT_A_TIME = 64
@@ -31,8 +32,7 @@ class ParquetPool(Source):
         self.limits = limits
         folder = path if path.is_dir() else path.parent
         self.root = folder.resolve()
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        self.files = [file.relative_to(folder).as_posix() for file in files]
+        self.files = [file.relative_to(folder).as_posix() for file in data_files(path, ".parquet")]
         opened = [open_images(self.root / name) for name in self.files]
         self.starts = [0, *accumulate(file.metadata.num_rows for file in opened)]
         if not self.starts[-1]:
@@ -74,10 +74,10 @@ class ParquetPool(Source):
         return f"{self.files[number]}#{row}"
 
     def _rows(self, number: int, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """Rows of one file. Ranges that are asked for in ascending order read the file once, however large its row
-        groups are."""
-        if self._reader is None or not self._reader.reaches(number, start):
-            self._reader = _Reader(self.root / self.files[number], number, ["id", "image"][not self.has_id :], start)
+        """Rows of one file. Ranges that are asked for in ascending order read no row group twice, and none that no row
+        of theirs is in."""
+        if self._reader is None or self._reader.number != number:
+            self._reader = _Reader(self.root / self.files[number], number, ["id", "image"][not self.has_id :])
         return self._reader.take(start, stop)
 
     def _bytes(self, image: Any) -> Any:
@@ -92,28 +92,30 @@ class ParquetPool(Source):
 
 
 class _Reader:
-    """Reads a file from one row on, a few rows at a time."""
+    """Reads a file a few rows at a time, on from where it is as long as that is in the same row group."""
 
-    def __init__(self, path: Path, number: int, columns: list[str], start: int) -> None:
-        file = pq.ParquetFile(path, memory_map=True)
-        sizes = rows_of_groups(file)
-        begins = [0, *accumulate(sizes)]
-        group = bisect.bisect_right(begins, start) - 1
-        groups = list(range(group, len(sizes)))
-        self._batches = file.iter_batches(ROWS_AT_A_TIME, row_groups=groups, columns=columns, use_threads=False)
-        self.number, self._held, self._at = number, pa.RecordBatch.from_pylist([]), begins[group]
-
-    def reaches(self, number: int, start: int) -> bool:
-        return number == self.number and start >= self._at
+    def __init__(self, path: Path, number: int, columns: list[str]) -> None:
+        self.number, self._columns = number, columns
+        self._file = pq.ParquetFile(path, memory_map=True)
+        self._begins = [0, *accumulate(rows_of_groups(self._file))]
+        self._group, self._at, self._held = -1, 0, pa.RecordBatch.from_pylist([])
+        self._batches: Iterator[pa.RecordBatch] = iter(())
 
     def take(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         while start < stop:
+            group = bisect.bisect_right(self._begins, start) - 1
+            if group != self._group or start < self._at:
+                self._begin(group)
             while self._at + len(self._held) <= start:
                 self._at += len(self._held)
                 self._held = next(self._batches)
             part = self._held.slice(start - self._at, stop - start)
             yield from part.to_pylist()
             start += len(part)
+
+    def _begin(self, group: int) -> None:
+        self._batches = self._file.iter_batches(ROWS_AT_A_TIME, [group], self._columns, use_threads=False)
+        self._group, self._at, self._held = group, self._begins[group], self._held.slice(0, 0)
 
 
 def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -102,12 +103,25 @@ def read_below(folder: Path, name: str, limits: Limits) -> bytes | UnreadableErr
         path = Path(os.path.realpath(folder / name))
         if not path.is_relative_to(folder):
             return UnreadableError("its path leads outside of the pool's folder")
-        size = path.stat().st_size
-        return UnreadableError(f"{size} bytes, more than {limits.bytes}") if size > limits.bytes else path.read_bytes()
+        return read_file(path, limits)
     except OSError as error:
         return UnreadableError(error.strerror or type(error).__name__)
     except ValueError as error:  # a character that no path holds
         return UnreadableError(f"its path cannot be used: {error}")
+
+
+def read_file(path: Path, limits: Limits) -> bytes | UnreadableError:
+    """A regular file; or why it cannot be had: others, such as pipes, may never end.
+
+    Raises:
+        OSError: as the system says.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        return UnreadableError("it is no regular file")
+    if about.st_size > limits.bytes:
+        return UnreadableError(f"{about.st_size} bytes, more than {limits.bytes}")
+    return path.read_bytes()
 
 
 def _write(file: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
