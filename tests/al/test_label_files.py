@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from labelling import CLASSES, begin, fill_in, lada, read_csv, truth, write_pool
@@ -18,6 +20,7 @@ from lada_al.label.store import Ranked, Store
 from lada_al.pools.decode import UnreadableError
 from lada_al.score import run as scoring
 from PIL import Image
+from pooling import ODD_NAMES, POOLS, oddly_named
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +351,16 @@ class TestList:
         assert lada("ingest", tmp_path / "labels.csv", "--project", project)[0] == 0
         assert lada("query", "--project", project, "--out", tmp_path / "third.csv", "--count", 2)[0] == 0
 
+    def test_ids_of_a_column_are_the_same_for_scoring_and_labelling(self, tmp_path: Path) -> None:
+        begin(tmp_path, POOLS["parquet folder"](tmp_path, 9), classes=["a", "b"])
+        scoring.write_csv(tmp_path / "top.csv", scoring.COLUMNS, [[f"x{i}", i, i, None, None] for i in (5, 2)])
+        options = ["--from", tmp_path / "top.csv", "--out", tmp_path / "batch.csv"]
+        code, _, err = lada("query", "--project", tmp_path, *options)
+        assert code == 0, err
+        assert ids_of(tmp_path) == ["x5", "x2"]
+        assert ingest(tmp_path, "id,label\nx5,a\nx8,b\n")[0] == 0
+        assert journal(tmp_path) == {"x5": "a", "x8": "b"}
+
     def test_any_list_of_ids_will_do_and_count_cuts_it(self, tmp_path: Path) -> None:
         (tmp_path / "pool").mkdir()
         for name in ("=1.png", "a.png", "b.png"):
@@ -641,6 +654,22 @@ class TestLabelStudio:
         task = json.loads(path.read_text())[0]
         assert task["data"]["image"] == prefix + ids_of(project)[0]
         assert "predictions" not in task  # the first batch is drawn at random
+
+    def test_addresses_are_those_of_files_whatever_their_names(self, tmp_path: Path) -> None:
+        begin(tmp_path, oddly_named(tmp_path), method="random")
+        out = ["--out", tmp_path / "b.csv", "--label-studio", tmp_path / "t.json", "--image-prefix", "http://x/?d="]
+        assert lada("query", "--project", tmp_path, *out)[0] == 0
+        tasks = [task["data"] for task in json.loads((tmp_path / "t.json").read_text())]
+        found = {os.fsdecode(unquote_to_bytes(t["image"].removeprefix("http://x/?d="))): t["lada_id"] for t in tasks}
+        assert found == ODD_NAMES
+
+    def test_images_that_are_no_files_have_no_addresses(self, tmp_path: Path) -> None:
+        begin(tmp_path, POOLS["parquet file"](tmp_path, 5))
+        out = ["--out", tmp_path / "b.csv", "--label-studio", tmp_path / "t.json", "--image-prefix", "/"]
+        code, _, err = lada("query", "--project", tmp_path, *out)
+        assert code == 2
+        assert err.startswith(f"lada: --image-prefix: the images of {tmp_path}/images.parquet are no files")
+        assert not (tmp_path / "labels.sqlite").exists()
 
     def test_annotations_come_back(self, project: Path) -> None:
         tasks = self.tasks(project)

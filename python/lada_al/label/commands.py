@@ -28,7 +28,7 @@ HERE = Path()
 
 @app.command()
 def init(
-    pool: Annotated[Path, typer.Option(help="Folder of images, or Parquet with a column image.", show_default=False)],
+    pool: Annotated[Path, typer.Option(help="Images: a folder, Parquet, tar, .npy or .npz.", show_default=False)],
     classes: Annotated[str, typer.Option(help="Class names separated by commas.", show_default=False)],
     project: Project = HERE,
     method: Annotated[str, typer.Option(help="See `lada methods`.")] = "lada-ent-mix",
@@ -60,7 +60,7 @@ def query(
     again: Annotated[int | None, typer.Option(help="Write this earlier batch again, and choose nothing.")] = None,
     label_studio: Annotated[Path | None, typer.Option(help="Write Label Studio tasks too, to this file.")] = None,
     image_prefix: Annotated[
-        str | None, typer.Option(help="Address before ids in tasks; default: images inside.")
+        str | None, typer.Option(help="Address before paths in tasks; default: images inside.")
     ] = None,
 ) -> None:
     """Choose the images whose labels help most, and write them as a batch for people."""
@@ -78,6 +78,8 @@ def query(
     html = out.with_suffix(".html")
     _check_new_files([path for path in (out, html, label_studio) if path is not None])
     begun = projects.read(project)
+    if image_prefix is not None and begun.kind != "folder":
+        raise UsageError(f"--image-prefix: the images of {begun.pool} are no files, so they have no addresses")
     if again is not None:
         batch = queries.again(project, again)
     elif listed is not None:

@@ -75,13 +75,12 @@ class Ranker:
 
         Images are read in the order of the pool, for which files are made, and come back in that of `ids`.
         """
-        place = {id_: i for i, id_ in enumerate(images.ids())}
         pixels: dict[str, Tensor] = {}
         at = 0
         while at < len(ids) and len(pixels) < count:
             part = ids[at : at + count - len(pixels)]
             at += len(part)
-            for id_ in sorted(part, key=place.__getitem__):
+            for id_ in sorted(part, key=images.place):
                 try:
                     pixels[id_] = _pixels(images.image(id_), self.project)
                 except UnreadableError as error:

@@ -19,7 +19,13 @@ __all__ = ["Id", "ImageSpec", "Item", "Limits", "Source", "UnreadableError", "ki
 KINDS = "a folder of images, Parquet file or folder, tar file or folder of them, .npy or .npz"
 
 
-def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = None) -> Source:
+def open_pool(
+    pool: Any,
+    listing: Path | None = None,
+    limits: Limits | None = None,
+    kind: str | None = None,
+    own_ids: bool = True,
+) -> Source:
     """The pool at a path, or in an object: a Source, a Hugging Face data set, or a torch Dataset of (image, id).
 
     Args:
@@ -27,6 +33,8 @@ def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = No
         listing: where the list of a folder's or a tar file's items is kept, or found if it is there already. Without
             it, the list is held in memory.
         limits: what is too large to be decoded.
+        kind: what `kind_of` said of a path, if that is to hold whatever lies there now.
+        own_ids: whether a column `id` of Parquet files says the ids; if not, they are file and row.
 
     Raises:
         UsageError: there is nothing there, or it is none of these, or files of two kinds.
@@ -39,11 +47,11 @@ def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = No
     if not isinstance(pool, str | Path):
         return objects.open_object(pool, limits)
     path = Path(pool)
-    kind = kind_of(path)
+    kind = kind or kind_of(path)
     if not path.exists():
         raise UsageError(f"pool: there is no {path}; expected {KINDS}")
     if kind == "parquet":
-        return parquet.ParquetPool(path, limits)
+        return parquet.ParquetPool(path, limits, own_ids)
     if kind == "tar":
         return tar.TarPool(path, listing, limits)
     if kind == "folder":

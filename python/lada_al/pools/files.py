@@ -32,7 +32,7 @@ def kind_of(path: Path, argument: str = "pool") -> str | None:
     if not path.is_dir():
         return (DATA | ARRAYS).get(path.suffix.lower())
     found: dict[str, list[str]] = {}
-    for name, _ in files_below(path, SUFFIXES | DATA.keys()):
+    for name in files_below(path, SUFFIXES | DATA.keys()):
         kind = DATA.get(_suffix(name), "folder")
         if kind == "parquet" or kind not in found:
             found.setdefault(kind, []).append(name)
@@ -51,18 +51,18 @@ def data_files(path: Path, suffix: str) -> list[Path]:
     """The files of a pool of Parquet or tar files: those with this suffix below a folder, or the one at the path."""
     if not path.is_dir():
         return [path]
-    return sorted(path / name for name, _ in files_below(path, {suffix}))
+    return sorted(path / name for name in files_below(path, {suffix}))
 
 
-def files_below(folder: Path, suffixes: Collection[str], prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Files and links to them, sorted: each one's path, `prefix` and what is below the folder, and its entry."""
+def files_below(folder: Path, suffixes: Collection[str], prefix: str = "") -> Iterator[str]:
+    """Files and links to them, sorted: each one's path, which is `prefix` and what is below the folder."""
     with os.scandir(folder) as entries:
         listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in listed:
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(Path(entry.path), suffixes, f"{prefix}{entry.name}/")
         elif _suffix(entry.name) in suffixes and _is_file(entry):
-            yield prefix + entry.name, entry
+            yield prefix + entry.name
 
 
 def _suffix(name: str) -> str:

@@ -42,6 +42,12 @@ class FolderPool(Source):
         for start in range(0, len(self), Listing.ROWS):
             yield from map(as_text, self._paths(start, start + Listing.ROWS))
 
+    def location(self, place: int) -> str:
+        return as_text(str(self.folder / next(self._paths(place, place + 1))))
+
+    def file(self, place: int) -> bytes | None:
+        return os.fsencode(next(self._paths(place, place + 1)))
+
     def fingerprint(self) -> str:
         return self.listing.fingerprint()
 
@@ -49,15 +55,10 @@ class FolderPool(Source):
         return (os.fsdecode(row["path"]) for row in self.listing.slice(start, stop))
 
 
-def image_files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Image files and links to them, sorted: each one's path below the folder, and its entry."""
-    return files_below(folder, SUFFIXES)
-
-
 def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
     """All paths by their hashes. Held at a time: the paths' bytes, and 16 bytes more for each."""
     ends, hashes, text = [], [], bytearray()
-    for path, _ in image_files(folder):
+    for path in files_below(folder, SUFFIXES):
         name = os.fsencode(path)
         text += name
         ends.append(len(text))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
 from lada_al.pools.files import data_files
-from lada_al.pools.source import Id, Item, Source, read_below
+from lada_al.pools.source import Id, Item, Source, as_text, read_below
 
 ROWS_AT_A_TIME = 64
 BYTES = (pa.binary(), pa.large_binary())
@@ -28,7 +28,7 @@ TEXT = (pa.string(), pa.large_string())
 
 
 class ParquetPool(Source):
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, own_ids: bool = True) -> None:
         self.limits = limits
         folder = path if path.is_dir() else path.parent
         self.root = folder.resolve()
@@ -38,9 +38,9 @@ class ParquetPool(Source):
         if not self.starts[-1]:
             raise UsageError(f"pool: {path} has no rows")
         kinds = {str(file.schema_arrow.field("id").type) if _has_id(file) else "" for file in opened}
-        if len(kinds) > 1:
+        if own_ids and len(kinds) > 1:
             raise UsageError(f"pool: the column id differs between the files in {path}: {', '.join(sorted(kinds))}")
-        self.has_id = kinds != {""}
+        self.has_id = own_ids and kinds != {""}
         if self.has_id:
             self.id_type = _checked_ids(opened, path)
         self._reader: _Reader | None = None
@@ -63,6 +63,10 @@ class ParquetPool(Source):
                 yield from pq.read_table(self.root / name, columns=["id"])["id"].to_pylist()
             else:
                 yield from (self._id(number, row) for row in range(self.starts[number + 1] - self.starts[number]))
+
+    def location(self, place: int) -> str:
+        number = bisect.bisect_right(self.starts, place) - 1
+        return as_text(str(self.root / self._id(number, place - self.starts[number])))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.files, self.starts)).encode())
@@ -118,8 +122,8 @@ class _Reader:
         self._group, self._at, self._held = group, self._begins[group], self._held.slice(0, 0)
 
 
-def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:
-    """A Parquet file that has an image column; an error names the argument that it was given for.
+def open_images(path: Path) -> pq.ParquetFile:
+    """A Parquet file that has an image column.
 
     Raises:
         UsageError: it is not one.
@@ -127,13 +131,13 @@ def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, UnicodeError) as error:  # the last, where its name is no UTF-8
-        raise UsageError(f"{argument}: {path} is not a readable Parquet file: {error}") from error
+        raise UsageError(f"pool: {path} is not a readable Parquet file: {error}") from error
     kinds = {field.name: field.type for field in file.schema_arrow}
     kind = kinds.get("image")
     if kind not in BYTES and not _is_file(kind):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         wanted = "bytes or of struct<bytes: binary, path: string>"
-        raise UsageError(f"{argument}: {path}: expected a column image of {wanted}, got {found}")
+        raise UsageError(f"pool: {path}: expected a column image of {wanted}, got {found}")
     return file
 
 

@@ -49,6 +49,16 @@ class Source(ABC):
         """The id of each position."""
         return (item.id for item in self.read(0, len(self)))
 
+    def location(self, place: int) -> str:
+        """Where a person finds the item of a position; nothing, where it lies in no file."""
+        del place
+        return ""
+
+    def file(self, place: int) -> bytes | None:
+        """The path below the pool's folder of an item that is a file by itself."""
+        del place
+        return None
+
 
 class Listing:
     """Rows of a table, in memory or in an Arrow file that is mapped and takes no memory, however long."""

@@ -53,6 +53,10 @@ class TarPool(Source):
         for start in range(0, len(self), Listing.ROWS):
             yield from (self._id(r["shard"], r["member"]) for r in self.listing.slice(start, start + Listing.ROWS))
 
+    def location(self, place: int) -> str:
+        (row,) = self.listing.slice(place, place + 1)
+        return as_text(str(self.root / self._id(row["shard"], row["member"])))
+
     def fingerprint(self) -> str:
         return f"{self.listing.fingerprint()} {self.sizes}"
 
