@@ -336,6 +336,11 @@ def logits_of(output: Any, batch: int) -> Tensor:
     if logits.dim() != 2 or len(logits) != batch or not logits.is_floating_point():
         got = f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)}"
         raise UsageError(f"model: expected floating logits of shape (batch, classes), got {got} for a batch of {batch}")
+    if logits.shape[1] < 2:
+        raise UsageError(
+            f"model: expected logits of at least 2 classes, got shape {tuple(logits.shape)}; "
+            "of a network with one output z, for a sigmoid, return [0, z]"
+        )
     return logits
 
 

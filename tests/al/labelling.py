@@ -6,7 +6,11 @@ import contextlib
 import csv
 import functools
 import io
+import json
+import os
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,6 +63,34 @@ def lada(*arguments: object) -> tuple[int, str, str]:
         except SystemExit as ended:
             code = ended.code
     return int(code or 0), out.getvalue(), err.getvalue()
+
+
+class Page:
+    """`lada label` in a process of its own, and what its page asks of it."""
+
+    def __init__(self, project: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "lada_al", "label", "--project", str(project), *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().split()[-1]
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def state(self) -> Any:
+        with urllib.request.urlopen(f"{self.address}state") as answer:
+            return json.load(answer)
+
+    def label(self, number: int, label: str) -> Any:
+        """What the page shows after this label."""
+        body = json.dumps({"number": number, "label": label, "nonce": os.urandom(16).hex()}).encode()
+        headers = {"Content-Type": "application/json", "Origin": self.address[: self.address.index("/", 7)]}
+        with urllib.request.urlopen(urllib.request.Request(f"{self.address}label", body, headers)) as answer:
+            return json.load(answer)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lada_al import ActiveLearner
@@ -13,6 +15,7 @@ from lada_al.errors import UsageError
 from lada_al.models import small
 from lada_al.pools import ImageSpec
 from PIL import Image
+from pooling import pixels, png
 from torch import nn
 
 SPEC = ImageSpec(1, 20, 20, (0.3,), (0.3,))
@@ -188,6 +191,23 @@ def test_a_folder_and_a_color_network(tmp_path: Path) -> None:
     ids = active.ask(6)
     active.tell(ids, [int(str(id_).removesuffix(".png")) % 2 for id_ in ids])
     assert len(active.ask(4)) == 4
+
+
+def test_one_pass_over_a_parquet_file_reads_the_row_groups_of_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"image": [png(image) for image in pixels(200)]}), tmp_path / "a.parquet", row_group_size=4)
+    groups: list[int] = []
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def counted(file: Any, size: int, row_groups: list[int], *more: Any, **options: Any) -> Any:
+        groups.extend(row_groups)
+        return iter_batches(file, size, row_groups, *more, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    asked = ActiveLearner(network(), tmp_path / "a.parquet", method="random", **SETTINGS).ask(12)
+    assert groups == sorted({int(str(id_).rpartition("#")[2]) // 4 for id_ in asked})
+    assert len(groups) < 13
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from labelling import CLASSES, begin, fill_in, lada, read_csv, truth, write_pool
 from lada_al.errors import UsageError
+from lada_al.label import project as projects
 from lada_al.label import query as queries
+from lada_al.label.rank import Ranker
 from lada_al.label.store import Ranked, Store
+from lada_al.pools.decode import UnreadableError
+from lada_al.score import run as scoring
 from PIL import Image
+from pooling import ODD_NAMES, POOLS, oddly_named
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +127,34 @@ class TestQuery:
             lada("query", "--project", folder, "--out", folder / "batch.csv", "--count", 4)
             outcomes.append((folder / "batch.csv").read_text())
         assert outcomes[0] == outcomes[1] != outcomes[2]
+
+    def test_images_are_read_in_the_order_of_the_pool_and_no_more_than_are_used(
+        self, pool: Path, tmp_path: Path
+    ) -> None:
+        """In another order, a Parquet pool reads a row group for each."""
+        project = begin(tmp_path, pool, method="random", settings={"candidates": 12})
+        images, read = project.images(), []
+        place = {id_: i for i, id_ in enumerate(images.ids())}
+        decode = images.image
+
+        def image(id_: str) -> Image.Image:
+            read.append(place[id_])
+            if place[id_] % 3 == 0:
+                raise UnreadableError("damaged")
+            return decode(id_)
+
+        images.image = image
+        drawn = [item.id for item in Ranker(project, 0, set())(images, {}, 4)]
+        assert len(drawn) == 4
+        assert read[:4] == sorted(read[:4])
+        assert {place[id_] for id_ in drawn} == {i for i in read if i % 3}  # what could be read, and no more
+        read.clear()
+        labelled = {id_: truth(id_) for id_ in images.ids()[1:30:6]}
+        Ranker(project, 1, set())(images, labelled, 4)
+        assert read[: len(labelled)] == [place[id_] for id_ in labelled]
+        candidates = read[len(labelled) :][:12]
+        assert candidates == sorted(candidates)
+        assert len(set(read)) == len(read) < 40
 
     def test_the_whole_pool_can_be_asked_for_and_then_no_more(self, pool: Path, tmp_path: Path) -> None:
         begin(tmp_path, pool, method="lada-ent-mix")
@@ -234,6 +269,10 @@ class TestQuery:
                 "--count: --again writes a batch as it was asked for; give one of them",
             ),
             (
+                ["--out", "new.csv", "--again", 1, "--from", "top.csv"],
+                "--from: --again writes a batch as it was asked for; give one of them",
+            ),
+            (
                 ["--out", "new.csv", "--image-prefix", "/images/"],
                 "--image-prefix is for tasks of --label-studio, which is not given",
             ),
@@ -287,6 +326,76 @@ class TestQuery:
         assert journal(tmp_path) == {"'=x.png": "3"}
 
 
+class TestList:
+    """`lada query --from`, with what `lada score` and people write."""
+
+    def test_the_top_of_a_scoring_becomes_a_batch(self, project: Path, pool: Path, tmp_path: Path) -> None:
+        asked = ids_of(project)
+        others = [id_ for id_ in projects.read(project).images().ids() if id_ not in asked][:4]
+        rows = [[id_, 2.5 - i, 0.5, None, None] for i, id_ in enumerate([others[2], asked[0], *others[:2], others[2]])]
+        scoring.write_csv(tmp_path / "top.csv", scoring.COLUMNS, rows)
+        options = ["--from", tmp_path / "top.csv", "--out", tmp_path / "second.csv"]
+        code, out, err = lada("query", "--project", project, *options)
+        assert code == 0, err
+        assert "1 images of the list are labelled or asked for already and left out\n" in out
+        assert "batch 2: 3 images" in out
+        second = read_csv(tmp_path / "second.csv")
+        assert [row["id"] for row in second] == [others[2], *others[:2]]
+        assert [row["score"] for row in second] == ["2.5", "0.5", "'-0.5"]
+        assert [row["why"] for row in second] == [f"place {i} in top.csv" for i in (1, 3, 4)]
+        assert {(row["entropy"], row["predicted"]) for row in second} == {("0.5", "")}
+        code, _, err = lada("query", "--project", project, *options[:3], tmp_path / "third.csv")
+        assert code == 2
+        assert err == f"lada: --from: all 4 images that {tmp_path / 'top.csv'} lists are labelled or asked for\n"
+        fill_in(tmp_path / "second.csv", tmp_path / "labels.csv")
+        assert lada("ingest", tmp_path / "labels.csv", "--project", project)[0] == 0
+        assert lada("query", "--project", project, "--out", tmp_path / "third.csv", "--count", 2)[0] == 0
+
+    def test_ids_of_a_column_are_the_same_for_scoring_and_labelling(self, tmp_path: Path) -> None:
+        begin(tmp_path, POOLS["parquet folder"](tmp_path, 9), classes=["a", "b"])
+        scoring.write_csv(tmp_path / "top.csv", scoring.COLUMNS, [[f"x{i}", i, i, None, None] for i in (5, 2)])
+        options = ["--from", tmp_path / "top.csv", "--out", tmp_path / "batch.csv"]
+        code, _, err = lada("query", "--project", tmp_path, *options)
+        assert code == 0, err
+        assert ids_of(tmp_path) == ["x5", "x2"]
+        assert ingest(tmp_path, "id,label\nx5,a\nx8,b\n")[0] == 0
+        assert journal(tmp_path) == {"x5": "a", "x8": "b"}
+
+    def test_any_list_of_ids_will_do_and_count_cuts_it(self, tmp_path: Path) -> None:
+        (tmp_path / "pool").mkdir()
+        for name in ("=1.png", "a.png", "b.png"):
+            Image.new("L", (20, 20)).save(tmp_path / "pool" / name)
+        begin(tmp_path, tmp_path / "pool")
+        (tmp_path / "list").write_text("ID;mine\nb.png;x\n'=1.png\na.png;y\n")
+        code, _, err = lada(
+            "query", "--project", tmp_path, "--from", tmp_path / "list", "--out", tmp_path / "batch.csv", "--count", 2
+        )
+        assert code == 0, err
+        assert ids_of(tmp_path) == ["b.png", "'=1.png"]
+        assert "2 images asked for by the list list on" in (tmp_path / "batch.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("id\nx.png\n{a}\ny.png\n", ", line 2: the pool has no image 'x.png', nor those of 1 other lines"),
+            ("id\n../x.png\n", ", line 2: the pool has no image '../x.png'"),
+            ("id,score\n{a},high\n", ", line 2: score must be a finite number, got 'high'"),
+            ("id,entropy\n{a},nan\n", ", line 2: entropy must be a finite number, got 'nan'"),
+            ("id\n", " lists no images"),
+            ("", ": expected a header with a column id, got ''"),
+            ("id,id\n{a},{a}\n", ": expected one column id, got 2"),
+        ],
+    )
+    def test_lists_that_do_not_fit_are_refused(self, text: str, message: str, project: Path) -> None:
+        path = project / "top.csv"
+        path.write_text(text.replace("{a}", ids_of(project)[0]))
+        code, out, err = lada("query", "--project", project, "--from", path, "--out", project / "x.csv")
+        assert (code, out) == (2, "")
+        assert err.removeprefix("lada: ").removeprefix("--from: ") == f"{path}{message}\n"
+        with Store(project / "labels.sqlite") as store:
+            assert len(store.queries()) == 1
+
+
 class TestIngest:
     def test_partial_batches_and_files_that_are_taken_twice(self, project: Path) -> None:
         fill_in(project / "batch.csv", project / "labels.csv", only=slice(0, 3))
@@ -305,8 +414,6 @@ class TestIngest:
     def test_labels_of_images_that_were_not_asked_for_are_welcome(self, project: Path) -> None:
         asked = set(ids_of(project))
         with Store(project / "labels.sqlite") as store:
-            from lada_al.label import project as projects
-
             other = next(id_ for id_ in projects.read(project).images().ids() if id_ not in asked)
             assert ingest(project, f"id,label\n{other},3\n")[0] == 0
             assert store.labels() == {other: "3"}
@@ -378,7 +485,7 @@ class TestIngest:
 
     def test_missing_and_huge_files(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "cannot be read" in lada("ingest", project / "none.csv", "--project", project)[2]
-        monkeypatch.setattr("lada_al.label.ingest.MAX_BYTES", 5)
+        monkeypatch.setattr("lada_al.label.sheet.MAX_BYTES", 5)
         assert "has 8 bytes, more than 5" in ingest(project, "id,label")[2]
         assert "holds no project.json" in lada("ingest", project / "labels.csv", "--project", project / "x")[2]
         assert "--who: expected a name of 1 to 100" in ingest(project, "id,label", who="x" * 101)[2]
@@ -508,8 +615,6 @@ class TestLabelStudio:
     def test_tasks_have_predictions_and_a_score_to_sort_by(self, project: Path) -> None:
         with Store(project / "labels.sqlite") as store:
             taken = ids_of(project)
-            from lada_al.label import project as projects
-
             a, b = [id_ for id_ in projects.read(project).images().ids() if id_ not in taken][:2]
             store.add_query("entropy", 1, 1, 0, [Ranked(a, 2.5, "w", "3", 2.5), Ranked(b, 1.5, "w", "4", 1.5)])
         path = project / "two.json"
@@ -550,6 +655,22 @@ class TestLabelStudio:
         assert task["data"]["image"] == prefix + ids_of(project)[0]
         assert "predictions" not in task  # the first batch is drawn at random
 
+    def test_addresses_are_those_of_files_whatever_their_names(self, tmp_path: Path) -> None:
+        begin(tmp_path, oddly_named(tmp_path), method="random")
+        out = ["--out", tmp_path / "b.csv", "--label-studio", tmp_path / "t.json", "--image-prefix", "http://x/?d="]
+        assert lada("query", "--project", tmp_path, *out)[0] == 0
+        tasks = [task["data"] for task in json.loads((tmp_path / "t.json").read_text())]
+        found = {os.fsdecode(unquote_to_bytes(t["image"].removeprefix("http://x/?d="))): t["lada_id"] for t in tasks}
+        assert found == ODD_NAMES
+
+    def test_images_that_are_no_files_have_no_addresses(self, tmp_path: Path) -> None:
+        begin(tmp_path, POOLS["parquet file"](tmp_path, 5))
+        out = ["--out", tmp_path / "b.csv", "--label-studio", tmp_path / "t.json", "--image-prefix", "/"]
+        code, _, err = lada("query", "--project", tmp_path, *out)
+        assert code == 2
+        assert err.startswith(f"lada: --image-prefix: the images of {tmp_path}/images.parquet are no files")
+        assert not (tmp_path / "labels.sqlite").exists()
+
     def test_annotations_come_back(self, project: Path) -> None:
         tasks = self.tasks(project)
         ids = [task["data"]["lada_id"] for task in tasks]
@@ -563,7 +684,7 @@ class TestLabelStudio:
         ]
         code, out, _ = ingest(project, json.dumps(export), "export.json")
         assert code == 0, out
-        assert "3 labels taken" in out
+        assert "2 labels and 1 skips taken, 0 known already" in out
         assert journal(project) == {ids[0]: "3", ids[1]: "4"}
         with Store(project / "labels.sqlite") as store:
             verdicts = store.verdicts()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from labelling import begin, truth, write_pool
 from lada_al.label import ingest, project, query
+from lada_al.label.claims import Claims
 from lada_al.label.server import Desk
 from lada_al.label.store import Store
 
@@ -32,8 +33,8 @@ def work(folder: Path, until: int, at_work: Any) -> None:
     notes = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     images, classes = project.read(folder).images(), project.read(folder).classes
     at_work.set()
-    with Store(folder / "labels.sqlite") as store:
-        desk = Desk(store, images, classes, "ana", review=False)
+    with Store(folder / "labels.sqlite") as store, Claims(folder / "pages.lock") as claims:
+        desk = Desk(store, claims, images, classes, "ana", review=False)
         if any(label != truth(item) for item, label in store.labels().items()):  # killed between a slip and its undo
             desk.undo(os.urandom(16).hex())
         while True:

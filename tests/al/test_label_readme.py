@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
-from labelling import fill_in, lada, read_csv, truth, write_pool
+from labelling import Page, fill_in, lada, read_csv, truth, write_pool
 from lada_al.label.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -23,24 +19,11 @@ INGESTED = 8  # of the second batch by spreadsheet; the rest comes from Label St
 
 def label_in_the_page(count: int) -> None:
     """Starts `lada label` and answers as its page does."""
-    command = [sys.executable, "-m", "lada_al", "label"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[-1]
-        origin = address[: address.index("/", 7)]
-        try:
-            with urllib.request.urlopen(f"{address}state") as answer:
-                state: Any = json.load(answer)
-            for number in range(count):
-                item = state["item"]
-                body = {"number": item["number"], "label": truth(item["id"]), "nonce": f"{number:032x}"}
-                headers = {"Content-Type": "application/json", "Origin": origin}
-                request = urllib.request.Request(f"{address}label", json.dumps(body).encode(), headers)
-                with urllib.request.urlopen(request) as answer:
-                    state = json.load(answer)
-            assert state["item"] is None
-        finally:
-            process.kill()
+    with Page(Path()) as page:
+        state = page.state()
+        for _ in range(count):
+            state = page.label(state["item"]["number"], truth(state["item"]["id"]))
+        assert state["item"] is None
 
 
 def annotate(tasks: Path, export: Path) -> None:
@@ -97,7 +80,7 @@ def test_every_command_and_option_is_in_the_docs() -> None:
     docs = "".join(path.read_text() for path in [ROOT / "README.md", ROOT / "docs" / "labelling.md"])
     for command in ("init", "query", "ingest", "label"):
         assert f"lada {command}" in docs
-    for option in ("--again", "--label-studio", "--image-prefix", "--review", "--who", "--port", "--project", "--out"):
+    for option in ("--again", "--from", "--label-studio", "--image-prefix", "--review", "--who", "--port", "--project"):
         assert option in docs
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", docs):
         assert (ROOT / "docs" / picture).is_file()

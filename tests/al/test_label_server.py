@@ -16,8 +16,10 @@ import httpx
 import pytest
 from lada_al.errors import UsageError
 from lada_al.label import server
-from lada_al.label.images import FolderImages
+from lada_al.label.claims import Claims
+from lada_al.label.images import Images
 from lada_al.label.store import Ranked, Store, Vote
+from lada_al.pools import open_pool
 from PIL import Image
 
 TOKEN, ADDRESS = "secret-token", "127.0.0.1:8765"
@@ -37,13 +39,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def desk(store: Store, tmp_path: Path) -> server.Desk:
+def desk(store: Store, tmp_path: Path) -> Iterator[server.Desk]:
     pool = tmp_path / "pool"
     pool.mkdir()
     Image.new("RGB", (2000, 1000), "red").save(pool / "a.png")
     Image.new("L", (20, 20)).save(pool / "<b>.png")
     (pool / "broken.png").write_text("no image")
-    return server.Desk(store, FolderImages(pool), CLASSES, "ana", review=False)
+    with Claims(tmp_path / "pages.lock") as claims:
+        yield server.Desk(store, claims, Images(open_pool(pool)), CLASSES, "ana", review=False)
 
 
 class Client:

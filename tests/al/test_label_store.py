@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,18 @@ def test_two_processes_may_write(store: Store) -> None:
         other.record([Vote("a", "cat", "ana")], "csv")
         store.record([Vote("b", "cat", "ana")], "csv")
         assert other.labels() == store.labels() == {"a": "cat", "b": "cat"}
+
+
+def test_the_file_alone_holds_every_label_while_others_have_it_open(store: Store, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.sqlite"
+    with Store(store.path) as other:
+        for number, writer in enumerate([store, other, store]):
+            writer.record_once(Vote("abc"[number], "cat", "ana"), "page", nonce(number))
+            assert len(other.labels()) == number + 1
+            shutil.copy(store.path, copy)
+            with sqlite3.connect(copy) as connection:
+                assert connection.execute("SELECT count(*) FROM labels").fetchone() == (number + 1,)
+            connection.close()
 
 
 def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import tarfile
 import zipfile
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lada_al.errors import UsageError
-from lada_al.pools import ImageSpec, Limits, UnreadableError, open_pool
+from lada_al.pools import ImageSpec, Limits, UnreadableError, kind_of, open_pool
 from lada_al.pools.decode import decode, open_image
 from PIL import Image, ImageOps
 from pooling import (
@@ -93,6 +94,34 @@ class TestNames:
             open_pool(tmp_path)
 
 
+class TestKinds:
+    """What lies beside the images of a pool."""
+
+    @pytest.mark.parametrize("name", [".cache/a.tar", ".a.tar", "x/.cache/y/a.parquet", ".a.parquet"])
+    def test_hidden_files_of_other_kinds_are_no_part_of_a_folder(self, name: str, tmp_path: Path) -> None:
+        path = folder(tmp_path, 4)
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"")
+        assert kind_of(path) == "folder"
+        assert len(open_pool(path)) == 4
+
+    @pytest.mark.parametrize(("kind", "suffix"), [("parquet folder", "parquet"), ("tar", "tar")])
+    def test_hidden_files_of_its_own_kind_are_no_part_of_a_pool(self, kind: str, suffix: str, tmp_path: Path) -> None:
+        path = POOLS[kind](tmp_path, 9)
+        (path / ".cache").mkdir()
+        for hidden in (f".cache/a.{suffix}", f".a.{suffix}"):
+            (path / hidden).write_bytes(b"")
+        (path / f"folder.{suffix}").mkdir()
+        assert len(open_pool(path)) == 9
+
+    @pytest.mark.parametrize("kind", ["folder", "tar"])
+    def test_parquet_without_images_is_a_table_about_them(self, kind: str, tmp_path: Path) -> None:
+        path = POOLS[kind](tmp_path, 4)
+        pq.write_table(pa.table({"file_name": ["a"], "label": [1]}), path / "metadata.parquet")
+        assert kind_of(path) == kind
+        assert len(open_pool(path)) == 4
+
+
 class TestArrays:
     def test_a_file_is_what_it_holds_whatever_its_name(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", pixels(3))
@@ -134,6 +163,31 @@ class Images(torch.utils.data.Dataset[Any]):
         if i == 2:
             raise OSError("the disk is gone")
         return Image.fromarray(pixels(COUNT)[i]), self.names[i]
+
+
+class TestParquet:
+    def test_only_row_groups_that_are_asked_for_are_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        groups: list[int] = []
+        iter_batches = pq.ParquetFile.iter_batches
+
+        def counted(file: Any, size: int, row_groups: list[int], *more: Any, **options: Any) -> Any:
+            groups.extend(row_groups)
+            return iter_batches(file, size, row_groups, *more, **options)
+
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+        pool = open_pool(parquet_file(tmp_path, 7 * 30))
+        for row in (3, 5, 70, 71, 76, 77, 209):
+            (item,) = pool.read(row, row + 1)
+            assert decode(item.stored, SPEC, pool.limits).tobytes() == pixels(7 * 30)[row].tobytes()
+        assert groups == [0, 10, 11, 29]
+        assert len(contents(pool, 12, 30)) == 18
+        assert groups == [0, 10, 11, 29, 1, 2, 3, 4]
+
+    def test_ranges_may_be_read_by_turns(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lada_al.pools.parquet.ROWS_AT_A_TIME", 3)
+        pool = open_pool(parquet_file(tmp_path, 20))
+        ids = [(a.id, b.id) for a, b in zip(pool.read(0, 10), pool.read(10, 20), strict=True)]
+        assert ids == [(f"images.parquet#{i}", f"images.parquet#{i + 10}") for i in range(10)]
 
 
 class TestObjects:
@@ -184,6 +238,8 @@ class TestBadPaths:
         if kind == "both":
             shards(root, 3)
             return parquet_file(root, 3).parent
+        if kind.startswith("images and "):
+            return self.make_mixed(kind, root)
         if kind in ("no parquet", "no tar", "no npy"):
             path = path.with_suffix("." + kind.split()[1])
             path.write_bytes(b"nonsense" * 99)
@@ -208,13 +264,33 @@ class TestBadPaths:
         np.save(path, {"float": np.zeros((2, 4, 4)), "vectors": np.zeros((2, 4), np.uint8)}[kind])
         return path
 
+    def make_mixed(self, kind: str, root: Path) -> Path:
+        path = folder(root, 2)
+        if kind == "images and tar":
+            (path / "x").mkdir()
+            (path / "x" / "y.tar").write_bytes(b"")
+        elif kind == "images and parquet":
+            parquet_file(path, 2)
+        else:
+            (path / "b.parquet").write_bytes(b"")
+        return path
+
     @pytest.mark.parametrize(
         ("kind", "message"),
         [
             ("nothing", "there is no .*pool; expected a folder of images"),
             ("empty folder", "holds no image files"),
             ("text file", "is of no known kind; expected"),
-            ("both", "holds both Parquet and tar files"),
+            (
+                "both",
+                r"holds Parquet files \(images.parquet\) and tar files \(shards/0.tar\); name the files of one kind",
+            ),
+            (
+                "images and tar",
+                r"holds image files \(a/000.png\) and tar files \(x/y.tar\); name the files of one kind",
+            ),
+            ("images and parquet", r"holds image files \(a/000.png\) and Parquet files \(images.parquet\); name"),
+            ("images and a damaged parquet", r"holds image files .* and Parquet files \(b.parquet\); name"),
             ("no parquet", "is not a readable Parquet file"),
             ("no tar", "is not a readable, uncompressed tar file"),
             ("no npy", "is not a readable array file"),
@@ -235,6 +311,12 @@ class TestBadPaths:
     def test_is_told_what_is_wrong(self, kind: str, message: str, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             open_pool(self.make(kind, tmp_path))
+
+    @pytest.mark.parametrize("url", ["s3://bucket/photos", "https://host/a.parquet"])
+    def test_urls_are_told_to_be_none(self, url: str) -> None:
+        for pool in (url, Path(url)):
+            with pytest.raises(UsageError, match=r"^pool: \w+:/.* is a URL; expected a path: mount the store, or copy"):
+                open_pool(pool)
 
     def test_pickled_objects_in_arrays_are_not_loaded(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "images.npz", images=pixels(2), ids=np.array([{"a": 1}, "b"], dtype=object))
@@ -279,6 +361,18 @@ class TestBadItems:
         (path / ".hidden.png").write_bytes(png(pixels(1)[0]))
         (path / "notes.txt").write_text("x")
         assert len(open_pool(path)) == 3
+
+    def test_what_is_no_regular_file_is_not_waited_for(self, tmp_path: Path) -> None:
+        path = folder(tmp_path, 3)
+        os.mkfifo(path / "pipe.png")
+        os.mkfifo(path / "pipe.tar")
+        (path / "link.png").symlink_to("pipe.png")
+        assert len(open_pool(path)) == 3
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        rows = pa.array([{"bytes": None, "path": name} for name in ("pipe.png", "link.png", "a")], kind)
+        pq.write_table(pa.table({"image": rows}), path / "images.parquet")
+        reasons = self.reasons(path / "images.parquet")
+        assert list(reasons.values()) == 3 * ["it is no regular file"]
 
     def test_paths_in_parquet_stay_in_the_pools_folder(self, tmp_path: Path) -> None:
         (tmp_path / "secret.png").write_bytes(png(pixels(1)[0]))

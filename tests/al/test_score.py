@@ -313,6 +313,10 @@ class TestOwnNetworks:
             ("h[:, :, None, None]", "got float32 (2, 5, 1, 1) for a batch of 2"),
             ("h.mean(0, keepdim=True)", "got float32 (1, 5) for a batch of 2"),
             ("h.long()", "got int64 (2, 5) for a batch of 2"),
+            (
+                "h[:, :1]",
+                "expected logits of at least 2 classes, got shape (2, 1); of a network with one output z, for",
+            ),
             ("h @ h", "cannot be run on images of shape (1, 12, 12): mat1 and mat2"),
         ],
     )
@@ -354,6 +358,7 @@ class TestWrongArguments:
             (["--embeddings", "logits.npy", "--pool", "p"], "or --embeddings alone"),
             (["--embeddings", "absent.npy"], "takes a .npy, .npz or .parquet file that exists"),
             (["--embeddings", "flat.npy"], "expected floating logits of shape (M, C)"),
+            (["--embeddings", "sigmoid.npy"], "expected logits of at least 2 classes, got shape (3, 1) in sigmoid.npy"),
             (
                 ["--embeddings", "logits.npy", "--method", "vaal"],
                 "must be one of entropy, var-ratio, margin, lada-ent-",
@@ -373,6 +378,7 @@ class TestWrongArguments:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         np.save("logits.npy", np.zeros((3, 2), np.float32))
+        np.save("sigmoid.npy", np.zeros((3, 1), np.float32))
         np.save("flat.npy", np.zeros(3, np.float32))
         np.savez("uneven.npz", features=np.zeros((3, 2)), logits=np.zeros((2, 2)))
         np.savez("narrow.npz", features=np.zeros((3, 2)), labelled=np.zeros((1, 3)))

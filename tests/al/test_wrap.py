@@ -126,11 +126,16 @@ def test_named_cuts_are_taken_in_their_order() -> None:
             None,
             r"got float32 \(4,\) for a batch of 3",
         ),
+        (
+            lambda: models.resnet18(num_classes=1),
+            None,
+            r"expected logits of at least 2 classes, got shape \(3, 1\); of",
+        ),
         (Rounded, None, r"got int64 \(3, 4\) for a batch of 3"),
         (lambda: nn.Linear(3, 4), None, r"model: cannot be run on images of shape \(3, 64, 64\): mat1 and mat2"),
         (lambda: None, None, "model: expected a module of torch, got NoneType"),
     ],
-    ids=["skip", "twice", "typo", "order", "no weights", "maps", "no batch", "integers", "shape", "none"],
+    ids=["skip", "twice", "typo", "order", "no weights", "maps", "no batch", "one class", "integers", "shape", "none"],
 )
 def test_what_cannot_be_cut_is_refused(module: Callable[[], nn.Module], at: list[str] | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,9 +13,13 @@ from rich.console import Console
 from lada_al.errors import UsageError
 from lada_al.label.store import JOURNAL, MAX_WHO, Store, is_name
 
+if TYPE_CHECKING:
+    from lada_al.label.query import Batch
+
 app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 COUNT = 20
+COUNT_HELP = f"Images to ask for, an even number where the method buys pairs; default {COUNT}, or all of --from."
 SHOWN = 20  # lines of each kind that are printed
 
 Project = Annotated[Path, typer.Option(help="Folder of the labelling project.", file_okay=False)]
@@ -24,7 +28,7 @@ HERE = Path()
 
 @app.command()
 def init(
-    pool: Annotated[Path, typer.Option(help="Folder of images, or Parquet with a column image.", show_default=False)],
+    pool: Annotated[Path, typer.Option(help="Images: a folder, Parquet, tar, .npy or .npz.", show_default=False)],
     classes: Annotated[str, typer.Option(help="Class names separated by commas.", show_default=False)],
     project: Project = HERE,
     method: Annotated[str, typer.Option(help="See `lada methods`.")] = "lada-ent-mix",
@@ -49,11 +53,14 @@ def init(
 def query(
     out: Annotated[Path, typer.Option(help="CSV file to write, with an HTML page beside it.", show_default=False)],
     project: Project = HERE,
-    count: Annotated[int | None, typer.Option(help=f"Images to ask for; default {COUNT}.", min=1)] = None,
+    count: Annotated[int | None, typer.Option(help=COUNT_HELP, min=1)] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--from", help="Ask for the images that this CSV lists, as top.csv of `lada score`.")
+    ] = None,
     again: Annotated[int | None, typer.Option(help="Write this earlier batch again, and choose nothing.")] = None,
     label_studio: Annotated[Path | None, typer.Option(help="Write Label Studio tasks too, to this file.")] = None,
     image_prefix: Annotated[
-        str | None, typer.Option(help="Address before ids in tasks; default: images inside.")
+        str | None, typer.Option(help="Address before paths in tasks; default: images inside.")
     ] = None,
 ) -> None:
     """Choose the images whose labels help most, and write them as a batch for people."""
@@ -61,8 +68,9 @@ def query(
     from lada_al.label import project as projects
     from lada_al.label import query as queries
 
-    if again is not None and count is not None:
-        raise UsageError("--count: --again writes a batch as it was asked for; give one of them")
+    if again is not None and not (count is None and listed is None):
+        option = "--count" if listed is None else "--from"
+        raise UsageError(f"{option}: --again writes a batch as it was asked for; give one of them")
     if image_prefix is not None and label_studio is None:
         raise UsageError("--image-prefix is for tasks of --label-studio, which is not given")
     if not out.name:
@@ -70,7 +78,14 @@ def query(
     html = out.with_suffix(".html")
     _check_new_files([path for path in (out, html, label_studio) if path is not None])
     begun = projects.read(project)
-    batch = queries.make(project, count or COUNT) if again is None else queries.again(project, again)
+    if image_prefix is not None and begun.kind != "folder":
+        raise UsageError(f"--image-prefix: the images of {begun.pool} are no files, so they have no addresses")
+    if again is not None:
+        batch = queries.again(project, again)
+    elif listed is not None:
+        batch = queries.make_listed(project, listed, count)
+    else:
+        batch = queries.make(project, count or COUNT)
     number, items, images = batch.query.id, batch.items, begun.images()
     try:
         queries.write_csv(out, items, images)
@@ -82,14 +97,7 @@ def query(
             console.print(f"labelling interface for Label Studio:\n{studio.interface(begun.classes)}", end="")
     except OSError as error:
         raise OSError(f"{error}; batch {number} is entered: `lada query --again {number}` writes it") from error
-    if batch.unreadable:
-        console.print(f"{batch.unreadable} images could not be read; they are listed in {project / queries.UNREADABLE}")
-    if batch.gone:
-        console.print(f"{batch.gone} labelled images are no longer in the pool; the ranking did without their labels")
-    with Store(project / JOURNAL) as store:
-        waiting = sum(item.query != number for item in store.pending())
-    if waiting:
-        console.print(f"{waiting} images of earlier batches have no answer yet; --again NUMBER writes a batch again")
+    _print_rest(project, batch)
     console.print(f"batch {number}: {len(items)} images in {out}, to be looked at in {html}")
 
 
@@ -106,7 +114,8 @@ def ingest(
     from lada_al.label import project as projects
 
     report = ingestion.ingest(project, labels, _person(who))
-    console.print(f"{report.taken} labels taken, {report.repeated} known already, {report.empty} lines without one")
+    taken = f"{report.labels} labels" + (f" and {report.skips} skips" if report.skips else "")
+    console.print(f"{taken} taken, {report.repeated} known already, {report.empty} lines without one")
     for title, lines in (
         ("corrected", report.corrected),
         ("outvoted", report.outvoted),
@@ -132,6 +141,22 @@ def label(
     from lada_al.label import server
 
     server.serve(project, _person(who), port, review, lambda url: console.print(f"open {url}"))
+
+
+def _print_rest(project: Path, batch: Batch) -> None:
+    """Says what a batch had to do without, and what of earlier batches is open."""
+    from lada_al.label.query import UNREADABLE
+
+    if batch.unreadable:
+        console.print(f"{batch.unreadable} images could not be read; they are listed in {project / UNREADABLE}")
+    if batch.gone:
+        console.print(f"{batch.gone} labelled images are no longer in the pool; the ranking did without their labels")
+    if batch.known:
+        console.print(f"{batch.known} images of the list are labelled or asked for already and left out")
+    with Store(project / JOURNAL) as store:
+        waiting = sum(item.query != batch.query.id for item in store.pending())
+    if waiting:
+        console.print(f"{waiting} images of earlier batches have no answer yet; --again NUMBER writes a batch again")
 
 
 def _check_new_files(paths: list[Path]) -> None:

@@ -6,24 +6,18 @@ journal is overwritten: a second opinion is a second row, and a file that is tak
 
 from __future__ import annotations
 
-import csv
-import io
-import string
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 from lada_al.errors import UsageError
-from lada_al.label import label_studio
+from lada_al.label import label_studio, sheet
 from lada_al.label import project as projects
 from lada_al.label.store import JOURNAL, MAX_WHO, Store, Vote, is_name
 from lada_al.run.files import plain
 
-MAX_BYTES = 256_000_000
-DELIMITERS = ",;\t"
 COLUMNS = ["id", "label", "who", "at"]
 
 
@@ -39,7 +33,8 @@ class Answer:
 class Report:
     """What became of a file."""
 
-    taken: int = 0
+    labels: int = 0
+    skips: int = 0
     repeated: int = 0
     """Answers that the same person had given already."""
     empty: int = 0
@@ -71,7 +66,8 @@ def ingest(folder: Path, file: Path, who: str) -> Report:
         past = Past(store)
         new = [answer.vote for answer in answers if _is_new(answer, past, report)]
         store.record(new, source)
-        report.taken = len(new)
+        report.skips = sum(vote.label is None for vote in new)
+        report.labels = len(new) - report.skips
         verdicts = store.verdicts()
     for item in dict.fromkeys(vote.item for vote in new):
         verdict = verdicts[item]
@@ -83,19 +79,8 @@ def ingest(folder: Path, file: Path, who: str) -> Report:
     return report
 
 
-def _content(file: Path) -> str:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{file} has {file.stat().st_size} bytes, more than {MAX_BYTES}")
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8: {error}") from error
-
-
 def _read_json(file: Path, report: Report) -> list[Answer]:
-    text = _content(file)
+    text = sheet.content(file)
     try:
         return [Answer(place, vote) for place, vote in label_studio.read(text, report.refused)]
     except UsageError as error:
@@ -104,48 +89,22 @@ def _read_json(file: Path, report: Report) -> list[Answer]:
 
 def _read_csv(file: Path, who: str, known: set[str], report: Report) -> list[Answer]:
     """Answers of a CSV file with the columns id and label, and perhaps who and at; others are not looked at."""
-    lines = io.StringIO(_content(file), newline="")
-    before, header = _find_header(lines)
-    rows = csv.reader(chain([header], lines), delimiter=max(DELIMITERS, key=header.count), strict=True)
     answers = []
-    try:
-        names = [name.strip().lower() for name in next(rows, [])]
-        _check_header(file, names, header)
-        for row in filter(None, rows):
-            place = f"line {before + rows.line_num}"
-            if any(cell.strip() for cell in row[len(names) :]):
-                report.refused.append(f"{place}: it has {len(row)} cells, and the header {len(names)}")
-                continue
-            cells = dict(zip(names, row, strict=False))
-            label = cells.get("label", "").strip()
-            if not label:
-                report.empty += 1
-                continue
-            id_ = cells.get("id", "")
-            id_ = plain(id_) if plain(id_) in known else id_
-            person = cells.get("who", "").strip() or who
-            at = cells.get("at", "").strip() or None
-            answers.append(Answer(place, Vote(id_, plain(label), plain(person), at)))
-    except csv.Error as error:
-        raise UsageError(f"{file}, line {before + rows.line_num}: {error}") from error
+    for line, names, row in sheet.rows(file, ["id", "label"], COLUMNS):
+        place = f"line {line}"
+        if any(cell.strip() for cell in row[len(names) :]):
+            report.refused.append(f"{place}: it has {len(row)} cells, and the header {len(names)}")
+            continue
+        cells = dict(zip(names, row, strict=False))
+        label = cells.get("label", "").strip()
+        if not label:
+            report.empty += 1
+            continue
+        id_ = sheet.known_id(cells.get("id", ""), known)
+        person = cells.get("who", "").strip() or who
+        at = cells.get("at", "").strip() or None
+        answers.append(Answer(place, Vote(id_, plain(label), plain(person), at)))
     return answers
-
-
-def _find_header(lines: Iterable[str]) -> tuple[int, str]:
-    """How many lines stand before the header, and the header: the first line that is neither empty nor Excel's sep=."""
-    for before, line in enumerate(lines):
-        text = line.strip(string.whitespace + DELIMITERS + '"')
-        if text and not text.lower().startswith("sep="):
-            return before, line
-    return 0, ""
-
-
-def _check_header(file: Path, names: list[str], header: str) -> None:
-    if not {"id", "label"} <= set(names):
-        raise UsageError(f"{file}: expected a header with the columns id and label, got {header.strip()!r}")
-    for name in COLUMNS:
-        if names.count(name) > 1:
-            raise UsageError(f"{file}: expected one column {name}, got {names.count(name)}")
 
 
 def _usable(answer: Answer, known: set[str], classes: list[str], report: Report) -> bool:

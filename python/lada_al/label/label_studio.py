@@ -32,9 +32,9 @@ CONTROL, OBJECT = "choice", "image"
 
 
 def write_tasks(path: Path, query: Query, items: list[QueryItem], images: Images, prefix: str | None = None) -> int:
-    """Tasks of a batch. Images are inside the file, or at `prefix` + id where Label Studio finds them.
+    """Tasks of a batch. Images are inside the file, or at `prefix` and their path where Label Studio finds them.
 
-    Returns how many items have no task, because their images cannot be read.
+    Returns how many items have no task, because their images cannot be read or, with `prefix`, are no files.
     """
     tasks = [_task(query, item, _url(images, item.ranked.id, prefix)) for item in items]
     whole = [task for task in tasks if task is not None]
@@ -137,9 +137,10 @@ def _task(query: Query, item: QueryItem, url: str | None) -> dict[str, Any] | No
 
 
 def _url(images: Images, id_: str, prefix: str | None) -> str | None:
-    if prefix is not None:
-        return prefix + quote(id_)
     try:
+        if prefix is not None:
+            path = images.file(id_)
+            return None if path is None else prefix + quote(path)
         return data_uri(images.image(id_), LONGEST_SIDE)
     except (UnreadableError, KeyError):
         return None

@@ -12,7 +12,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lada_al.errors import UsageError, one_line
-from lada_al.label.images import KINDS, Images
+from lada_al.label.images import Images
+from lada_al.pools import kind_of, open_pool
 from lada_al.pools.decode import UnreadableError
 from lada_al.run.files import write_text
 
@@ -29,7 +30,9 @@ class Project(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pool: Path
-    kind: Literal["folder", "parquet"]
+    kind: Literal["folder", "parquet", "tar", "array"]
+    ids: Literal["own", "row"] = "row"
+    """Whether a column `id` of Parquet files says the ids, or file and row do, as before this was written down."""
     classes: Annotated[list[str], Field(min_length=2)]
     method: str = "lada-ent-mix"
     model: str = "small"
@@ -52,7 +55,7 @@ class Project(BaseModel):
 
     def images(self) -> Images:
         """The pool, opened."""
-        return KINDS[self.kind](self.pool)
+        return Images(open_pool(self.pool, kind=self.kind, own_ids=self.ids == "own"))
 
 
 def create(folder: Path, pool: Path, classes: list[str], size: int | None, **options: Any) -> Project:
@@ -63,14 +66,14 @@ def create(folder: Path, pool: Path, classes: list[str], size: int | None, **opt
     """
     if (folder / PROJECT).exists():
         raise UsageError(f"--project: {folder / PROJECT} exists; a project is begun once")
-    kind = "parquet" if pool.suffix == ".parquet" or (pool.is_dir() and any(pool.glob("*.parquet"))) else "folder"
-    height, width, channels = _shape(KINDS[kind](pool))
+    kind = kind_of(pool, "--pool")
+    height, width, channels = _shape(Images(open_pool(pool, kind=kind)))
     if size is not None:
         height = width = size
     elif (height, width) == (0, 0):
         height = width = USUAL_SIZE
     project = Project(
-        pool=pool.resolve(), kind=kind, classes=classes, size=(height, width), channels=channels, **options
+        pool=pool.resolve(), kind=kind, ids="own", classes=classes, size=(height, width), channels=channels, **options
     )
     _check_ranking(project)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`lada query`: ranks the pool, enters the batch in the journal, and writes it for people to label.
+"""`lada query`: ranks the pool or takes a list, enters the batch in the journal, and writes it for people to label.
 
 The journal comes first: a batch that is in it is asked for, and its files can be written again from it at any time.
 """
@@ -17,8 +17,10 @@ from PIL import Image
 from lada_al.errors import UsageError
 from lada_al.label import project as projects
 from lada_al.label.images import Images
+from lada_al.label.listed import read as read_list
 from lada_al.label.store import JOURNAL, Query, QueryItem, Store
 from lada_al.pools.decode import UnreadableError
+from lada_al.pools.source import as_text
 from lada_al.run.files import safe, write_text
 
 UNREADABLE = "unreadable.csv"
@@ -36,6 +38,8 @@ class Batch:
     """Images that could not be read; unreadable.csv lists them."""
     gone: int = 0
     """Images that have a label and are not in the pool."""
+    known: int = 0
+    """Images of a list that were asked for or labelled before."""
 
 
 def make(folder: Path, count: int) -> Batch:
@@ -62,6 +66,25 @@ def make(folder: Path, count: int) -> Batch:
             raise UsageError(f"all {len(known)} images of the pool are labelled, asked for or unreadable")
         query = store.add_query(project.method, project.seed, len(queries), labels_seen, ranked)
         return Batch(query, store.items(query.id), len(rank.unreadable), len(labels.keys() - known))
+
+
+def make_listed(folder: Path, file: Path, count: int | None) -> Batch:
+    """Enters the next batch: the first `count` of what a CSV file lists, without what is labelled or asked for.
+
+    Raises:
+        UsageError: the project or the file cannot be used, or everything in it was asked already.
+    """
+    project = projects.read(folder)
+    with Store(folder / JOURNAL) as store:
+        number, labels_seen = len(store.queries()), store.last_label()
+        before = store.asked() | store.labels().keys()
+        listed = read_list(file, before.union(project.images().ids()))
+        new = [ranked for ranked in listed if ranked.id not in before]
+        if not new:
+            raise UsageError(f"--from: all {len(listed)} images that {file} lists are labelled or asked for")
+        method = f"the list {as_text(file.name)}"
+        query = store.add_query(method, project.seed, number, labels_seen, new[:count])
+        return Batch(query, store.items(query.id), known=len(listed) - len(new))
 
 
 def again(folder: Path, number: int) -> Batch:

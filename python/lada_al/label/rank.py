@@ -6,7 +6,7 @@ again chooses the same items. Training starts from the initial weights each time
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -53,9 +53,10 @@ class Ranker:
         keys = Keys(self.project.seed)
         free = [id_ for id_ in images.ids() if id_ not in self.asked and id_ not in labelled]
         order = torch.randperm(len(free), generator=keys.generator("candidates", self.round))
-        candidates, pixels = self._read(images, (free[i] for i in order.tolist()), config.candidates)
         known, known_pixels = self._read(images, sorted(labelled), len(labelled))
         classes = {labelled[id_] for id_ in known}
+        looked_at = config.candidates if len(classes) >= 2 else n
+        candidates, pixels = self._read(images, [free[i] for i in order.tolist()], looked_at)
         arity = config.chosen.arity
         if len(classes) < 2 or len(candidates) < arity:
             why = f"at random: {_why_no_model(classes, len(candidates), arity)}"
@@ -69,22 +70,24 @@ class Ranker:
             learner.fit(pool, self._last_purchase(known, pool), keys, NoMeter())
             return _acquire(learner, pool, keys, self.round, known + candidates, self.project.classes)
 
-    def _read(self, images: Images, ids: Iterable[str], count: int) -> tuple[list[str], Tensor]:
-        """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8."""
-        height, width = self.project.size
-        read: list[str] = []
-        pixels = [torch.empty(0, self.project.channels, height, width, dtype=torch.uint8)]
-        for id_ in ids:
-            if len(read) == count:
-                break
-            try:
-                image = images.image(id_)
-            except UnreadableError as error:
-                self.unreadable[id_] = str(error)
-                continue
-            read.append(id_)
-            pixels.append(_pixels(image, self.project)[None])
-        return read, torch.cat(pixels)
+    def _read(self, images: Images, ids: Sequence[str], count: int) -> tuple[list[str], Tensor]:
+        """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8.
+
+        Images are read in the order of the pool, for which files are made, and come back in that of `ids`.
+        """
+        pixels: dict[str, Tensor] = {}
+        at = 0
+        while at < len(ids) and len(pixels) < count:
+            part = ids[at : at + count - len(pixels)]
+            at += len(part)
+            for id_ in sorted(part, key=images.place):
+                try:
+                    pixels[id_] = _pixels(images.image(id_), self.project)
+                except UnreadableError as error:
+                    self.unreadable[id_] = str(error)
+        read = [id_ for id_ in ids[:at] if id_ in pixels]
+        none = torch.empty(0, self.project.channels, *self.project.size, dtype=torch.uint8)
+        return read, torch.cat([none, *(pixels[id_][None] for id_ in read)])
 
     def _last_purchase(self, known: list[str], pool: Pool) -> Bought:
         """The units of the last batch of which every item has a label: what virtual instances are made of."""

@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lada_al.errors import UsageError
 from lada_al.label import project as projects
+from lada_al.label.claims import CLAIMS, Claims
 from lada_al.label.images import Images
 from lada_al.label.store import JOURNAL, JournalError, QueryItem, Store, Vote
 from lada_al.pools.decode import UnreadableError
@@ -42,6 +43,7 @@ MAX_BODY = 4096
 LONGEST_SIDE = 1024
 IMAGES_KEPT = 64
 CONNECTIONS = 32
+PAGES = 64  # as many as can be open at once without two that show the same image
 
 
 def serve(folder: Path, who: str, port: int, review: bool, announce: Callable[[str], None]) -> None:
@@ -52,7 +54,7 @@ def serve(folder: Path, who: str, port: int, review: bool, announce: Callable[[s
     """
     project = projects.read(folder)
     images = project.images()
-    with Store(folder / JOURNAL) as store, socket.socket() as listening:
+    with Store(folder / JOURNAL) as store, Claims(folder / CLAIMS) as claims, socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
@@ -61,7 +63,7 @@ def serve(folder: Path, who: str, port: int, review: bool, announce: Callable[[s
         listening.listen(CONNECTIONS)
         address = f"{HOST}:{listening.getsockname()[1]}"
         token = secrets.token_urlsafe(24)
-        app = make_app(Desk(store, images, project.classes, who, review), token, address)
+        app = make_app(Desk(store, claims, images, project.classes, who, review), token, address)
         settings = uvicorn.Config(
             app,
             log_level="warning",
@@ -77,8 +79,11 @@ def serve(folder: Path, who: str, port: int, review: bool, announce: Callable[[s
 class Desk:
     """What the page shows and does: one person, one journal."""
 
-    def __init__(self, store: Store, images: Images, classes: list[str], who: str, review: bool) -> None:
-        self.store, self.images, self.classes, self.who, self.review = store, images, classes, who, review
+    def __init__(
+        self, store: Store, claims: Claims, images: Images, classes: list[str], who: str, review: bool
+    ) -> None:
+        self.store, self.claims, self.images = store, claims, images
+        self.classes, self.who, self.review = classes, who, review
         self._reviewed: set[str] = set()  # since the page was started: shown once, even if still in dispute
         self._undone: list[QueryItem] = []  # shown again, the last one first, even if others have labelled them
         self.picture = functools.lru_cache(maxsize=IMAGES_KEPT)(self._picture)
@@ -88,8 +93,10 @@ class Desk:
         if self.review:
             waiting = [item for item in self.store.unsettled() if item.ranked.id not in self._reviewed]
         else:
-            waiting = self.store.pending(2)
+            waiting = self.store.pending(PAGES)
         items = self._undone[::-1] + [item for item in waiting if item not in self._undone]
+        shown = self._choose(items)
+        after = items[items.index(shown) + 1 :] if shown else []
         progress = self.store.progress()
         return {
             "classes": self.classes,
@@ -99,9 +106,17 @@ class Desk:
             "total": progress.total,
             "left": len(items) if self.review else progress.total - progress.labelled - progress.skipped,
             "can_undo": self.store.can_undo(self.who, SOURCE),
-            "item": _shown(items[0]) if items else None,
-            "next": items[1].number if len(items) > 1 else None,
+            "item": _shown(shown) if shown else None,
+            "next": next((item.number for item in after if self.claims.is_free(item.number)), None),
         }
+
+    def _choose(self, items: list[QueryItem]) -> QueryItem | None:
+        """What was undone; else the first that is on nobody else's page; else, when only such are left, the first."""
+        if self._undone:
+            self.claims.take(self._undone[-1].number)
+            return self._undone[-1]
+        free = (item for item in items if self.claims.take(item.number))
+        return next(free, next(iter(items), None))
 
     def label(self, number: int, label: str | None, nonce: str) -> dict[str, Any]:
         item = self._item(number)

@@ -1,8 +1,8 @@
 """labels.sqlite: what was asked and what people answered, append-only. Every label ever given stays in it.
 
-A row is on disk before it is acknowledged, and no row is changed or deleted: triggers refuse that. To undo is to append
-a row that names the row it withdraws. An item is in one query at the most, which a constraint sees to, so nothing is
-asked twice whoever is killed when.
+A row is on disk before it is acknowledged, in this file itself and not only in the log beside it. No row is changed or
+deleted: triggers refuse that. To undo is to append a row that names the row it withdraws. An item is in one query at
+the most, which a constraint sees to, so nothing is asked twice whoever is killed when.
 
 People may disagree. Each person's newest label of an item is their vote; the label in force is the one with the most
 votes, and a tie leaves the item without a label until somebody breaks it.
@@ -14,7 +14,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -204,7 +204,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of the block is on disk when it ends, or nothing of it."""
+        """All of the block is on disk when it ends, or nothing of it; and a copy of the file alone has it too."""
         self._ask("BEGIN IMMEDIATE")
         try:
             yield
@@ -213,6 +213,8 @@ class Store:
             if self._connection.in_transaction:  # SQLite may have ended it, as it does where the disk is full
                 self._ask("ROLLBACK")
             raise
+        with suppress(JournalError):  # it is in the log then, and the next one tries again
+            self._ask("PRAGMA wal_checkpoint(FULL)")
 
     def _ask(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         """Carries out a statement, and returns the rows that it gives.

@@ -11,14 +11,21 @@ from typing import Any
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import ImageSpec, Limits, UnreadableError
+from lada_al.pools.files import kind_of
 from lada_al.pools.source import Id, Item, Source
 
-__all__ = ["Id", "ImageSpec", "Item", "Limits", "Source", "UnreadableError", "open_pool"]
+__all__ = ["Id", "ImageSpec", "Item", "Limits", "Source", "UnreadableError", "kind_of", "open_pool"]
 
 KINDS = "a folder of images, Parquet file or folder, tar file or folder of them, .npy or .npz"
 
 
-def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = None) -> Source:
+def open_pool(
+    pool: Any,
+    listing: Path | None = None,
+    limits: Limits | None = None,
+    kind: str | None = None,
+    own_ids: bool = True,
+) -> Source:
     """The pool at a path, or in an object: a Source, a Hugging Face data set, or a torch Dataset of (image, id).
 
     Args:
@@ -26,9 +33,11 @@ def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = No
         listing: where the list of a folder's or a tar file's items is kept, or found if it is there already. Without
             it, the list is held in memory.
         limits: what is too large to be decoded.
+        kind: what `kind_of` said of a path, if that is to hold whatever lies there now.
+        own_ids: whether a column `id` of Parquet files says the ids; if not, they are file and row.
 
     Raises:
-        UsageError: there is nothing there, or it is none of these.
+        UsageError: there is nothing there, or it is none of these, or files of two kinds.
     """
     from lada_al.pools import arrays, folder, objects, parquet, tar
 
@@ -38,18 +47,15 @@ def open_pool(pool: Any, listing: Path | None = None, limits: Limits | None = No
     if not isinstance(pool, str | Path):
         return objects.open_object(pool, limits)
     path = Path(pool)
+    kind = kind or kind_of(path)
     if not path.exists():
         raise UsageError(f"pool: there is no {path}; expected {KINDS}")
-    found = {suffix for suffix in (".parquet", ".tar") if path.is_dir() and next(path.rglob(f"*{suffix}"), None)}
-    if len(found) == 2:
-        raise UsageError(f"pool: {path} holds both Parquet and tar files; name one of the two")
-    suffix = found.pop() if found else path.suffix.lower()
-    if suffix == ".parquet":
-        return parquet.ParquetPool(path, limits)
-    if suffix == ".tar":
+    if kind == "parquet":
+        return parquet.ParquetPool(path, limits, own_ids)
+    if kind == "tar":
         return tar.TarPool(path, listing, limits)
-    if path.is_dir():
+    if kind == "folder":
         return folder.FolderPool(path, listing, limits)
-    if suffix in (".npy", ".npz"):
+    if kind == "array":
         return arrays.ArrayPool(path)
     raise UsageError(f"pool: {path} is of no known kind; expected {KINDS}")

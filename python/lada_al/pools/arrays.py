@@ -47,6 +47,9 @@ class ArrayPool(Source):
     def ids(self) -> Iterator[Id]:
         yield from range(len(self)) if self._ids is None else self._ids
 
+    def location(self, place: int) -> str:
+        return f"{self.path}#{place}"
+
     def fingerprint(self) -> str:
         return f"{self.path.stat().st_size} {self._length}"
 

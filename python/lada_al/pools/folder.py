@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits
+from lada_al.pools.files import files_below
 from lada_al.pools.source import Item, Listing, Source, as_text, read_below
 
 SCHEMA = pa.schema([("path", pa.binary())])
@@ -41,6 +42,12 @@ class FolderPool(Source):
         for start in range(0, len(self), Listing.ROWS):
             yield from map(as_text, self._paths(start, start + Listing.ROWS))
 
+    def location(self, place: int) -> str:
+        return as_text(str(self.folder / next(self._paths(place, place + 1))))
+
+    def file(self, place: int) -> bytes | None:
+        return os.fsencode(next(self._paths(place, place + 1)))
+
     def fingerprint(self) -> str:
         return self.listing.fingerprint()
 
@@ -48,21 +55,10 @@ class FolderPool(Source):
         return (os.fsdecode(row["path"]) for row in self.listing.slice(start, stop))
 
 
-def image_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Image files and links to them, sorted: each one's path, `prefix` and what is below the folder, and its entry."""
-    with os.scandir(folder) as entries:
-        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in listed:
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_files(Path(entry.path), f"{prefix}{entry.name}/")
-        elif Path(entry.name).suffix.lower() in SUFFIXES and not (entry.is_symlink() and os.path.isdir(entry.path)):
-            yield prefix + entry.name, entry
-
-
 def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
     """All paths by their hashes. Held at a time: the paths' bytes, and 16 bytes more for each."""
     ends, hashes, text = [], [], bytearray()
-    for path, _ in image_files(folder):
+    for path in files_below(folder, SUFFIXES):
         name = os.fsencode(path)
         text += name
         ends.append(len(text))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
-from lada_al.pools.source import Id, Item, Source
+from lada_al.pools.source import Id, Item, Source, read_file
 
 
 class TorchPool(Source):
@@ -117,8 +118,6 @@ def _stored(image: Any, limits: Limits) -> Any:
     if image["bytes"] is not None:
         return image["bytes"]
     try:
-        with open(image["path"], "rb") as file:
-            stored = file.read(limits.bytes + 1)
+        return read_file(Path(image["path"]), limits)
     except OSError as error:
         return UnreadableError(error.strerror or type(error).__name__)
-    return stored

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError
-from lada_al.pools.source import Id, Item, Source, read_below
+from lada_al.pools.files import data_files
+from lada_al.pools.source import Id, Item, Source, as_text, read_below
 
 ROWS_AT_A_TIME = 64
 BYTES = (pa.binary(), pa.large_binary())
@@ -27,20 +28,19 @@ TEXT = (pa.string(), pa.large_string())
 
 
 class ParquetPool(Source):
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, own_ids: bool = True) -> None:
         self.limits = limits
         folder = path if path.is_dir() else path.parent
         self.root = folder.resolve()
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        self.files = [file.relative_to(folder).as_posix() for file in files]
+        self.files = [file.relative_to(folder).as_posix() for file in data_files(path, ".parquet")]
         opened = [open_images(self.root / name) for name in self.files]
         self.starts = [0, *accumulate(file.metadata.num_rows for file in opened)]
         if not self.starts[-1]:
             raise UsageError(f"pool: {path} has no rows")
         kinds = {str(file.schema_arrow.field("id").type) if _has_id(file) else "" for file in opened}
-        if len(kinds) > 1:
+        if own_ids and len(kinds) > 1:
             raise UsageError(f"pool: the column id differs between the files in {path}: {', '.join(sorted(kinds))}")
-        self.has_id = kinds != {""}
+        self.has_id = own_ids and kinds != {""}
         if self.has_id:
             self.id_type = _checked_ids(opened, path)
         self._reader: _Reader | None = None
@@ -64,6 +64,10 @@ class ParquetPool(Source):
             else:
                 yield from (self._id(number, row) for row in range(self.starts[number + 1] - self.starts[number]))
 
+    def location(self, place: int) -> str:
+        number = bisect.bisect_right(self.starts, place) - 1
+        return as_text(str(self.root / self._id(number, place - self.starts[number])))
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.files, self.starts)).encode())
         for name in self.files:
@@ -74,10 +78,10 @@ class ParquetPool(Source):
         return f"{self.files[number]}#{row}"
 
     def _rows(self, number: int, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """Rows of one file. Ranges that are asked for in ascending order read the file once, however large its row
-        groups are."""
-        if self._reader is None or not self._reader.reaches(number, start):
-            self._reader = _Reader(self.root / self.files[number], number, ["id", "image"][not self.has_id :], start)
+        """Rows of one file. Ranges that are asked for in ascending order read no row group twice, and none that no row
+        of theirs is in."""
+        if self._reader is None or self._reader.number != number:
+            self._reader = _Reader(self.root / self.files[number], number, ["id", "image"][not self.has_id :])
         return self._reader.take(start, stop)
 
     def _bytes(self, image: Any) -> Any:
@@ -92,22 +96,20 @@ class ParquetPool(Source):
 
 
 class _Reader:
-    """Reads a file from one row on, a few rows at a time."""
+    """Reads a file a few rows at a time, on from where it is as long as that is in the same row group."""
 
-    def __init__(self, path: Path, number: int, columns: list[str], start: int) -> None:
-        file = pq.ParquetFile(path, memory_map=True)
-        sizes = rows_of_groups(file)
-        begins = [0, *accumulate(sizes)]
-        group = bisect.bisect_right(begins, start) - 1
-        groups = list(range(group, len(sizes)))
-        self._batches = file.iter_batches(ROWS_AT_A_TIME, row_groups=groups, columns=columns, use_threads=False)
-        self.number, self._held, self._at = number, pa.RecordBatch.from_pylist([]), begins[group]
-
-    def reaches(self, number: int, start: int) -> bool:
-        return number == self.number and start >= self._at
+    def __init__(self, path: Path, number: int, columns: list[str]) -> None:
+        self.number, self._columns = number, columns
+        self._file = pq.ParquetFile(path, memory_map=True)
+        self._begins = [0, *accumulate(rows_of_groups(self._file))]
+        self._group, self._at, self._held = -1, 0, pa.RecordBatch.from_pylist([])
+        self._batches: Iterator[pa.RecordBatch] = iter(())
 
     def take(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         while start < stop:
+            group = bisect.bisect_right(self._begins, start) - 1
+            if group != self._group or start < self._at:
+                self._begin(group)
             while self._at + len(self._held) <= start:
                 self._at += len(self._held)
                 self._held = next(self._batches)
@@ -115,9 +117,13 @@ class _Reader:
             yield from part.to_pylist()
             start += len(part)
 
+    def _begin(self, group: int) -> None:
+        self._batches = self._file.iter_batches(ROWS_AT_A_TIME, [group], self._columns, use_threads=False)
+        self._group, self._at, self._held = group, self._begins[group], self._held.slice(0, 0)
 
-def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:
-    """A Parquet file that has an image column; an error names the argument that it was given for.
+
+def open_images(path: Path) -> pq.ParquetFile:
+    """A Parquet file that has an image column.
 
     Raises:
         UsageError: it is not one.
@@ -125,13 +131,13 @@ def open_images(path: Path, argument: str = "pool") -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, UnicodeError) as error:  # the last, where its name is no UTF-8
-        raise UsageError(f"{argument}: {path} is not a readable Parquet file: {error}") from error
+        raise UsageError(f"pool: {path} is not a readable Parquet file: {error}") from error
     kinds = {field.name: field.type for field in file.schema_arrow}
     kind = kinds.get("image")
     if kind not in BYTES and not _is_file(kind):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         wanted = "bytes or of struct<bytes: binary, path: string>"
-        raise UsageError(f"{argument}: {path}: expected a column image of {wanted}, got {found}")
+        raise UsageError(f"pool: {path}: expected a column image of {wanted}, got {found}")
     return file
 
 

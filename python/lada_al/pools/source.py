@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,6 +48,16 @@ class Source(ABC):
     def ids(self) -> Iterator[Id]:
         """The id of each position."""
         return (item.id for item in self.read(0, len(self)))
+
+    def location(self, place: int) -> str:
+        """Where a person finds the item of a position; nothing, where it lies in no file."""
+        del place
+        return ""
+
+    def file(self, place: int) -> bytes | None:
+        """The path below the pool's folder of an item that is a file by itself."""
+        del place
+        return None
 
 
 class Listing:
@@ -102,12 +113,25 @@ def read_below(folder: Path, name: str, limits: Limits) -> bytes | UnreadableErr
         path = Path(os.path.realpath(folder / name))
         if not path.is_relative_to(folder):
             return UnreadableError("its path leads outside of the pool's folder")
-        size = path.stat().st_size
-        return UnreadableError(f"{size} bytes, more than {limits.bytes}") if size > limits.bytes else path.read_bytes()
+        return read_file(path, limits)
     except OSError as error:
         return UnreadableError(error.strerror or type(error).__name__)
     except ValueError as error:  # a character that no path holds
         return UnreadableError(f"its path cannot be used: {error}")
+
+
+def read_file(path: Path, limits: Limits) -> bytes | UnreadableError:
+    """A regular file; or why it cannot be had: others, such as pipes, may never end.
+
+    Raises:
+        OSError: as the system says.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        return UnreadableError("it is no regular file")
+    if about.st_size > limits.bytes:
+        return UnreadableError(f"{about.st_size} bytes, more than {limits.bytes}")
+    return path.read_bytes()
 
 
 def _write(file: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError
+from lada_al.pools.files import data_files
 from lada_al.pools.source import Item, Listing, Source, as_text
 
 SCHEMA = pa.schema([("shard", pa.int32()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -24,7 +25,7 @@ class TarPool(Source):
     def __init__(self, path: Path, listing: Path | None, limits: Limits) -> None:
         self.limits = limits
         self.root = path if path.is_dir() else path.parent
-        self.shards = sorted(p.relative_to(self.root).as_posix() for p in path.rglob("*.tar")) or [path.name]
+        self.shards = [file.relative_to(self.root).as_posix() for file in data_files(path, ".tar")]
         self.sizes = [(self.root / shard).stat().st_size for shard in self.shards]
         self.listing = Listing(self._batches(), SCHEMA, listing)
         if not self.listing.rows:
@@ -51,6 +52,10 @@ class TarPool(Source):
     def ids(self) -> Iterator[str]:
         for start in range(0, len(self), Listing.ROWS):
             yield from (self._id(r["shard"], r["member"]) for r in self.listing.slice(start, start + Listing.ROWS))
+
+    def location(self, place: int) -> str:
+        (row,) = self.listing.slice(place, place + 1)
+        return as_text(str(self.root / self._id(row["shard"], row["member"])))
 
     def fingerprint(self) -> str:
         return f"{self.listing.fingerprint()} {self.sizes}"

@@ -87,6 +87,11 @@ def matrix(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
         found = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
         shape = "(M, C)" if name == "logits" else "(M, D)"
         raise UsageError(f"--embeddings: expected floating {name} of shape {shape}, got {found} in {path}")
+    if name == "logits" and array.shape[1] < 2:
+        raise UsageError(
+            f"--embeddings: expected logits of at least 2 classes, got shape {array.shape} in {path}; "
+            "of one output z, for a sigmoid, store [0, z]"
+        )
     return _native(array if array.dtype.itemsize <= 8 else array.astype(np.float64))
 
 
