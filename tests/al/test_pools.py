@@ -134,6 +134,11 @@ class TestArrays:
             pool = open_pool(tmp_path / file)
             assert list(contents(pickle.loads(pickle.dumps(pool))).values()) == [p.tobytes() for p in pixels(3)]
 
+    def test_ids_that_come_twice_are_named(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", images=pixels(3), ids=np.array([5, 3, 5]))
+        with pytest.raises(UsageError, match=r"a\.npz: ids must be unique; 5 comes 2 times"):
+            open_pool(tmp_path / "a.npz")
+
     @pytest.mark.parametrize("kind", ["damaged", "text"])
     def test_what_is_no_array_is_told(self, kind: str, tmp_path: Path) -> None:
         path = tmp_path / "a.npz"

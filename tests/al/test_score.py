@@ -406,6 +406,11 @@ class TestWrongArguments:
                 "labelled must have 2 columns as features, got (1, 3)",
             ),
             (["--embeddings", "ragged.parquet"], "column logits of ragged.parquet must hold lists of equal length"),
+            (["--embeddings", "twice.npz"], "twice.npz: ids must be unique; 'a' comes 2 times"),
+            (["--embeddings", "twice.parquet"], "twice.parquet: ids must be unique; 7 comes 2 times"),
+            (["--embeddings", "null.parquet"], "null.parquet: 1 ids are null"),
+            (["--embeddings", "bytes.parquet"], "ids must be 3 texts or whole numbers, got object of shape (3,)"),
+            (["--embeddings", "twice.npz", "--method", "coreset"], "twice.npz: ids must be unique; 'a' comes 2 times"),
             (["--embeddings", "logits.npy", "--out", "full"], "full is not empty and holds no score.json"),
         ],
     )
@@ -419,6 +424,9 @@ class TestWrongArguments:
         np.savez("uneven.npz", features=np.zeros((3, 2)), logits=np.zeros((2, 2)))
         np.savez("narrow.npz", features=np.zeros((3, 2)), labelled=np.zeros((1, 3)))
         pq.write_table(pa.table({"logits": [[0.0], [1.0, 2.0, 3.0]]}), "ragged.parquet")
+        np.savez("twice.npz", logits=np.zeros((3, 2)), features=np.zeros((3, 2)), ids=np.array(["a", "b", "a"]))
+        for file, ids in {"twice": [7, 1, 7], "null": ["a", None, "b"], "bytes": [b"a", b"b", b"c"]}.items():
+            pq.write_table(pa.table({"logits": [[0.0, 1.0]] * 3, "id": ids}), f"{file}.parquet")
         Path("full").mkdir()
         Path("full/file").touch()
         code, _, err = lada("score", "--out", "out", *arguments)
