@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -87,6 +88,23 @@ class TestNames:
             archive.addfile(member, io.BytesIO(png(pixels(1)[0])))
         path.rename(tmp_path / "sh\udce9rd.tar")
         assert contents(open_pool(tmp_path)) == {"sh\\xe9rd.tar#caf\\xe9.png": pixels(1)[0].tobytes()}
+
+    @pytest.mark.parametrize("kind", ["folder", "tar", "shards"])
+    def test_two_names_that_are_one_text_are_refused(self, kind: str, tmp_path: Path) -> None:
+        names = ["two\nlines", "two\\nlines"]
+        if kind == "folder":
+            for name in names:
+                (tmp_path / f"{name}.png").touch()
+        elif kind == "shards":
+            for name in names:
+                shutil.copy(shards(tmp_path, 2) / "0.tar", tmp_path / f"{name}.tar")
+                shutil.rmtree(tmp_path / "shards")
+        else:
+            with tarfile.open(tmp_path / "a.tar", "w") as archive:
+                for name in names:
+                    archive.addfile(tarfile.TarInfo(f"{name}.png"))
+        with pytest.raises(UsageError, match=r"pool: two files are both written two\\nlines\.\w+; rename one of them"):
+            open_pool(tmp_path)
 
     def test_a_parquet_file_whose_name_is_no_utf8(self, tmp_path: Path) -> None:
         parquet_file(tmp_path, 1).rename(tmp_path / "sh\udce9rd.parquet")
