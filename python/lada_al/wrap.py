@@ -154,7 +154,11 @@ class WrappedModel(SplitModel):
     def _cut_up(self, sample: Tensor, at: Sequence[str] | None) -> None:
         with taking_images(tuple(sample.shape[1:])):
             calls, output = _trace(self.module, self._named, sample)
-        self.classes = logits_of(output, len(sample)).shape[1]
+            logits = logits_of(output, len(sample))
+            logits_of(self.module(sample[:1]), 1)
+        if logits.isnan().any():
+            raise UsageError("model: its logits of images of noise are NaN, so where to cut it cannot be tried")
+        self.classes = logits.shape[1]
         self.cuts: list[Cut] = []
         places = self._places(calls) if at is None else [_call_of(name, calls) for name in at]
         for place in places:
@@ -184,7 +188,7 @@ class WrappedModel(SplitModel):
             return f"the network does not run from there: {error}"
         finally:
             self.cuts.pop()
-        if not torch.allclose(halves, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max())):
+        if not torch.allclose(halves, whole, rtol=1e-4, atol=1e-5 * _largest(whole)):
             return "the logits depend on more than its output: something leads around it"
         return None
 
@@ -220,6 +224,11 @@ class WrappedModel(SplitModel):
         if self.cuts and self.cuts[-1].call.end == last.begin - 1 and self.cuts[-1].shape == shape:
             return None
         return Cut(last, True, shape, _skipped(calls, last.begin))
+
+
+def _largest(logits: Tensor) -> float:
+    """The largest absolute value of those that are finite: a class may be impossible."""
+    return float(logits.masked_fill(logits.isinf(), 0).abs().max())
 
 
 class _ReachedError(Exception):

@@ -39,6 +39,11 @@ ODD_NAMES = {
     "\U0001f469\u200d\U0001f680.png": "\U0001f469\u200d\U0001f680.png",
     "two\nlines.png": "two\\nlines.png",
     "escape\x1b/a.png": "escape\\x1b/a.png",
+    "back\\slash.png": "back\\slash.png",
+    "back\\nslash.png": "back\\nslash.png",
+    "two\nlines and a \\.png": "two\\nlines and a \\\\.png",
+    "next\x85line.png": "next\\u0085line.png",
+    "next\udc85line.png": "next\\x85line.png",
     "line\u2028end.png": "line\\u2028end.png",
     "caf\udce9.png": "caf\\xe9.png",  # a byte that is no UTF-8, as Python holds it
 }

@@ -61,6 +61,12 @@ def foreign_network() -> nn.Module:
     )
 
 
+def perceptron() -> nn.Module:
+    """Without feature maps: only its images have layers that a policy can be learned for."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(400, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
 def learner(method: str = "lada-ent-mix", net: nn.Module | None = None, **settings: Any) -> ActiveLearner:
     return ActiveLearner(net or network(), Images(), method=method, **{**SETTINGS, **settings})
 
@@ -72,6 +78,8 @@ def learner(method: str = "lada-ent-mix", net: nn.Module | None = None, **settin
         ("lada-ent-mix", foreign_network),
         ("lada-ent-stn", network),
         ("coreset", foreign_network),
+        ("entropy", perceptron),
+        ("lada-ent-stn", perceptron),
         ("random", network),
     ],
 )
@@ -228,6 +236,10 @@ def test_one_pass_over_a_parquet_file_reads_the_row_groups_of_what_is_asked_for(
         ({"device": "meta"}, "^device 'meta' cannot be used: it holds no numbers"),
         ({"classes": ["a", "b", "c"]}, "the network has 2 outputs, got 3 names"),
         ({"layers": (9,)}, "layers must lie below 3, from where your model has no feature maps"),
+        (
+            {"model": perceptron(), "layers": (1, 2)},
+            r"layers must lie below 1, from where your model has no feature maps, got .*; e.g. layers=\(0,\), the images$",
+        ),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
         ({"epoch": 1}, "^ActiveLearner: epoch: .* not permitted"),
         ({"schedule": (4, 4), "rounds": 2}, "^ActiveLearner: (schedule|rounds) is for experiments on a data set; "),

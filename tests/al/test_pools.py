@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -88,6 +89,23 @@ class TestNames:
         path.rename(tmp_path / "sh\udce9rd.tar")
         assert contents(open_pool(tmp_path)) == {"sh\\xe9rd.tar#caf\\xe9.png": pixels(1)[0].tobytes()}
 
+    @pytest.mark.parametrize("kind", ["folder", "tar", "shards"])
+    def test_two_names_that_are_one_text_are_refused(self, kind: str, tmp_path: Path) -> None:
+        names = ["two\nlines", "two\\nlines"]
+        if kind == "folder":
+            for name in names:
+                (tmp_path / f"{name}.png").touch()
+        elif kind == "shards":
+            for name in names:
+                shutil.copy(shards(tmp_path, 2) / "0.tar", tmp_path / f"{name}.tar")
+                shutil.rmtree(tmp_path / "shards")
+        else:
+            with tarfile.open(tmp_path / "a.tar", "w") as archive:
+                for name in names:
+                    archive.addfile(tarfile.TarInfo(f"{name}.png"))
+        with pytest.raises(UsageError, match=r"pool: two files are both written two\\nlines\.\w+; rename one of them"):
+            open_pool(tmp_path)
+
     def test_a_parquet_file_whose_name_is_no_utf8(self, tmp_path: Path) -> None:
         parquet_file(tmp_path, 1).rename(tmp_path / "sh\udce9rd.parquet")
         with pytest.raises(UsageError, match="is not a readable Parquet file"):
@@ -133,6 +151,11 @@ class TestArrays:
         for file in ("a.NPY", "b.npy"):
             pool = open_pool(tmp_path / file)
             assert list(contents(pickle.loads(pickle.dumps(pool))).values()) == [p.tobytes() for p in pixels(3)]
+
+    def test_ids_that_come_twice_are_named(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", images=pixels(3), ids=np.array([5, 3, 5]))
+        with pytest.raises(UsageError, match=r"a\.npz: ids must be unique; 5 comes 2 times"):
+            open_pool(tmp_path / "a.npz")
 
     @pytest.mark.parametrize("kind", ["damaged", "text"])
     def test_what_is_no_array_is_told(self, kind: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from labelling import lada, read_csv
 from lada_al.keys import Keys
 from lada_al.models import small
+from lada_al.pools import open_pool
 from lada_al.score.top import Top
 from pooling import POOLS, folder, name, npz, pixels
 
@@ -42,6 +43,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[2] / 'python'}", prepend=":")
     return tmp_path
+
+
+def write_net(path: Path, output: str) -> None:
+    """A module whose factory `odd` makes a network that returns this expression of its logits h and images x."""
+    forward = f"def forward(self, x):\n        h = net()[0](x)\n        return {output}"
+    odd = f"class Odd(torch.nn.Flatten):\n    {forward}\n\n\ndef odd():\n    return Odd(), net()[1]\n"
+    path.write_text(f"{CODE}\n\n{odd}")
+    sys.modules.pop(path.stem, None)
 
 
 def score(out: Path, *more: object, pool: Path) -> dict[object, float | None]:
@@ -143,6 +152,17 @@ class TestImages:
         left = {row["id"]: row["score"] for row in table if row["error"] is None}
         assert left == {id_: value for id_, value in whole.items() if id_ not in (name(3), name(8))}
         assert not {row["id"] for row in read_csv(here / "out" / "top.csv")} & {name(3), name(8)}
+
+    def test_where_nothing_has_a_score_it_fails(self, here: Path) -> None:
+        pool = folder(here, 3)
+        for i in range(3):
+            (pool / name(i)).write_bytes(b"no image")
+        code, _, err = lada("score", "--pool", pool, "--model", "scored_net:net", "--out", here / "out")
+        assert (code, err) == (1, "lada: none of the 3 items has a score\n")
+        assert len(read_csv(here / "out" / "unreadable.csv")) == 3
+        np.save(here / "nan.npy", np.full((3, 2), np.nan, np.float32))
+        code, _, err = lada("score", "--embeddings", here / "nan.npy", "--out", here / "nan")
+        assert (code, err) == (1, "lada: none of the 3 items has a score\n")
 
     def test_a_kill_loses_nothing_and_no_finished_shard_is_scored_again(self, here: Path) -> None:
         pool = npz(here, 4000)
@@ -317,20 +337,36 @@ class TestOwnNetworks:
                 "h[:, :1]",
                 "expected logits of at least 2 classes, got shape (2, 1); of a network with one output z, for",
             ),
+            ("h.squeeze()", "got float32 (5,) for a batch of 1"),
+            ("h * float('nan')", "its logits of images of noise are NaN, which no score can be made of"),
             ("h @ h", "cannot be run on images of shape (1, 12, 12): mat1 and mat2"),
         ],
     )
     def test_that_return_no_logits_are_refused_before_anything_is_scored(
         self, output: str, message: str, here: Path
     ) -> None:
-        forward = f"\n\nclass Odd(torch.nn.Flatten):\n    def forward(self, x):\n        h = net()[0](x)\n        return {output}\n"
-        (here / "odd_net.py").write_text(f"{CODE}{forward}\n\ndef odd():\n    return Odd(), net()[1]\n")
-        sys.modules.pop("odd_net", None)
+        write_net(here / "odd_net.py", output)
         arguments = ["--pool", folder(here, 4), "--model", "odd_net:odd", "--out", here / "out", "--device", "cpu"]
         code, _, err = lada("score", *arguments)
         assert code == 2
         assert message in err
         assert not (here / "out" / "score.json").exists()
+
+    @pytest.mark.parametrize("output", ["h[:, :1]", "[][0]"])
+    def test_that_fail_on_the_way_name_the_images_of_the_batch(self, output: str, here: Path) -> None:
+        write_net(here / "late_net.py", f"{output} if len(x) == 7 else h")
+        pool = folder(here, 39)
+        arguments = ["--pool", pool, "--model", "late_net:odd", "--out", here / "out", "--workers", 0]
+        ids = list(open_pool(pool).ids())[32:]
+        message = f"on these 7 images: {', '.join(map(str, ids))}"
+        if output == "[][0]":
+            with pytest.raises(RuntimeError, match=f"^model: the network failed {message}$") as caught:
+                lada("score", *arguments, "--device", "cpu")
+            assert isinstance(caught.value.__cause__, IndexError)
+        else:
+            code, _, err = lada("score", *arguments, "--device", "cpu")
+            assert code == 2
+            assert message in err
 
     def test_without_a_spec_are_told_what_they_were_shown(self, here: Path) -> None:
         (here / "bare_net.py").write_text(f"{CODE}\n\ndef bare():\n    return net()[0]\n")
@@ -370,6 +406,11 @@ class TestWrongArguments:
                 "labelled must have 2 columns as features, got (1, 3)",
             ),
             (["--embeddings", "ragged.parquet"], "column logits of ragged.parquet must hold lists of equal length"),
+            (["--embeddings", "twice.npz"], "twice.npz: ids must be unique; 'a' comes 2 times"),
+            (["--embeddings", "twice.parquet"], "twice.parquet: ids must be unique; 7 comes 2 times"),
+            (["--embeddings", "null.parquet"], "null.parquet: 1 ids are null"),
+            (["--embeddings", "bytes.parquet"], "ids must be 3 texts or whole numbers, got object of shape (3,)"),
+            (["--embeddings", "twice.npz", "--method", "coreset"], "twice.npz: ids must be unique; 'a' comes 2 times"),
             (["--embeddings", "logits.npy", "--out", "full"], "full is not empty and holds no score.json"),
         ],
     )
@@ -383,6 +424,9 @@ class TestWrongArguments:
         np.savez("uneven.npz", features=np.zeros((3, 2)), logits=np.zeros((2, 2)))
         np.savez("narrow.npz", features=np.zeros((3, 2)), labelled=np.zeros((1, 3)))
         pq.write_table(pa.table({"logits": [[0.0], [1.0, 2.0, 3.0]]}), "ragged.parquet")
+        np.savez("twice.npz", logits=np.zeros((3, 2)), features=np.zeros((3, 2)), ids=np.array(["a", "b", "a"]))
+        for file, ids in {"twice": [7, 1, 7], "null": ["a", None, "b"], "bytes": [b"a", b"b", b"c"]}.items():
+            pq.write_table(pa.table({"logits": [[0.0, 1.0]] * 3, "id": ids}), f"{file}.parquet")
         Path("full").mkdir()
         Path("full/file").touch()
         code, _, err = lada("score", "--out", "out", *arguments)

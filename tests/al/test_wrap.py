@@ -67,6 +67,24 @@ class Rounded(nn.Module):
         return self.last(x.flatten(1)).long()
 
 
+class Squeezed(Rounded):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1)).squeeze()
+
+
+def not_a_number() -> nn.Module:
+    module = models.resnet18(num_classes=7)
+    nn.init.constant_(module.fc.weight, torch.nan)
+    return module
+
+
+class Impossible(Skip):
+    """Its last class is impossible."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super().forward(x), torch.full((len(x), 1), -torch.inf)], 1)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_halves_compose_to_the_whole_at_every_cut(name: str) -> None:
     torch.manual_seed(0)
@@ -116,6 +134,7 @@ def test_named_cuts_are_taken_in_their_order() -> None:
     ("module", "at", "message"),
     [
         (Skip, ["inner"], "at: inner: the logits depend on more than its output"),
+        (Impossible, ["inner"], "at: inner: the logits depend on more than its output"),
         (Twice, ["inner"], "at: inner runs 2 times"),
         (Skip, ["iner"], "at: no module 'iner' runs in this model; the nearest are inner"),
         (lambda: models.resnet18(num_classes=7), ["layer2", "layer1"], "runs before layer2"),
@@ -131,15 +150,32 @@ def test_named_cuts_are_taken_in_their_order() -> None:
             None,
             r"expected logits of at least 2 classes, got shape \(3, 1\); of",
         ),
+        (Squeezed, None, r"got float32 \(4,\) for a batch of 1"),
+        (not_a_number, None, "model: its logits of images of noise are NaN, so where to cut it cannot be tried"),
         (Rounded, None, r"got int64 \(3, 4\) for a batch of 3"),
         (lambda: nn.Linear(3, 4), None, r"model: cannot be run on images of shape \(3, 64, 64\): mat1 and mat2"),
         (lambda: None, None, "model: expected a module of torch, got NoneType"),
     ],
-    ids=["skip", "twice", "typo", "order", "no weights", "maps", "no batch", "one class", "integers", "shape", "none"],
+    ids=[
+        "skip",
+        "impossible class",
+        "twice",
+        "typo",
+        "order",
+        "no weights",
+        "maps",
+        "no batch",
+        "one class",
+        "squeezed",
+        "nan",
+        "integers",
+        "shape",
+        "none",
+    ],
 )
 def test_what_cannot_be_cut_is_refused(module: Callable[[], nn.Module], at: list[str] | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        SplitModel.wrap(module(), at=at, shape=(3, 2, 2) if module in (Skip, Twice) else SHAPE)
+        SplitModel.wrap(module(), at=at, shape=(3, 2, 2) if module in (Skip, Impossible, Twice) else SHAPE)
 
 
 def test_a_wrapped_net_looks_ahead_as_the_net_that_was_written_in_stages(tiny: Dataset) -> None:

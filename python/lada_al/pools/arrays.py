@@ -31,7 +31,7 @@ class ArrayPool(Source):
                 f"got {images.dtype} of shape {images.shape}"
             )
         self._images: np.ndarray | None = images
-        self._ids = _checked(arrays["ids"], len(images), path) if "ids" in arrays else None
+        self._ids = checked_ids(arrays["ids"], len(images), f"pool: {path}").tolist() if "ids" in arrays else None
         self.id_type = pa.string() if self._ids is not None and isinstance(self._ids[0], str) else pa.int64()
         self._length = len(images)
 
@@ -77,11 +77,16 @@ def load_arrays(path: Path, name: str = "images") -> dict[str, np.ndarray]:
     return arrays
 
 
-def _checked(ids: np.ndarray, count: int, path: Path) -> list[Id]:
+def checked_ids(ids: np.ndarray, count: int, what: str) -> np.ndarray:
+    """Ids of an array of `count` items, which an error calls `what`: text or whole numbers, each once.
+
+    Raises:
+        UsageError: they are not.
+    """
     if ids.shape != (count,) or ids.dtype.kind not in "iuU":
-        raise UsageError(
-            f"pool: {path}: ids must be {count} texts or whole numbers, got {ids.dtype} of shape {ids.shape}"
-        )
-    if len(np.unique(ids)) < count:
-        raise UsageError(f"pool: {path}: ids must be unique")
-    return ids.tolist()
+        raise UsageError(f"{what}: ids must be {count} texts or whole numbers, got {ids.dtype} of shape {ids.shape}")
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < count:
+        most = counts.argmax()
+        raise UsageError(f"{what}: ids must be unique; {values[most].item()!r} comes {counts[most]} times")
+    return ids

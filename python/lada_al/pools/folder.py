@@ -1,5 +1,5 @@
 """Image files in a folder and below it, with or without folders for classes. An id is the path below the folder, in
-which what is no text (a line break, bytes that are no UTF-8) is written as in a Python string.
+which what is no text (a line break, bytes that are no UTF-8) is written as in a Python string, and backslashes with it.
 
 Files come in the order of the hashes of their paths: the same on every machine, and mixed over the folders, so that
 neighbours are not all of one class. Hidden files and other kinds of files are not part of the pool; a link that leads
@@ -19,7 +19,7 @@ import pyarrow as pa
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits
 from lada_al.pools.files import files_below
-from lada_al.pools.source import Item, Listing, Source, as_text, read_below
+from lada_al.pools.source import Item, Listing, Names, Source, as_text, read_below
 
 SCHEMA = pa.schema([("path", pa.binary())])
 
@@ -56,9 +56,14 @@ class FolderPool(Source):
 
 
 def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
-    """All paths by their hashes. Held at a time: the paths' bytes, and 16 bytes more for each."""
-    ends, hashes, text = [], [], bytearray()
+    """All paths by their hashes. Held at a time: the paths' bytes, and 16 bytes more for each.
+
+    Raises:
+        UsageError: two paths are the same text.
+    """
+    ends, hashes, text, ids = [], [], bytearray(), Names()
     for path in files_below(folder, SUFFIXES):
+        ids.id(path)
         name = os.fsencode(path)
         text += name
         ends.append(len(text))

@@ -18,7 +18,8 @@ from lada_al.pools.decode import Limits, UnreadableError
 from lada_al.run.files import write_atomically
 
 Id = str | int
-NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters, and what ends a line
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, ends of lines, bytes that are none
+ESCAPED = re.compile(rf"\\|{NO_TEXT.pattern}")
 
 
 class Item(NamedTuple):
@@ -102,9 +103,36 @@ class Listing:
 
 
 def as_text(name: str) -> str:
-    """A file's name as one line of text: what is none in it, and bytes that are no UTF-8, as in a Python string."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return NO_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """A file's name as one line of text: what is none in it, and bytes that are no UTF-8, as in a Python string.
+
+    Backslashes are doubled where anything is written so; any other name stays as it is.
+    """
+    return ESCAPED.sub(_escaped, name) if NO_TEXT.search(name) else name
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if 0xDC80 <= number <= 0xDCFF:  # a byte as Python holds it
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\u{number:04x}" if number >= 0x80 else found[0].encode("unicode_escape").decode()
+
+
+class Names:
+    """The names of a pool's files, each with an id of its own."""
+
+    def __init__(self) -> None:
+        self._with_backslash: dict[str, str] = {}
+
+    def id(self, name: str) -> str:
+        """`as_text(name)`.
+
+        Raises:
+            UsageError: another name is the same text: one spells out what the other holds.
+        """
+        text = as_text(name)
+        if "\\" in text and self._with_backslash.setdefault(text, name) != name:
+            raise UsageError(f"pool: two files are both written {text}; rename one of them")
+        return text
 
 
 def read_below(folder: Path, name: str, limits: Limits) -> bytes | UnreadableError:

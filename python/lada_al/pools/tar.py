@@ -16,7 +16,7 @@ import pyarrow as pa
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError
 from lada_al.pools.files import data_files
-from lada_al.pools.source import Item, Listing, Source, as_text
+from lada_al.pools.source import Item, Listing, Names, Source
 
 SCHEMA = pa.schema([("shard", pa.int32()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
@@ -26,6 +26,8 @@ class TarPool(Source):
         self.limits = limits
         self.root = path if path.is_dir() else path.parent
         self.shards = [file.relative_to(self.root).as_posix() for file in data_files(path, ".tar")]
+        names = Names()
+        self._shard_ids = [names.id(shard) for shard in self.shards]
         self.sizes = [(self.root / shard).stat().st_size for shard in self.shards]
         self.listing = Listing(self._batches(), SCHEMA, listing)
         if not self.listing.rows:
@@ -61,7 +63,7 @@ class TarPool(Source):
         return f"{self.listing.fingerprint()} {self.sizes}"
 
     def _id(self, shard: int, member: str) -> str:
-        return f"{as_text(self.shards[shard])}#{member}"
+        return f"{self._shard_ids[shard]}#{member}"
 
     def _bytes(self, file: BinaryIO, offset: int, size: int) -> bytes | UnreadableError:
         if size > self.limits.bytes:
@@ -73,8 +75,9 @@ class TarPool(Source):
     def _batches(self) -> Iterator[pa.RecordBatch]:
         rows: list[dict[str, int | str]] = []
         for number, shard in enumerate(self.shards):
+            names = Names()
             for member in _images(self.root / shard):
-                name = as_text(member.name)
+                name = names.id(member.name)
                 rows.append({"shard": number, "member": name, "offset": member.offset_data, "size": member.size})
                 if len(rows) == Listing.ROWS:
                     yield pa.RecordBatch.from_pylist(rows, SCHEMA)

@@ -216,20 +216,26 @@ class Config(BaseModel):
         self.check_layers(shapes, mixing_logits, f"model {self.model}")
 
     def check_layers(self, shapes: list[tuple[int, ...]], mixing_logits: list[int], model: str) -> None:
-        """Refuses layers at which the method cannot work in the model, which has this name; see `check_fits`."""
+        """Refuses layers at which the method cannot work in the model, which has this name; see `check_fits`.
+
+        Methods that neither mix features nor learn from them use no layers.
+        """
         if self.seeks_pairs and not set(self.layers) <= set(mixing_logits):
             layers = " or ".join(map(str, mixing_logits))
             raise UsageError(
                 f"pairs=all needs layers where mixing features is mixing logits, in {model} {layers}, got {self.layers}"
             )
         augmentation = self.chosen.augmentation
+        mixes_hidden = augmentation is not None and augmentation.uses_hidden
+        if not mixes_hidden and not self.chosen.acquisition.in_training:
+            return
         if augmentation is not None and augmentation.mixes_by_beta and not self.chosen.learn:
             end, why = len(shapes) - 1, f"behind which {model} has no more layers"
         else:
             end = next(k for k, shape in enumerate(shapes) if len(shape) != 3)
             why = f"from where {model} has no feature maps"
         if max(self.layers) >= end:
-            raise UsageError(f"layers must lie below {end}, {why}, got {self.layers}")
+            raise UsageError(f"layers must lie below {end}, {why}, got {self.layers}; e.g. layers=(0,), the images")
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import torch
 
 from lada_al.errors import UsageError
-from lada_al.pools.arrays import load_arrays
+from lada_al.pools.arrays import checked_ids, load_arrays
+from lada_al.pools.parquet import TEXT
 from lada_al.score import methods
 
 
@@ -66,10 +67,19 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
             if len(column) == 0 or column.null_count or len(values) % len(column) or _is_ragged(column):
                 raise UsageError(f"--embeddings: column {name} of {path} must hold lists of equal length")
             arrays[name] = values.reshape(len(column), -1)
+        elif name in ("id", "ids"):
+            arrays["ids"] = _ids(column, path)
         else:
-            values = column.to_numpy(zero_copy_only=False)
-            arrays["ids" if name == "id" else name] = values.astype(str) if values.dtype.kind == "O" else values
+            arrays[name] = column.to_numpy(zero_copy_only=False)
     return arrays
+
+
+def _ids(column: pa.Array, path: Path) -> np.ndarray:
+    """A column of ids as an array, text as NumPy's own."""
+    if column.null_count:
+        raise UsageError(f"--embeddings: {path}: {column.null_count} ids are null")
+    values = column.to_numpy(zero_copy_only=False)
+    return values.astype(str) if column.type in TEXT else values
 
 
 def _is_ragged(column: pa.Array) -> bool:
@@ -96,11 +106,9 @@ def matrix(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
 
 
 def ids_of(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
-    """The ids, if there are any: text or whole numbers."""
+    """The ids, if there are any: text or whole numbers, each once."""
     ids = arrays.get("ids")
-    if ids is not None and (ids.shape != (count,) or ids.dtype.kind not in "iuU"):
-        raise UsageError(f"--embeddings: expected {count} ids of text or whole numbers in {path}")
-    return None if ids is None else _native(ids)
+    return None if ids is None else _native(checked_ids(ids, count, f"--embeddings: {path}"))
 
 
 def _native(array: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +15,14 @@ from rich.text import Text
 from lada_al.errors import UsageError
 
 if TYPE_CHECKING:
-    from lada_al.score.run import Scorer
+    from lada_al.score.run import Scorer, Summary
 
 app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @app.command()
-def score(  # noqa: PLR0912  the ways in, one after the other
+def score(
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
     pool: Annotated[Path | None, typer.Option(help="Folder of images, Parquet, tar shards, .npy or .npz.")] = None,
     model: Annotated[str | None, typer.Option(help="pkg.module:factory, timm:NAME or torchvision:NAME.")] = None,
@@ -78,15 +79,29 @@ def score(  # noqa: PLR0912  the ways in, one after the other
             show = functools.partial(progress.advance, task)
             shards = run.Shards(out.resolve(), len(scorer), size)
             if engine == "ray":
-                summary: run.Summary | None = ray_engine.score(make, shards, top, actors, show)
+                summary: Summary | None = ray_engine.score(make, shards, top, actors, show)
             else:
                 summary = run.score(scorer, shards, top, our, show)
     if summary is not None:
-        console.print(f"{out / run.TOP}: the top {top} of {summary.items:,} items, {summary.resumed:,} scored before")
-        if summary.unreadable:
-            console.print(f"{summary.unreadable:,} cannot be read; {out / run.UNREADABLE} lists them")
-        if summary.without_score:
-            console.print(f"{summary.without_score:,} have no score: their logits are NaN")
+        _tell(summary, out, top)
+
+
+def _tell(summary: Summary, out: Path, top: int) -> None:
+    """Prints what came of a scoring.
+
+    Raises:
+        Exit: with 1, if nothing has a score.
+    """
+    from lada_al.score import run
+
+    console.print(f"{out / run.TOP}: the top {top} of {summary.items:,} items, {summary.resumed:,} scored before")
+    if summary.unreadable:
+        console.print(f"{summary.unreadable:,} cannot be read; {out / run.UNREADABLE} lists them")
+    if summary.without_score:
+        console.print(f"{summary.without_score:,} have no score: their logits are NaN")
+    if summary.unreadable + summary.without_score == summary.items:
+        print(f"lada: none of the {summary.items:,} items has a score", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _selected(embeddings: Path, method: str, top: int, out: Path, device: str) -> bool:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import lada_ext
+from lada_al.errors import UsageError
 from lada_al.load_model import Loaded
 from lada_al.pools import Id, ImageSpec, Source, UnreadableError
 from lada_al.pools.decode import decode
@@ -68,7 +70,7 @@ class ImageScores:
     """A network over a pool. `batch` is rounded up to whole steps.
 
     Raises:
-        UsageError: the network does not take the images, or returns no logits of them.
+        UsageError: the network does not take the images, or returns no logits of them, or NaN.
     """
 
     def __init__(
@@ -77,9 +79,8 @@ class ImageScores:
         self.pool, self.spec, self.method, self.device, self.workers = pool, model.spec, method, device, workers
         self.module = model.module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = -(-batch // STEP) * STEP
-        channels, height, width = self.spec.shape
         with taking_images(self.spec.shape, "--model, whose factory may return (module, ImageSpec)"):
-            self.logits(torch.zeros(2, height, width, channels, dtype=torch.uint8))
+            self._try_out()
 
     def __len__(self) -> int:
         return len(self.pool)
@@ -104,21 +105,50 @@ class ImageScores:
         for parts in cut:
             yield pa.concat_tables([self._scored(next(batches)) for _ in parts])
 
+    def _try_out(self) -> None:
+        """Runs the network on noise: on two images, and on one, as the last batch of a pool may hold."""
+        channels, height, width = self.spec.shape
+        noise = torch.randint(256, (2, height, width, channels), generator=torch.Generator().manual_seed(0))
+        pixels = noise.to(torch.uint8)
+        logits = self.logits(pixels)
+        self.logits(pixels[:1])
+        if lada_ext.entropy(logits).isnan().all():
+            raise UsageError("model: its logits of images of noise are NaN, which no score can be made of")
+
     def _scored(self, batch: Batch) -> pa.Table:
+        size = STEP if self.device.type == "cpu" else len(batch.ids)
+        logits = [
+            self._logits_of(ids, pixels)
+            for ids, pixels in zip(_split(batch.ids, size), batch.pixels.split(size), strict=True)
+        ]
         ids = pa.array(batch.ids, self.pool.id_type)
-        return methods.table(self.method, batch.first, ids, self.logits(batch.pixels), batch.errors)
+        return methods.table(self.method, batch.first, ids, torch.cat(logits), batch.errors)
+
+    def _logits_of(self, ids: list[Id], pixels: Tensor) -> Tensor:
+        """`logits`; where the network fails, the error names the images."""
+        try:
+            return self.logits(pixels)
+        except Exception as error:  # it is the user's own code
+            images = f"on these {len(ids)} images: {', '.join(map(str, ids))}"
+            if isinstance(error, UsageError):
+                raise UsageError(f"{error}, {images}") from error
+            raise RuntimeError(f"model: the network failed {images}") from error
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
         """Of (B, height, width, channels) uint8; on CUDA in bfloat16 where the GPU is made for it."""
         pixels = pixels.to(self.device, non_blocking=True)
         if self.device.type == "cpu":
-            return torch.cat([self._run(step) for step in pixels.split(STEP)])
+            return self._run(pixels)
         with torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported(including_emulation=False)):
             return self._run(pixels)
 
     def _run(self, pixels: Tensor) -> Tensor:
         return logits_of(self.module(self.spec.normalised(pixels)), len(pixels))
+
+
+def _split(ids: list[Id], size: int) -> list[list[Id]]:
+    return [ids[first : first + size] for first in range(0, len(ids), size)]
 
 
 def _digest(module: nn.Module) -> str:
