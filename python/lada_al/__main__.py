@@ -1,4 +1,4 @@
-"""The command `lada`, also `python -m lada_al`: in one line where what the loop needs was not installed with the ops."""
+"""The command `lada`, also `python -m lada_al`; one line where the ops were installed without what the loop needs."""
 
 import sys
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import typing
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import typer
 from lada_al import Config, acquire, all_methods, augment, cli
 from lada_al.methods import GROUPS, rows
 from lada_al.run import journal
+from lada_al.run.compare import _interrupts_held_back
 from lada_al.run.protocols import PROTOCOLS
 from lada_al.self_test import CASES
 from tiny import TINY_SETTINGS
@@ -217,6 +219,27 @@ def test_ctrl_c_ends_processes_that_are_only_starting(tiny_folder: Path, tmp_pat
     wait_for(lambda: len(children.read_text().split()) >= 3)  # two workers, and what tracks their semaphores
     ctrl_c(command)
     assert [path.name for path in (tmp_path / "compare").iterdir()] == ["study.json"]
+
+
+def test_interrupts_wait_though_another_thread_takes_them() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    done = threading.Event()
+    threading.Thread(target=done.wait).start()
+    ended = []
+
+    def block() -> None:
+        with _interrupts_held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            ended.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            block()
+        assert ended
+    finally:
+        done.set()
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

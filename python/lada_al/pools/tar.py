@@ -16,7 +16,7 @@ import pyarrow as pa
 from lada_al.errors import UsageError
 from lada_al.pools.decode import SUFFIXES, Limits, UnreadableError
 from lada_al.pools.files import data_files
-from lada_al.pools.source import Item, Listing, Names, Source
+from lada_al.pools.source import Item, Listing, Names, Source, as_text
 
 SCHEMA = pa.schema([("shard", pa.int32()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
@@ -57,7 +57,7 @@ class TarPool(Source):
 
     def location(self, place: int) -> str:
         (row,) = self.listing.slice(place, place + 1)
-        return as_text(str(self.root / self._id(row["shard"], row["member"])))
+        return f"{as_text(str(self.root))}/{self._id(row['shard'], row['member'])}"
 
     def fingerprint(self) -> str:
         return f"{self.listing.fingerprint()} {self.sizes}"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -118,12 +119,23 @@ def carry_out(groups: list[list[Job]], workers: int) -> Iterator[list[Job]]:
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Ctrl-C waits until the end of the block, and never reaches processes that are started in it: it is sent to all
-    processes of a terminal, and the command alone is to act on it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    processes of a terminal, and the command alone is to act on it.
+
+    Processes inherit the mask. It is this thread's own, and the system may hand the signal to another one, so that the
+    handler, which runs in the main thread, waits as well.
+    """
+    held: list[FrameType | None] = []
+    handles = threading.current_thread() is threading.main_thread()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda _, frame: held.append(frame)) if handles else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handles:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if held and callable(handler):
+            handler(signal.SIGINT, held[0])
 
 
 def _end_with_the_command() -> None:
