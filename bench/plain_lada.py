@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bench.results import provenance
+from lada_ext.nn import ConvReluPool
 
 # (tau (P,), samples, key, index of each pair) -> lam (P, samples), differentiable in tau
 Draw = Callable[[Tensor, int, Tensor, Tensor], Tensor]
@@ -57,6 +59,14 @@ def bits(logits: Tensor) -> Tensor:
     """Entropy, as everybody writes it but for the logarithm of 0."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1) / torch.log(torch.tensor(2.0))
+
+
+def in_layers(policy: PairNet) -> PairNet:
+    """Its blocks as torch's convolution, ReLU and pooling, without the op that takes their place."""
+    for block in policy.modules():
+        if isinstance(block, ConvReluPool):
+            block.SHORTEST_ROW = sys.maxsize
+    return policy
 
 
 @dataclass
@@ -120,7 +130,7 @@ class PlainLada:
     def learn_policy(self, r: int, a: Tensor, b: Tensor, index: Tensor, k: int) -> PairNet:
         config, keys = self.config, self.keys
         with keys.scope("policy weights", r):
-            policy = PairNet(a.shape[1], (a.shape[2], a.shape[3])).to(self.device)
+            policy = in_layers(PairNet(a.shape[1], (a.shape[2], a.shape[3]))).to(self.device)
         optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr)
         for epoch in range(config.policy_epochs):
             order = torch.randperm(len(a), generator=keys.generator("policy batches", r, epoch))
