@@ -215,11 +215,11 @@ def _figure(draw: Callable[[Axes], None], width: float, height: float) -> Figure
     return figure
 
 
-def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes side by side."""
+def panels(count: int, width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes side by side, in that many rows."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(np.atleast_1d(figure.subplots(1, count)))
+        return figure, list(np.atleast_1d(figure.subplots(rows, count // rows)).flat)
 
 
 def _settle(figure: Figure) -> None:

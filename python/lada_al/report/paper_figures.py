@@ -73,7 +73,7 @@ def figure_6(runs: list[Run]) -> Figure | None:
     chosen = _first_finished(runs, OF_FIGURE_6)
     if not chosen:
         return None
-    figure, axes = panels(2 * len(chosen), 4.4 * 2 * len(chosen), 4.2)
+    figure, axes = panels(2 * len(chosen), 8.8, 4.2 * len(chosen), rows=len(chosen))
     for i, run in enumerate(chosen):
         real, virtual, arrays = _embedded(run)
         for j, (when, part) in enumerate((("early", EARLY), ("late", LATE))):
