@@ -179,7 +179,7 @@ _PLAIN: list[_Drawn] = [
         "curves",
         "Accuracy against labels",
         "Test accuracy after each round: mean over seeds, with a 95% Student t interval of the mean where there are at "
-        "least two.",
+        "least two. The frame is that of the means; wide intervals leave it.",
         figures.learning_curves,
     ),
     ("seconds", "Where the time goes", "Mean seconds of a round, by phase.", figures.seconds_per_phase),
