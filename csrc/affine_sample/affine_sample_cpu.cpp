@@ -17,6 +17,7 @@
 #include "few_channels.h"
 #include "lanes.h"
 #include "storage.h"
+#include "unit.h"
 
 namespace lada::cpu {
 namespace {
@@ -228,19 +229,6 @@ void sample_row(const double* theta, double grid_y, const Frame<double>& frame, 
                 const RowSamplings<double, kTaps>& row) {
   sample_columns<kSlopes>(theta, grid_y, frame, pitch, lanes, row);
 }
-
-// Channels [first, first + kLanes) of the images in one thread's share of (image, block) units.
-template <int kLanes>
-struct Unit {
-  int64_t image, block, first_channel;
-  int channels;
-
-  Unit(int64_t index, const AffineInputs& in) {
-    const int64_t blocks = (in.channels + kLanes - 1) / kLanes;
-    image = index / blocks, block = index % blocks, first_channel = block * kLanes;
-    channels = static_cast<int>(std::min<int64_t>(kLanes, in.channels - first_channel));
-  }
-};
 
 template <class T, int kLanes>
 const T* at(const void* data, const Strides& strides, int64_t image, const Unit<kLanes>& unit) {

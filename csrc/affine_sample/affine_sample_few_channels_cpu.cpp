@@ -8,6 +8,7 @@
 #include "few_channels.h"
 #include "lanes.h"
 #include "storage.h"
+#include "unit.h"
 
 namespace lada::cpu {
 namespace {
@@ -400,16 +401,9 @@ class Spare {
   Buffer<float> planes_, zeros_, unread_;
 };
 
-// Channels of an image that are worked on together.
-struct Unit {
-  int64_t image, block, first_channel;
-  int channels;
-
-  Unit(int64_t index, const AffineInputs& in) {
-    const int64_t blocks = (in.channels + kPlanes - 1) / kPlanes;
-    image = index / blocks, block = index % blocks, first_channel = block * kPlanes;
-    channels = static_cast<int>(std::min<int64_t>(kPlanes, in.channels - first_channel));
-  }
+// A unit, and where its planes lie.
+struct PlaneUnit : Unit<kPlanes> {
+  using Unit<kPlanes>::Unit;
 
   template <class T>
   Block<T> input(T* data, const Strides& strides, const AffineInputs& in) const {
@@ -441,7 +435,7 @@ const float* theta_of(const AffineInputs& in, int64_t transform) {
   return static_cast<const float*>(in.theta) + transform * 6;
 }
 
-void read_cells(const AffineInputs& in, const Unit& unit, const Spare& spare, const Cells& cells) {
+void read_cells(const AffineInputs& in, const PlaneUnit& unit, const Spare& spare, const Cells& cells) {
   dispatch_image<float>(in, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto planes = spare.read(unit.input(static_cast<const T*>(in.image), in.image_strides, in));
@@ -458,7 +452,7 @@ void sample_units(const AffineSample& k, int64_t begin, int64_t end) {
   const RowSamplings samplings(g);
   const Spare spare(g);
   for (int64_t index = begin; index < end; ++index) {
-    const Unit unit(index, in);
+    const PlaneUnit unit(index, in);
     read_cells(in, unit, spare, cells);
     for (int64_t t = unit.image * in.transforms; t < (unit.image + 1) * in.transforms; ++t)
       dispatch_result<float>(in, [&](auto tag) {
@@ -481,7 +475,7 @@ void sample_units_backward(const AffineSampleBackward& k, int64_t begin, int64_t
   const Buffer<float> grad = buffer<float>(samplings.columns * kPlanes);
   std::fill_n(grad.get(), samplings.columns * kPlanes, 0.0f);
   for (int64_t index = begin; index < end; ++index) {
-    const Unit unit(index, in);
+    const PlaneUnit unit(index, in);
     if (kTheta) read_cells(in, unit, spare, cells);
     dispatch_result<float>(in, [&](auto tag) {
       using T = typename decltype(tag)::type;

@@ -270,7 +270,8 @@ template <class A, class Tile>
 void backward(const ConvReluPoolBackward& k, int threads) {
   constexpr int64_t kLanes = Lanes<A, Tile::kBytes>::kCount;
   const Layout l(k.of, kLanes);
-  const std::vector<A> weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
+  std::vector<A> weight;
+  if (k.grad_image != nullptr) weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
   std::vector<std::vector<A>> sums(std::min(kParts, k.of.batch));
   for_each_part(k.of, threads, [&](int64_t begin, int64_t end, int64_t part) {
     sums[part].resize(l.weights(kLanes) + l.outputs);

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lada_al import Config, data, models
@@ -46,3 +48,17 @@ def pool(tiny: Dataset) -> Pool:
 def net() -> SplitModel:
     with Keys(5).scope("network weights", 0):
         return models.small(1, (20, 20), 3)
+
+
+@pytest.fixture
+def row_groups_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The row groups of Parquet files in the order in which they are read; it grows."""
+    groups: list[int] = []
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def counted(file: Any, size: int, row_groups: list[int], *more: Any, **options: Any) -> Any:
+        groups.extend(row_groups)
+        return iter_batches(file, size, row_groups, *more, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    return groups
