@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import lada_ext
-from lada_al import affine_tail, diverse
+from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.augment import Augmentation
 from lada_al.curves import Curves
@@ -21,14 +21,15 @@ from lada_al.events import Bought
 from lada_al.folding import folded
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
+from lada_al.policy import curves_of, learn_policy, mean_of_draws, read_off, reads_curves, tau_of, units_at_a_time
 from lada_al.pool import Oracle, Pool
-from lada_al.ranks import ours
 from lada_al.run.config import Config
 from lada_al.timing import Clock, Meter
 from lada_al.view import View
+from lada_al.virtual import members_of
 
-CACHED = 1 << 20  # floats
-LEAST_UNITS = 10  # of a policy's step at a time: smaller batches do not use the CPU well
+FEWEST_FINALISTS = 50  # pairs that the classifier scores in any case: they show how far curves may be trusted
+MARGIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Round:
     @property
     def query(self) -> int:
         return self.config.labels_of(self.number)
+
+    @property
+    def shortlist(self) -> int:
+        """The units of which a purchase is made: as many as it has, or more where it is to be diverse."""
+        arity = 1 if self.f_aug is None else self.f_aug.arity
+        return self.query // arity * (diverse.SHORTLIST if self.config.selection == "diverse" else 1)
 
 
 def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:
@@ -130,11 +137,11 @@ def _entropy_in_pipeline(bought: View, now: Round) -> Tensor | None:
     kind = now.config.chosen.augmentation
     if now.f_aug is None or kind is None or not kind.look_ahead:
         return None
-    views = _members(bought, kind.arity)
+    views = members_of(bought, kind.arity)
     key = now.keys.key("score samples", now.number, device=bought.image.device)
     tau = now.f_aug.policy(*views, learn=False)(*views)
     virtual = now.f_aug(*views, tau=tau, key=key, samples=now.config.samples)
-    return _mean_of_draws(lada_ext.entropy(virtual.logits))
+    return mean_of_draws(lada_ext.entropy(virtual.logits))
 
 
 def look_ahead(view: View, now: Round) -> Choice:
@@ -149,10 +156,11 @@ def look_ahead(view: View, now: Round) -> Choice:
     with now.keys.scope("policy weights", now.number):
         policy = f_aug.policy(*views, learn=now.config.chosen.learn)
     with now.clock("policy"):
-        tau = learn_policy(policy, views, now) if now.config.chosen.learn else None
+        curves = curves_of(views, now) if reads_curves(now) else None
+        tau = learn_policy(policy, views, now, curves) if now.config.chosen.learn else None
     with now.clock("score"):
-        tau = policy(*views) if tau is None else tau
-        scores, virtual_entropy = unit_scores(views, tau, now)
+        tau = tau_of(policy, views, now) if tau is None else tau
+        scores, virtual_entropy = _scores_to_buy_by(views, tau, now, curves)
         best = _best(scores, views, now.query // f_aug.arity, now.config)
     return Choice(
         positions=members[:, best].t().flatten(),
@@ -184,117 +192,50 @@ def match(view: View, now: Round) -> Tensor:
         return torch.arange(f_aug.arity * units, device=view.hidden.device).view(f_aug.arity, units)
     score = config.chosen.acquisition.fused
     assert score is not None
-    whole, wanted = len(view) // 2, now.query // 2 * (diverse.SHORTLIST if config.selection == "diverse" else 1)
-    count = whole if config.chosen.learn else min(whole, wanted)
+    whole = len(view) // 2
+    count = whole if config.chosen.learn else min(whole, now.shortlist)
     best = lada_ext.top_pairs(
         view.logits, count, config.fixed_tau, gamma=config.look_ahead_weight, score=score, disjoint=True
     )
     return best.pairs.t()
 
 
-def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round, curves: Curves | None = None) -> Tensor:
-    """f_acq(f_aug(x; tau); f_theta), Eq. 3 and 6: (P, N) or (B,) scores of virtual instances; read off the pairs'
-    curves, where there are."""
-    if curves is not None:
-        return curves.at(lada_ext.beta_sample(tau, now.config.samples, key, index=views[0].ids))
-    assert now.f_aug is not None
-    return now.f_acq.score(now.f_aug(*views, tau=tau, key=key, samples=now.config.samples))
-
-
-@torch.enable_grad()
-def learn_policy(policy: nn.Module, views: list[View], now: Round) -> Tensor | None:
-    """Maximises the mean of f_integ over the policy's parameters (Eq. 4, 7, 11).
-
-    Returns:
-        tau of the epoch of least loss, recorded before each step, if the configuration asks for it; else None: tau* is
-        then what the learned policy says (Eq. 12).
-    """
-    config, device = now.config, views[0].hidden.device
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr, fused=True)
-    least_loss, recorded = float("inf"), None
-    curves = _curves(views, now) if _reads_curves(now) else None
-    for epoch in now.meter.track("policy", range(config.policy_epochs)):
-        order = torch.randperm(len(views[0]), generator=now.keys.generator("policy batches", now.number, epoch))
-        key = now.keys.key("policy samples", now.number, epoch, device)
-        losses, taus = [], []
-        for batch in order.to(device).split(config.policy_batch):
-            mine = batch[ours().part(len(batch))]
-            part = [view[mine] for view in views]
-            tau = policy(*part)
-            loss, gradient = _policy_loss(part, tau.detach(), key, now, None if curves is None else curves[mine])
-            optimizer.zero_grad()
-            tau.backward(gradient / len(batch))
-            ours().sum_gradients(policy.parameters())
-            optimizer.step()
-            losses.append(loss)
-            taus.append(ours().whole(tau.detach()))
-        mean_loss = float(ours().sum(torch.stack(losses).sum())) / len(order)
-        if config.tau_star == "best epoch" and mean_loss < least_loss:
-            least_loss, recorded = mean_loss, torch.cat(taus)[order.argsort().to(device)]
-    return recorded
-
-
-def _policy_loss(
-    views: list[View], tau: Tensor, key: Tensor, now: Round, curves: Curves | None
-) -> tuple[Tensor, Tensor]:
-    """The sum over the units of -f_integ, and its gradient to tau; a few units at a time where the cache is small."""
-    tau, total = tau.requires_grad_(), torch.zeros((), device=tau.device)
-    together = _units_at_a_time(views, now) if curves is None else max(1, len(tau))
-    for start in range(0, len(tau), together):
-        span = slice(start, start + together)
-        part = None if curves is None else curves[span]
-        loss = -_mean_of_draws(f_integ([view[span] for view in views], tau[span], key, now, part)).sum()
-        loss.backward()
-        total += loss.detach()
-    return total, torch.zeros_like(tau) if tau.grad is None else tau.grad
-
-
-def _reads_curves(now: Round) -> bool:
-    """Whether the policy is learned on curves: its virtual instances are mixtures by lam, and nodes were asked for."""
-    kind = now.config.chosen.augmentation
-    return now.config.curve > 0 and not now.config.plain and kind is not None and kind.mixes_by_beta
-
-
-@torch.no_grad()
-def _curves(views: list[View], now: Round) -> Curves:
-    """f_acq of each pair's mixtures at evenly spaced lam. Its ends are f_acq of the pair itself."""
-    config, f_aug = now.config, now.f_aug
-    assert f_aug is not None
-    a, b = (view[ours().part(len(views[0]))] for view in views)
-    lam = torch.linspace(0, 1, config.curve, device=a.hidden.device)[1:-1]
-    batch = max(1, config.scoring_batch // config.curve)
-    between = []
-    for part in now.meter.track("curves", torch.arange(len(a), device=lam.device).split(batch)):
-        mixtures = f_aug.at(a[part], b[part], lam.expand(len(part), -1))
-        between.append(now.f_acq.score(mixtures))
-    scores = torch.cat([now.f_acq.score(b)[:, None], torch.cat(between), now.f_acq.score(a)[:, None]], 1)
-    return Curves.through(ours().whole(scores))
-
-
-def _units_at_a_time(views: list[View], now: Round) -> int:
-    """On a CPU so many that the features of their virtual instances, forward and backward, stay in its cache."""
-    first, net = views[0], views[0].net
-    if first.hidden.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
-        return max(1, len(first))
-    reach = net.mixing_reach(first.k)
-    mixed = first.at(reach)
-    if affine_tail.behind_relu(net, reach, mixed.shape[1:]) is not None:
-        return max(1, len(first))  # their features are never in memory
-    return max(LEAST_UNITS, CACHED // max(1, mixed[:1].numel() * now.config.samples))
-
-
 def unit_scores(views: list[View], tau: Tensor, now: Round) -> tuple[Tensor, Tensor]:
     """Eq. 5 or 13 for each unit, and the mean entropy of its virtual instances in bits; both (P,)."""
-    config, f_aug = now.config, now.f_aug
-    assert f_aug is not None
+    config = now.config
     key = now.keys.key("score samples", now.number, device=tau.device)
     scores, entropies = [], []
-    batch = max(1, config.scoring_batch // config.samples)
+    batch = units_at_a_time(views, now, config.samples, most=config.scoring_batch // config.samples)
     for part in now.meter.track("score", torch.arange(len(tau), device=tau.device).split(batch)):
         score, entropy = _scores_of([view[part] for view in views], tau[part], key, now)
         scores.append(score)
         entropies.append(entropy)
     return torch.cat(scores), torch.cat(entropies)
+
+
+def _scores_to_buy_by(views: list[View], tau: Tensor, now: Round, curves: Curves | None) -> tuple[Tensor, Tensor]:
+    """`unit_scores`, or where there are curves of logits, these for the units that come into question.
+
+    All are read off the curves first. Then the classifier scores them, best first, until what is left lies below those
+    to be bought by MARGIN times the largest error that a curve was found to have.
+    """
+    if curves is None or not curves.of_logits or views[0].net.mixes_logits(views[0].k):
+        return unit_scores(views, tau, now)
+    key = now.keys.key("score samples", now.number, device=tau.device)
+    virtual = read_off(curves, views, tau, key, now)
+    assert isinstance(virtual, View)
+    scores, entropies = _scores_with(views, virtual, now)
+    order, error = (-scores).argsort(stable=True), scores.new_zeros(())  # NaN last
+    wanted = min(now.shortlist, len(order))
+    step = max(2 * wanted, FEWEST_FINALISTS)
+    for start in range(0, len(order), step):
+        part, read = order[start : start + step], scores[order[start : start + step]]
+        scores[part], entropies[part] = unit_scores([view[part] for view in views], tau[part], now)
+        error = torch.maximum(error, (scores[part] - read).abs().max())
+        worst = scores[order[: start + step]].topk(wanted).values[-1:]
+        if (scores[order[start + step :][:1]] + MARGIN * error < worst).any():
+            break
+    return scores, entropies
 
 
 def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[Tensor, Tensor]:
@@ -312,60 +253,23 @@ def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[
         if score is not None and in_bits is not None:
             entropy = in_bits - lada_ext.entropy(a.logits) - lada_ext.entropy(b.logits)
             return score, entropy.clamp_min(0)  # which rounding may leave below
-    virtual = f_aug(*real, tau=tau, key=key, samples=samples)
-    entropy = _mean_of_draws(lada_ext.entropy(virtual.logits))
-    if fused and f_aug.arity == 2:
-        return lada_ext.pair_score(a.logits, b.logits, virtual.logits, gamma, fused), entropy
-    return composed_score(now.f_acq, real, virtual, gamma), entropy
+    return _scores_with(real, f_aug(*real, tau=tau, key=key, samples=samples), now)
+
+
+def _scores_with(real: list[View], virtual: View, now: Round) -> tuple[Tensor, Tensor]:
+    """`unit_scores` by these virtual instances."""
+    config, fused = now.config, now.config.chosen.acquisition.fused
+    entropy = mean_of_draws(lada_ext.entropy(virtual.logits))
+    if fused and len(real) == 2 and not config.plain:
+        a, b = real
+        return lada_ext.pair_score(a.logits, b.logits, virtual.logits, config.look_ahead_weight, fused), entropy
+    return composed_score(now.f_acq, real, virtual, config.look_ahead_weight), entropy
 
 
 def composed_score(f_acq: Acquisition, real: list[View], virtual: View, gamma: float) -> Tensor:
     """Eq. 2, 5 and 13 for any acquisition function: sum over the real instances + gamma * mean over the virtual."""
     plain = torch.stack([f_acq.score(view) for view in real]).sum(0)
-    return plain + gamma * _mean_of_draws(f_acq.score(virtual))
-
-
-@dataclass(frozen=True)
-class Origins:
-    """What the virtual instances of a purchase are made of, all of it on the pool's device."""
-
-    ids: Tensor
-    image: Tensor
-    target: Tensor
-    k: int
-    tau: Tensor | None
-    whole: int
-    """Instances of the whole purchase, of which this may be a part."""
-
-    @classmethod
-    def of(cls, pool: Pool, bought: Bought, whole: int | None = None) -> Origins:
-        ids = torch.tensor(bought.ids, device=pool.device)
-        tau = None if bought.tau is None else torch.tensor(bought.tau, device=pool.device)
-        return cls(ids, pool.pixels(ids), pool.targets(ids), bought.k, tau, len(ids) if whole is None else whole)
-
-    @property
-    def share(self) -> float:
-        return len(self.ids) / self.whole
-
-
-def virtual_view(net: SplitModel, f_aug: Augmentation, origins: Origins, key: Tensor) -> View:
-    """X_M (line 9): one virtual instance of each bought unit, with its label, for training."""
-    view = View(net, origins.k, image=origins.image, ids=origins.ids, target=origins.target)
-    views = _members(view.computed(len(view), origins.k), f_aug.arity)
-    tau = origins.tau
-    if tau is None or f_aug.trained is not None:
-        tau = f_aug.policy(*views, learn=False)(*views)
-    return f_aug(*views, tau=tau, key=key)
-
-
-def _members(view: View, arity: int) -> list[View]:
-    """The first instances of the units, which follow one another in a view of images; and the second ones, of pairs."""
-    return [view[torch.arange(i, len(view), arity, device=view.image.device)] for i in range(arity)]
-
-
-def _mean_of_draws(scores: Tensor) -> Tensor:
-    """(P, N) to (P,); (B,) stays."""
-    return scores.flatten(1).mean(1) if scores.dim() > 1 else scores
+    return plain + gamma * mean_of_draws(f_acq.score(virtual))
 
 
 def _statistics(**values: Tensor) -> dict[str, float]:

@@ -22,12 +22,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from lada_al.events import Bought
 from lada_al.keys import Keys
-from lada_al.lookahead import Origins
 from lada_al.models import Classifier, SplitModel
 from lada_al.pool import Pool
 from lada_al.replay import Step
 from lada_al.timing import Meter
 from lada_al.train import Learner, TrainingKeys
+from lada_al.virtual import Origins
 
 
 @dataclass

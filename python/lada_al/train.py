@@ -18,7 +18,6 @@ from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
 from lada_al.events import Bought
 from lada_al.keys import Keys, Purpose
-from lada_al.lookahead import Origins, virtual_view
 from lada_al.models import SplitModel, evaluating, frozen
 from lada_al.pool import Pool
 from lada_al.ranks import ours
@@ -26,6 +25,7 @@ from lada_al.run.config import Config
 from lada_al.timing import Meter
 from lada_al.train_pi import PiModel
 from lada_al.view import View
+from lada_al.virtual import Origins, virtual_view
 
 
 class TrainingKeys:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from lada_al import Bought, Config, augment, lookahead, models, train
+from lada_al import Bought, Config, augment, models, train
 from lada_al.data import Dataset, Task
 from lada_al.keys import Keys
 from lada_al.pool import Pool
 from lada_al.timing import NoMeter
+from lada_al.virtual import Origins, virtual_view
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -56,7 +57,7 @@ def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
     key = Keys(1).key("virtual samples", 1, 0)
     with Keys(1).scope("training batches", 1):
         expected.f_aug.adapt(expected.net, pool, 0, 1)
-    virtual = lookahead.virtual_view(expected.net, expected.f_aug, lookahead.Origins.of(pool, bought), key)
+    virtual = virtual_view(expected.net, expected.f_aug, Origins.of(pool, bought), key)
     logits, target = virtual.logits.flatten(0, -2), virtual.target.flatten(0, -2)
     real_loss = F.cross_entropy(expected.net(images), labels)
     extra = expected.f_aug.loss(virtual)
@@ -150,7 +151,7 @@ def test_a_single_virtual_instance_can_be_normalised(f_aug: str, tiny: Dataset, 
     learner.modules.train()
     ids = [4, 5][: learner.f_aug.arity]
     bought = Bought(1, ids, tiny.train_labels[ids].tolist(), k=int(f_aug == "mix"))
-    origins = lookahead.Origins.of(pool_of(tiny), bought)
+    origins = Origins.of(pool_of(tiny), bought)
     learner.virtual_loss(origins, Keys(1).key("virtual samples", 1, 0)).backward()
     assert all(module.training for module in learner.net.modules())
 

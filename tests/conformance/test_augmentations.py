@@ -16,6 +16,7 @@ from lada_al.augment.stn import Stn
 from lada_al.data import Dataset, Task
 from lada_al.keys import Keys
 from lada_al.models import frozen
+from lada_al.policy import learn_policy
 from lada_al.timing import Clock, NoMeter
 from lada_al.train_pi import PiModel, ramp_up
 from toys import acquisition, augmentation, config, pool_of, small_net, trained, view_of
@@ -80,7 +81,7 @@ class TestMixup:
             policy = f_aug.policy(*views, learn=True)
             entropy = lambda tau: mean_entropy(f_aug(*others, tau=tau, key=KEY, samples=50))  # noqa: E731
             before = entropy(policy(*others))
-            lookahead.learn_policy(policy, views, now)
+            learn_policy(policy, views, now)
             after = entropy(policy(*others))
             fixed = entropy(torch.full((20,), 2.0))
         assert isinstance(policy, Concentration)
@@ -107,7 +108,7 @@ class TestStn:
         held_out = view_of(learner.net, pool, torch.arange(80, 120))
         with frozen(learner.net):
             fixed, learned = now.f_aug.policy(seen, learn=False), now.f_aug.policy(seen, learn=True)
-            lookahead.learn_policy(learned, [seen], now)
+            learn_policy(learned, [seen], now)
             entropy = lambda policy: mean_entropy(now.f_aug(held_out, tau=policy(held_out), key=KEY))  # noqa: E731
             assert entropy(learned) > entropy(fixed) + 0.01
 
@@ -177,7 +178,7 @@ class TestAdaMixup:
         view = view_of(learner.net, pool, torch.arange(20, 60), k=1)
         views = [view[:20], view[20:]]
         with frozen(learner.net):
-            lookahead.learn_policy(now.f_aug.policy(*views, learn=True), views, now)
+            learn_policy(now.f_aug.policy(*views, learn=True), views, now)
         assert all(torch.equal(value, kept[name]) for name, value in now.f_aug.regions.state_dict().items())
 
 

@@ -22,6 +22,7 @@ from lada_al.report.read import Run
 from lada_al.run.config import PRESETS
 from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
+from lada_al.virtual import Origins, virtual_view
 from torch import nn
 from toys import (
     FAST,
@@ -102,8 +103,8 @@ class TestTheAuthorsCode:
         cifar = dataclasses.replace(data, name="cifar100", random_crop=True)
         net, pool = small_net(cifar).eval(), pool_of(cifar, torch.arange(12))
         f_aug = augmentation("mix", config("entropy"), cifar, net)
-        origins = lookahead.Origins.of(pool, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1))
-        virtual = lookahead.virtual_view(net, f_aug, origins, KEY)
+        origins = Origins.of(pool, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1))
+        virtual = virtual_view(net, f_aug, origins, KEY)
         for parent in virtual.parents:
             assert torch.equal(parent.image, pool.pixels(parent.ids))
             assert abs(parent.image.mean()) < 0.5
@@ -167,8 +168,8 @@ class TestTheAuthorsCode:
         """There each mixing step runs three forwards of half a batch through the first layers."""
         net, pool = small_net(data), pool_of(data, torch.arange(12))
         f_aug = augmentation("mix", config("entropy"), data, net)
-        origins = lookahead.Origins.of(pool, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1))
-        virtual = lookahead.virtual_view(net, f_aug, origins, KEY)
+        origins = Origins.of(pool, Bought(1, [0, 1, 2, 3], [0, 1, 2, 0], k=1))
+        virtual = virtual_view(net, f_aug, origins, KEY)
         virtual.logits  # noqa: B018
         assert int(net.stages[0][1].num_batches_tracked) == 1
         assert int(net.stages[1][1].num_batches_tracked) == 1
