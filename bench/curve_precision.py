@@ -20,7 +20,7 @@ from lada_al import Bought, Config, run_experiment
 
 from bench.results import provenance
 
-NODES = (0, 9, 17, 33)
+NODES = (0, 5, 8, 17, 33)
 
 
 def purchases(config: Config) -> list[Bought]:

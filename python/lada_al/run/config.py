@@ -86,7 +86,7 @@ class Config(BaseModel):
     policy_batch: Count = 100
     policy_lr: Positive = 5e-5
     curve: Whole = Field(
-        9, description="lam at which a pair is evaluated once, to learn its policy on the curve; 0: at each draw"
+        8, description="lam at which a pair is evaluated once, to learn its policy on the curve; 0: at each draw"
     )
 
     epochs: Count = Field(50, description="passes over the labelled set each round")
