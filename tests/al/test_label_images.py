@@ -274,6 +274,13 @@ class TestProject:
         assert out == f"{tmp_path / 'project.json'}: 1 image, {len(names)} classes, seen as 20 x 20\n"
         assert project.read(tmp_path).classes == names
 
+    def test_a_pool_that_was_moved_is_told(self, tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "a.png", (20, 20))
+        begun = project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
+        (tmp_path / "pool").rename(tmp_path / "moved")
+        with pytest.raises(UsageError, match=r"pool: there is no .*pool any more; project.json says where it is"):
+            begun.images()
+
     @pytest.mark.parametrize("given", ['cat,"dog', 'cat,"do"g', "cat\ndog"])
     def test_class_names_that_are_no_list_are_refused(self, given: str, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "a.png", (20, 20))

@@ -60,7 +60,13 @@ class Project(BaseModel):
         return classes
 
     def images(self) -> Images:
-        """The pool, opened."""
+        """The pool, opened.
+
+        Raises:
+            UsageError: it is not there any more, or cannot be used.
+        """
+        if not self.pool.exists():
+            raise UsageError(f"pool: there is no {self.pool} any more; {PROJECT} says where it is, if it was moved")
         limits = Limits(white=self.white)
         return Images(open_pool(self.pool, limits=limits, kind=self.kind, own_ids=self.ids == "own"))
 

@@ -67,6 +67,8 @@ class ImageSpec:
             raise ValueError(f"ImageSpec: expected 1 or 3 channels and a positive size, got {self.shape}")
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ValueError(f"ImageSpec: mean and std must have {self.channels} values, and those of std be positive")
+        for name in ("mean", "std"):  # of lists, that equal specs are equal
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
 
     @property
     def shape(self) -> tuple[int, int, int]:
