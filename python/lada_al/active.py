@@ -53,6 +53,8 @@ class _State(BaseModel):
     asked: list[Id]
     known_then: int
     bought: Bought
+    spec: dict[str, Any] | None = None
+    """None in files of before it was saved."""
 
 
 class ActiveLearner:
@@ -126,6 +128,9 @@ class ActiveLearner:
             return self._ask(config.query, config)
 
     def _ask(self, n: int, config: Config) -> list[Id]:
+        left = len(self.source) - len(self.labels)
+        if n > left:  # or it would decode the whole pool to find out
+            raise UsageError(f"ask: n must be at most {left}, the unlabelled images of the pool, got {n}")
         same = self._known_then == len(self.labels)
         if same and n == len(self._asked):
             return list(self._asked)
@@ -208,6 +213,7 @@ class ActiveLearner:
             asked=self._asked,
             known_then=self._known_then,
             bought=self._bought,
+            spec=_fields(self.spec),
         )
         payload = {"state": json.dumps(state.model_dump()), "learner": self._learner.state_dict()}
         write_atomically(Path(path), lambda file: torch.save(payload, file))
@@ -220,12 +226,16 @@ class ActiveLearner:
 
         Args:
             path: of the file.
-            model, pool, spec, device: as at first; `model` with the weights that it had at first.
+            model, pool, device: as at first; `model` with the weights that it had at first.
+            spec: as at first; by default what was saved.
 
         Raises:
-            UsageError: the file cannot be read, or does not fit the model or the pool.
+            UsageError: the file cannot be read, or does not fit the model, the pool or the spec.
         """
-        state, weights = _saved(path)
+        state, weights, saved_spec = _saved(path)
+        spec = saved_spec if spec is None else spec
+        if saved_spec is not None and spec != saved_spec:
+            raise UsageError(f"load: {path} was saved with spec {saved_spec}, got {spec!r}")
         settings = {name: value for name, value in state.settings.items() if name not in FOR_BENCHMARKS}
         learner = cls(model, pool, classes=state.classes, spec=spec, device=device, **settings)
         learner.tell([id_ for id_, _ in state.labels], [label for _, label in state.labels])
@@ -349,13 +359,20 @@ def _names(classes: Any) -> list[str]:
     return [str(name) for name in names]  # not NumPy's
 
 
-def _saved(path: str | Path) -> tuple[_State, Any]:
-    """What `save` wrote: the state, and that of the learner."""
+def _fields(spec: ImageSpec) -> dict[str, Any]:
+    """What an ImageSpec is made of, as JSON holds it."""
+    channels, height, width = map(int, spec.shape)
+    return {"channels": channels, "height": height, "width": width, "mean": list(spec.mean), "std": list(spec.std)}
+
+
+def _saved(path: str | Path) -> tuple[_State, Any, ImageSpec | None]:
+    """What `save` wrote: the state, that of the learner, and the spec."""
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(payload, dict):
             raise TypeError(f"it holds a {type(payload).__name__}")
-        return _State.model_validate_json(payload["state"]), payload["learner"]
+        state = _State.model_validate_json(payload["state"])
+        return state, payload["learner"], None if state.spec is None else ImageSpec(**state.spec)
     except ValidationError as error:
         raise UsageError(f"load: {path} is not a saved learner: {one_line(error)}") from error
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:

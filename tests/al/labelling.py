@@ -81,8 +81,8 @@ class Page:
         self.process.kill()
         self.process.communicate()
 
-    def state(self) -> Any:
-        with urllib.request.urlopen(f"{self.address}state") as answer:
+    def state(self, what: str = "state") -> Any:
+        with urllib.request.urlopen(f"{self.address}{what}") as answer:
             return json.load(answer)
 
     def label(self, number: int, label: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from labelling import begin, lada, truth, write_pool
-from lada_al.label.store import Ranked, Store
+from lada_al.label.store import Ranked, Store, Vote
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -148,7 +148,7 @@ def test_twenty_images_undo_reload_kill_resume(page: Any, start: Callable[..., S
     for number in range(16, 21):
         page.keyboard.press(truth(shown(page)))
         done(page, f"{number} of 20 done, 1 skipped")
-    expect(page.locator("#notice")).to_have_text("All done. Thank you!")
+    expect(page.locator("#said")).to_have_text("All done. Thank you!")
     expect(page.locator("#skip")).to_be_disabled()
 
     found = labels(project)
@@ -157,6 +157,32 @@ def test_twenty_images_undo_reload_kill_resume(page: Any, start: Callable[..., S
     assert all(label == truth(id_) for id_, label in found.items())
     with Store(project / "labels.sqlite") as store:
         assert store.last_label() == 22  # 19 labels, a skip, a slip and its undoing
+
+
+def test_the_last_image_is_on_one_page_until_somebody_wants_it_too(
+    browser: Any, page: Any, start: Callable[..., Server], project: Path
+) -> None:
+    with Store(project / "labels.sqlite") as store:
+        *before, last = store.pending()
+        store.record([Vote(item.ranked.id, "1", "cara") for item in before], "csv")
+    ana, ben = start(project), start(project, "--who", "ben")
+    page.goto(ana.address)
+    expect(page.locator("#name")).to_contain_text(last.ranked.id)
+    other = browser.new_page()
+    other.goto(ben.address)
+    expect(other.locator("#said")).to_have_text("The last image is on the pages of others, who may be at it.")
+    expect(other.locator("#classes button").first).to_be_disabled()
+    other.get_by_role("button", name="Show me one").click()
+    expect(other.locator("#name")).to_contain_text(last.ranked.id)
+    other.reload()
+    expect(other.locator("#share")).to_be_visible()
+    page.keyboard.press("7")
+    expect(page.locator("#said")).to_have_text("All done. Thank you!")
+    expect(other.locator("#said")).to_have_text("All done. Thank you!")  # it looks again by itself
+    assert lada("query", "--project", project, "--out", project / "next.csv", "--count", 2)[0] == 0
+    expect(other.locator("#name")).to_contain_text("batch 2")
+    other.close()
+    assert labels(project)[last.ranked.id] == "7"
 
 
 def test_an_answer_that_was_not_acknowledged_is_sent_again_and_counts_once(
@@ -215,7 +241,7 @@ def test_it_fits_a_phone(page: Any, start: Callable[..., Server], project: Path)
     done(page, "0 of 20 done")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.evaluate("document.documentElement.scrollHeight") <= PHONE["height"]
-    for button in page.locator("button").all():
+    for button in page.locator("button:visible").all():
         box = button.bounding_box()
         assert box["height"] >= 44
         assert box["x"] + box["width"] <= PHONE["width"]
@@ -246,7 +272,7 @@ def test_names_are_text_and_broken_images_can_be_skipped(
     page.keyboard.press("1")
     done(page, "1 of 2 done")
     assert labels(tmp_path) == {name: "<script>alert(2)</script>"}
-    expect(page.locator("#notice")).to_have_text("This image cannot be shown. Skip it.")
+    expect(page.locator("#said")).to_have_text("This image cannot be shown. Skip it.")
     page.keyboard.press("s")
     done(page, "2 of 2 done, 1 skipped")
     assert dialogs == []

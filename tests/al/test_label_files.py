@@ -185,7 +185,7 @@ class TestQuery:
         code, _, err = lada("query", "--project", project, "--out", project / "b.csv", "--again", 9)
         assert (code, "there is no batch 9" in err) == (2, True)
         code, out, _ = lada("query", "--project", project, "--out", project / "next.csv", "--count", 2)
-        assert "8 images of earlier batches have no answer yet" in out
+        assert "8 images of earlier batches without an answer yet" in out
         with Store(project / "labels.sqlite") as store:
             assert len(store.queries()) == 2
 
@@ -196,7 +196,8 @@ class TestQuery:
         begin(tmp_path / "project", pool, method="entropy")
         code, out, _ = lada("query", "--project", tmp_path / "project", "--out", tmp_path / "batch.csv", "--count", 30)
         assert code == 0
-        assert "5 images could not be read; they are listed in" in out
+        assert f"5 images could not be read: see {tmp_path / 'project' / 'unreadable.csv'}\n" in out
+        assert "fewer than the 30 images that were asked for: the pool is nearly used up\n" in out
         assert len(read_csv(tmp_path / "batch.csv")) == 20
         listed = read_csv(tmp_path / "project" / "unreadable.csv")
         assert [row["id"] for row in listed] == [f"broken-{i}.png" for i in range(5)]
@@ -236,7 +237,7 @@ class TestQuery:
             (pool / id_).unlink()
         code, out, err = lada("query", "--project", tmp_path, "--out", tmp_path / "second.csv", "--count", 4)
         assert code == 0, err
-        assert "3 labelled images are no longer in the pool; the ranking did without their labels\n" in out
+        assert "3 labels not used for the ranking: of images no longer in the pool\n" in out
         code, out, _ = lada("query", "--project", tmp_path, "--out", tmp_path / "third.csv", "--again", 2)
         assert (code, "no longer" in out) == (0, False)
 
@@ -249,7 +250,7 @@ class TestQuery:
         options = ["--again", 1, "--label-studio", tmp_path / "tasks.json"]
         code, out, err = lada("query", "--project", tmp_path, "--out", tmp_path / "again.csv", *options)
         assert code == 0, err
-        assert f"1 images cannot be read and are not in {tmp_path / 'tasks.json'}\n" in out
+        assert f"1 image left out of {tmp_path / 'tasks.json'}: unreadable\n" in out
         first, *rest = read_csv(tmp_path / "again.csv")
         assert (first["id"], first["path"]) == (gone, "")
         assert first["why"] == "no longer in the pool; at random: there are no labels yet"
@@ -337,7 +338,7 @@ class TestList:
         options = ["--from", tmp_path / "top.csv", "--out", tmp_path / "second.csv"]
         code, out, err = lada("query", "--project", project, *options)
         assert code == 0, err
-        assert "1 images of the list are labelled or asked for already and left out\n" in out
+        assert "1 image of the list left out: labelled or asked for already\n" in out
         assert "batch 2: 3 images" in out
         second = read_csv(tmp_path / "second.csv")
         assert [row["id"] for row in second] == [others[2], *others[:2]]
@@ -684,7 +685,7 @@ class TestLabelStudio:
         ]
         code, out, _ = ingest(project, json.dumps(export), "export.json")
         assert code == 0, out
-        assert "2 labels and 1 skips taken, 0 known already" in out
+        assert "2 labels and 1 skip taken, 0 known already" in out
         assert journal(project) == {ids[0]: "3", ids[1]: "4"}
         with Store(project / "labels.sqlite") as store:
             verdicts = store.verdicts()

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from labelling import lada
 from lada_al.errors import UsageError
 from lada_al.label import project
 from lada_al.label.images import Images, decode
@@ -262,6 +263,45 @@ class TestProject:
         with pytest.raises(UsageError, match=message):
             project.create(tmp_path / "three", tmp_path / "pool", ["cat", "dog"], None)
 
+    @pytest.mark.parametrize(
+        ("given", "names"),
+        [("cat, dog", ["cat", "dog"]), ('cat, "dog, small","say ""hi"""', ["cat", "dog, small", 'say "hi"'])],
+    )
+    def test_class_names_are_a_list_as_csv_writes_it(self, given: str, names: list[str], tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "a.png", (20, 20))
+        code, out, err = lada("init", "--project", tmp_path, "--pool", tmp_path / "pool", "--classes", given)
+        assert code == 0, err
+        assert out == f"{tmp_path / 'project.json'}: 1 image, {len(names)} classes, seen as 20 x 20\n"
+        assert project.read(tmp_path).classes == names
+
+    def test_a_pool_that_was_moved_is_told(self, tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "a.png", (20, 20))
+        begun = project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
+        (tmp_path / "pool").rename(tmp_path / "moved")
+        with pytest.raises(UsageError, match=r"pool: there is no .*pool any more; project.json says where it is"):
+            begun.images()
+
+    @pytest.mark.parametrize("given", ['cat,"dog', 'cat,"do"g', "cat\ndog"])
+    def test_class_names_that_are_no_list_are_refused(self, given: str, tmp_path: Path) -> None:
+        write(tmp_path / "pool" / "a.png", (20, 20))
+        code, _, err = lada("init", "--project", tmp_path, "--pool", tmp_path / "pool", "--classes", given)
+        assert (code, err[:23]) == (2, "lada: --classes: expect")
+        assert not (tmp_path / "project.json").exists()
+
+    def test_twelve_bits_in_files_of_sixteen_are_told_and_taken(self, tmp_path: Path) -> None:
+        (tmp_path / "pool").mkdir()
+        Image.fromarray(np.full((20, 20), 2048, np.uint16)).save(tmp_path / "pool" / "a.png")
+        arguments = ["init", "--pool", tmp_path / "pool", "--classes", "a,b", "--project"]
+        code, out, err = lada(*arguments, tmp_path / "dark")
+        assert code == 0, err
+        assert "no pixel above 8 of 255" in out
+        code, out, err = lada(*arguments, tmp_path / "bright", "--white", 4095)
+        assert code == 0, err
+        assert "255" not in out
+        assert np.unique(project.read(tmp_path / "bright").images().image("a.png")) == [128]
+        code, _, err = lada(*arguments, tmp_path / "wrong", "--white", 65536)
+        assert (code, err) == (2, "lada: white must be from 1 to 65535, got 65536\n")
+
     def test_small_images_are_scaled_up_to_what_a_network_takes(self, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "a.png", (4, 12))
         assert project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None).size == (12, 8)
@@ -269,7 +309,7 @@ class TestProject:
     @pytest.mark.parametrize(
         ("classes", "options", "message"),
         [
-            (["cat"], {}, "classes: List should have at least 2 items"),
+            (["cat"], {}, "classes must be at least two names, got ['cat']"),
             (["cat", "cat"], {}, "classes must differ, got cat, cat"),
             (["cat", ""], {}, "classes must be names of 1 to 100 characters"),
             (["cat", "do\x1bg"], {}, "classes must be names of 1 to 100 characters"),

@@ -3,11 +3,14 @@ was acknowledged is in the file labels.sqlite itself, whoever has it open."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import shutil
 from pathlib import Path
 
 import pytest
 from labelling import Page, begin, lada, truth, write_pool
+from lada_al.label.claims import Claims
 from lada_al.label.store import Store
 
 COUNT = 7
@@ -30,15 +33,18 @@ def test_two_people_see_different_images_and_all_are_labelled(project: Path) -> 
     with Page(project, "--who", "ana") as ana, Page(project, "--who", "ben") as ben:
         pages = [ana, ben]
         shown = [page.state() for page in pages]
-        for turn in range(COUNT - 1):
+        for turn in range(COUNT - 2):
             page, state, other = pages[turn % 2], shown[turn % 2], shown[1 - turn % 2]
             assert state["item"]["number"] != other["item"]["number"]
             now = shown[turn % 2] = page.label(state["item"]["number"], truth(state["item"]["id"]))
             assert now["next"] not in (now["item"]["number"], other["item"]["number"])
-        last = {state["item"]["number"] for state in shown}
-        assert len(last) == 1  # when nothing else is left, both see it
-        shown[0] = ana.label(last.pop(), "3")
-        assert shown[0]["item"] is None
+        state = ana.label(shown[0]["item"]["number"], "3")
+        assert (state["item"], state["elsewhere"]) == (None, 1)
+        last = shown[1]["item"]["number"]
+        assert ana.state("shared")["item"]["number"] == last  # who asks for it sees it too, and nobody else
+        assert ana.state()["item"] is None
+        assert ben.label(last, "3")["item"] is None
+        assert ana.state()["elsewhere"] == 0
         shutil.copy(project / "labels.sqlite", project / "copy.sqlite")
     with Store(project / "copy.sqlite") as copy:
         assert len(copy.labels()) == COUNT
@@ -53,3 +59,14 @@ def test_what_a_killed_page_showed_is_shown_to_others(project: Path) -> None:
         assert second.state()["item"]["number"] == 2
     with Page(project) as third:
         assert third.state()["item"]["number"] == 1
+
+
+def test_on_a_disk_without_locks_every_image_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockf(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with Claims(tmp_path / "pages.lock") as claims:
+        assert claims.take(1)
+        assert claims.is_free(2)
+        assert claims.take(2)

@@ -471,6 +471,23 @@ class TestImages:
         image = Image.fromarray(np.full((12, 12), 1000, np.uint16))
         assert (decode(image, SPEC, Limits()) == 3).all()
 
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", None])
+    def test_of_twelve_bits_in_sixteen_are_as_bright_as_white_says(self, kind: str | None) -> None:
+        values = np.array([[0, 15, 16, 2048, 4095, 5000]] * 6, np.uint16)
+        stored: Image.Image | bytes = Image.fromarray(values)
+        if kind is not None:
+            file = io.BytesIO()
+            Image.fromarray(values).save(file, kind)
+            stored = file.getvalue()
+        spec = ImageSpec(1, 6, 6, (0.5,), (0.5,))
+        assert (decode(stored, spec, Limits(white=4095))[:, :, 0] == [0, 0, 1, 128, 255, 255]).all()
+        assert (decode(stored, spec, Limits())[:, :, 0] == [0, 0, 0, 8, 15, 19]).all()
+
+    @pytest.mark.parametrize("white", [0, 65536])
+    def test_white_is_a_value_of_sixteen_bits(self, white: int) -> None:
+        with pytest.raises(UsageError, match=f"white must be from 1 to 65535, got {white}"):
+            Limits(white=white)
+
     def test_are_turned_though_another_tag_is_damaged(self) -> None:
         assert open_image(badly_tagged(), Limits()).size == (8, 16)
 

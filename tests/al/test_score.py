@@ -17,9 +17,12 @@ import pytest
 import torch
 from labelling import lada, read_csv
 from lada_al.keys import Keys
+from lada_al.load_model import load_model
 from lada_al.models import small
 from lada_al.pools import open_pool
+from lada_al.score.images import ImageScores
 from lada_al.score.top import Top
+from PIL import Image
 from pooling import POOLS, folder, name, npz, pixels
 
 import lada_ext
@@ -153,6 +156,30 @@ class TestImages:
         assert left == {id_: value for id_, value in whole.items() if id_ not in (name(3), name(8))}
         assert not {row["id"] for row in read_csv(here / "out" / "top.csv")} & {name(3), name(8)}
 
+    def test_white_is_part_of_what_is_scored(self, here: Path) -> None:
+        pool, plain = here / "deep", here / "plain"
+        for kind, folder_of in ((np.uint16(16), pool), (np.uint8(1), plain)):
+            folder_of.mkdir()
+            for i, image in enumerate(pixels(3)):
+                Image.fromarray(image * kind).save(folder_of / f"{i}.png")
+        options = ["--model", "scored_net:net", "--device", "cpu", "--workers", 0, "--out"]
+        assert lada("score", "--pool", pool, *options, here / "deep-out", "--white", 4095)[0] == 0
+        assert lada("score", "--pool", plain, *options, here / "out")[0] == 0
+        assert (here / "deep-out" / "top.csv").read_text() == (here / "out" / "top.csv").read_text()
+        code, _, err = lada("score", "--pool", pool, *options, here / "deep-out", "--resume")
+        assert (code, err) == (2, f"lada: --resume: {here / 'deep-out'} was begun with another white\n")
+
+    def test_progress_is_told_of_each_batch(self, here: Path) -> None:
+        scorer = ImageScores(
+            open_pool(folder(here, 80)), load_model("scored_net:net"), "entropy", torch.device("cpu"), 32, 0
+        )
+        told: list[int] = []
+        tables = scorer.shards([(0, 64), (64, 80)], told.append)
+        assert len(next(tables)) == 64
+        assert told == [32, 32]
+        assert len(next(tables)) == 16
+        assert told == [32, 32, 16]
+
     def test_where_nothing_has_a_score_it_fails(self, here: Path) -> None:
         pool = folder(here, 3)
         for i in range(3):
@@ -216,7 +243,7 @@ class TestCachedLogits:
             512,
         )
         assert code == 0, err
-        assert "1 have no score" in out
+        assert "1 without a score" in out
         op = lada_ext.entropy if method == "entropy" else lada_ext.variation_ratio
         expected = op(torch.from_numpy(logits))
         table = pq.read_table(tmp_path / "out" / "scores")

@@ -47,12 +47,15 @@ class Claims:
         self._held = number if taken else self._held
         return taken
 
-    def _lock(self, number: int) -> bool:
+    def _lock(self, number: int, operation: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+        """Whether no other process has it, so far as can be told: on a disk that knows no locks, nobody has."""
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except OSError:  # another process has it, or the disk knows no locks
+            fcntl.lockf(self._file, operation, 1, number)
+        except (BlockingIOError, PermissionError):
             return False
+        except OSError:
+            return True
         return True
 
     def _unlock(self, number: int) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+        self._lock(number, fcntl.LOCK_UN)

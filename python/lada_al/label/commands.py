@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import getpass
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,7 @@ app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 COUNT = 20
 COUNT_HELP = f"Images to ask for, an even number where the method buys pairs; default {COUNT}, or all of --from."
+CLASSES_HELP = "Class names separated by commas; in quotes where one is part of a name: 'cat,\"dog, small\"'."
 SHOWN = 20  # lines of each kind that are printed
 
 Project = Annotated[Path, typer.Option(help="Folder of the labelling project.", file_okay=False)]
@@ -29,24 +32,32 @@ HERE = Path()
 @app.command()
 def init(
     pool: Annotated[Path, typer.Option(help="Images: a folder, Parquet, tar, .npy or .npz.", show_default=False)],
-    classes: Annotated[str, typer.Option(help="Class names separated by commas.", show_default=False)],
+    classes: Annotated[str, typer.Option(help=CLASSES_HELP, show_default=False)],
     project: Project = HERE,
     method: Annotated[str, typer.Option(help="See `lada methods`.")] = "lada-ent-mix",
     model: Annotated[str, typer.Option(help="small or resnet18.")] = "small",
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 1,
     size: Annotated[int | None, typer.Option(help="Side to which images are scaled for the network.")] = None,
+    white: Annotated[int, typer.Option(help="White in grey images of 16 bits; 4095 if 12 are used.")] = 65535,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE.")] = None,
 ) -> None:
     """Begin a labelling project: a pool of images and the classes that people will give them."""
     from lada_al.label import project as projects
     from lada_al.run.config import parse_settings
 
-    names = [name.strip() for name in classes.split(",")]
+    names = _names(classes)
     options = {"method": method, "model": model, "seed": seed, "settings": parse_settings(settings or [])}
-    begun = projects.create(project, pool, names, size, **options)
-    count = len(begun.images().ids())
+    begun = projects.create(project, pool, names, size, white, **options)
+    images = begun.images()
     height, width = begun.size
-    console.print(f"{project / projects.PROJECT}: {count} images, {len(names)} classes, seen as {height} x {width}")
+    images_of = f"{_count(len(images.ids()), 'image')}, {len(names)} classes, seen as {height} x {width}"
+    console.print(f"{project / projects.PROJECT}: {images_of}")
+    brightest = projects.brightest(images)
+    if brightest < projects.DARK:
+        console.print(
+            f"these images are nearly black: the first have no pixel above {brightest} of 255. If they are of 12 bits "
+            f"in files of 16, remove {projects.PROJECT} and begin again with --white 4095"
+        )
 
 
 @app.command()
@@ -67,6 +78,8 @@ def query(
     from lada_al.label import label_studio as studio
     from lada_al.label import project as projects
     from lada_al.label import query as queries
+    from lada_al.run.progress import PhaseProgress
+    from lada_al.timing import NoMeter
 
     if again is not None and not (count is None and listed is None):
         option = "--count" if listed is None else "--from"
@@ -85,7 +98,8 @@ def query(
     elif listed is not None:
         batch = queries.make_listed(project, listed, count)
     else:
-        batch = queries.make(project, count or COUNT)
+        with PhaseProgress(console) if console.is_terminal else nullcontext(NoMeter()) as meter:
+            batch = queries.make(project, count or COUNT, meter)
     number, items, images = batch.query.id, batch.items, begun.images()
     try:
         queries.write_csv(out, items, images)
@@ -93,12 +107,15 @@ def query(
         if label_studio is not None:
             without_task = studio.write_tasks(label_studio, batch.query, items, images, image_prefix)
             if without_task:
-                console.print(f"{without_task} images cannot be read and are not in {label_studio}")
+                console.print(f"{_count(without_task, 'image')} left out of {label_studio}: unreadable")
             console.print(f"labelling interface for Label Studio:\n{studio.interface(begun.classes)}", end="")
     except OSError as error:
         raise OSError(f"{error}; batch {number} is entered: `lada query --again {number}` writes it") from error
     _print_rest(project, batch)
-    console.print(f"batch {number}: {len(items)} images in {out}, to be looked at in {html}")
+    wanted = len(items) if again is not None or listed is not None else count or COUNT
+    if len(items) < wanted:
+        console.print(f"fewer than the {wanted:,} images that were asked for: the pool is nearly used up")
+    console.print(f"batch {number}: {_count(len(items), 'image')} in {out}, to be looked at in {html}")
 
 
 @app.command()
@@ -114,8 +131,9 @@ def ingest(
     from lada_al.label import project as projects
 
     report = ingestion.ingest(project, labels, _person(who))
-    taken = f"{report.labels} labels" + (f" and {report.skips} skips" if report.skips else "")
-    console.print(f"{taken} taken, {report.repeated} known already, {report.empty} lines without one")
+    skips = f" and {_count(report.skips, 'skip')}" if report.skips else ""
+    empty = f"{_count(report.empty, 'line')} without one"
+    console.print(f"{_count(report.labels, 'label')}{skips} taken, {report.repeated:,} known already, {empty}")
     for title, lines in (
         ("corrected", report.corrected),
         ("outvoted", report.outvoted),
@@ -148,15 +166,16 @@ def _print_rest(project: Path, batch: Batch) -> None:
     from lada_al.label.query import UNREADABLE
 
     if batch.unreadable:
-        console.print(f"{batch.unreadable} images could not be read; they are listed in {project / UNREADABLE}")
+        console.print(f"{_count(batch.unreadable, 'image')} could not be read: see {project / UNREADABLE}")
     if batch.gone:
-        console.print(f"{batch.gone} labelled images are no longer in the pool; the ranking did without their labels")
+        console.print(f"{_count(batch.gone, 'label')} not used for the ranking: of images no longer in the pool")
     if batch.known:
-        console.print(f"{batch.known} images of the list are labelled or asked for already and left out")
+        console.print(f"{_count(batch.known, 'image')} of the list left out: labelled or asked for already")
     with Store(project / JOURNAL) as store:
         waiting = sum(item.query != batch.query.id for item in store.pending())
     if waiting:
-        console.print(f"{waiting} images of earlier batches have no answer yet; --again NUMBER writes a batch again")
+        images = _count(waiting, "image")
+        console.print(f"{images} of earlier batches without an answer yet; --again NUMBER writes a batch again")
 
 
 def _check_new_files(paths: list[Path]) -> None:
@@ -181,6 +200,21 @@ def _person(who: str | None) -> str:
     if not is_name(name):
         raise UsageError(f"--who: expected a name of 1 to {MAX_WHO} characters, got '{name}'")
     return name
+
+
+def _names(classes: str) -> list[str]:
+    """The names in a list as CSV writes it."""
+    try:
+        (row,) = csv.reader([classes], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:  # the latter where a quoted line goes on
+        reason = str(error) if isinstance(error, csv.Error) else "it is no one line"
+        raise UsageError(f"--classes: expected names separated by commas, got '{classes}': {reason}") from error
+    return [name.strip() for name in row]
+
+
+def _count(number: int, what: str) -> str:
+    """1 label, 2 labels."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _print_lines(title: str, lines: list[str]) -> None:

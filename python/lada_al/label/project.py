@@ -8,13 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lada_al.errors import UsageError, one_line
 from lada_al.label.images import Images
-from lada_al.pools import kind_of, open_pool
-from lada_al.pools.decode import UnreadableError
+from lada_al.pools import Limits, kind_of, open_pool
+from lada_al.pools.decode import WHITE, UnreadableError
 from lada_al.run.files import write_text
 
 PROJECT = "project.json"
@@ -22,6 +23,7 @@ SMALLEST, LARGEST = 8, 1024  # sides of what the network takes
 LOOKED_AT = 64  # images that decide how large the network's inputs are
 LARGEST_NATURAL_SIZE = 64  # images that are all of one size up to this keep it
 USUAL_SIZE = 64
+DARK = 16  # of 255: where white of 12 bits is in an image of 16
 
 
 class Project(BaseModel):
@@ -33,19 +35,23 @@ class Project(BaseModel):
     kind: Literal["folder", "parquet", "tar", "array"]
     ids: Literal["own", "row"] = "row"
     """Whether a column `id` of Parquet files says the ids, or file and row do, as before this was written down."""
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: list[str]
     method: str = "lada-ent-mix"
     model: str = "small"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # what an SQLite column holds
     size: tuple[Annotated[int, Field(ge=SMALLEST, le=LARGEST)], Annotated[int, Field(ge=SMALLEST, le=LARGEST)]]
     """Height and width to which images are scaled for the network; people see them as they are."""
     channels: Literal[1, 3]
+    white: Annotated[int, Field(ge=1, le=WHITE)] = WHITE
+    """The value of white in grey images of 16 bits."""
     settings: dict[str, Any] = {}
     """Other settings of lada_al.Config."""
 
     @field_validator("classes")
     @classmethod
     def _classes_are_names(cls, classes: list[str]) -> list[str]:
+        if len(classes) < 2:
+            raise UsageError(f"classes must be at least two names, got {classes}")
         for name in classes:
             if not name or name != name.strip() or not name.isprintable() or len(name) > 100:
                 raise UsageError(f"classes must be names of 1 to 100 characters without spaces around, got {name!r}")
@@ -54,11 +60,20 @@ class Project(BaseModel):
         return classes
 
     def images(self) -> Images:
-        """The pool, opened."""
-        return Images(open_pool(self.pool, kind=self.kind, own_ids=self.ids == "own"))
+        """The pool, opened.
+
+        Raises:
+            UsageError: it is not there any more, or cannot be used.
+        """
+        if not self.pool.exists():
+            raise UsageError(f"pool: there is no {self.pool} any more; {PROJECT} says where it is, if it was moved")
+        limits = Limits(white=self.white)
+        return Images(open_pool(self.pool, limits=limits, kind=self.kind, own_ids=self.ids == "own"))
 
 
-def create(folder: Path, pool: Path, classes: list[str], size: int | None, **options: Any) -> Project:
+def create(
+    folder: Path, pool: Path, classes: list[str], size: int | None, white: int = WHITE, **options: Any
+) -> Project:
     """Writes project.json of a new project into `folder`.
 
     Raises:
@@ -67,13 +82,21 @@ def create(folder: Path, pool: Path, classes: list[str], size: int | None, **opt
     if (folder / PROJECT).exists():
         raise UsageError(f"--project: {folder / PROJECT} exists; a project is begun once")
     kind = kind_of(pool, "--pool")
-    height, width, channels = _shape(Images(open_pool(pool, kind=kind)))
+    images = Images(open_pool(pool, limits=Limits(white=white), kind=kind))
+    height, width, channels = _shape(images)
     if size is not None:
         height = width = size
     elif (height, width) == (0, 0):
         height = width = USUAL_SIZE
     project = Project(
-        pool=pool.resolve(), kind=kind, ids="own", classes=classes, size=(height, width), channels=channels, **options
+        pool=pool.resolve(),
+        kind=kind,
+        ids="own",
+        classes=classes,
+        size=(height, width),
+        channels=channels,
+        white=white,
+        **options,
     )
     _check_ranking(project)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +135,7 @@ def _shape(images: Images) -> tuple[int, int, int]:
     Images that share a size below what a network takes are scaled up to that.
     """
     sizes, modes = set(), set()
-    for image in islice(_decoded(images), LOOKED_AT):
+    for image in _first(images):
         sizes.add((image.height, image.width))
         modes.add(image.mode)
     if not modes:
@@ -122,10 +145,19 @@ def _shape(images: Images) -> tuple[int, int, int]:
     return (height, width, 1 if modes == {"L"} else 3) if natural else (0, 0, 1 if modes == {"L"} else 3)
 
 
-def _decoded(images: Images) -> Iterator[Image.Image]:
-    """The images that can be decoded, in the order of the pool."""
-    for id_ in images.ids():
-        try:
-            yield images.image(id_)
-        except UnreadableError:
-            continue
+def brightest(images: Images) -> int:
+    """The largest value of the pixels of the first images, of 255."""
+    return max(int(np.asarray(image).max()) for image in _first(images))
+
+
+def _first(images: Images) -> Iterator[Image.Image]:
+    """The first images of the pool that can be decoded."""
+
+    def decoded() -> Iterator[Image.Image]:
+        for id_ in images.ids():
+            try:
+                yield images.image(id_)
+            except UnreadableError:
+                continue
+
+    return islice(decoded(), LOOKED_AT)

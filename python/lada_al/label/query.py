@@ -22,6 +22,7 @@ from lada_al.label.store import JOURNAL, Query, QueryItem, Store
 from lada_al.pools.decode import UnreadableError
 from lada_al.pools.source import as_text
 from lada_al.run.files import safe, write_text
+from lada_al.timing import Meter, NoMeter
 
 UNREADABLE = "unreadable.csv"
 COLUMNS = ["id", "path", "score", "why", "predicted", "entropy", "label"]
@@ -42,7 +43,7 @@ class Batch:
     """Images of a list that were asked for or labelled before."""
 
 
-def make(folder: Path, count: int) -> Batch:
+def make(folder: Path, count: int, meter: Meter | None = None) -> Batch:
     """Ranks the pool of a project and enters the next batch, of `count` items or of what is left.
 
     Raises:
@@ -59,7 +60,7 @@ def make(folder: Path, count: int) -> Batch:
         labels = store.labels()
         labelled = {id_: label for id_, label in labels.items() if id_ in known and label in project.classes}
         last = store.items(queries[-1].id) if queries else []
-        rank = Ranker(project, len(queries), store.asked(), last)
+        rank = Ranker(project, len(queries), store.asked(), last, meter or NoMeter())
         ranked = rank(images, labelled, count)
         _write_unreadable(folder / UNREADABLE, rank.unreadable)
         if not ranked:

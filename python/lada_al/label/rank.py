@@ -29,7 +29,7 @@ from lada_al.pools.decode import UnreadableError
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner, make_net
-from lada_al.timing import Clock, NoMeter
+from lada_al.timing import Clock, Meter, NoMeter
 from lada_al.train import Learner
 
 
@@ -46,6 +46,7 @@ class Ranker:
     round: int
     asked: set[str]
     last: Sequence[QueryItem] = ()
+    meter: Meter = field(default_factory=NoMeter)
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, images: Images, labelled: Mapping[str, str], n: int) -> list[Ranked]:
@@ -67,8 +68,11 @@ class Ranker:
         pool.add(range(len(known)), [self.project.classes.index(labelled[id_]) for id_ in known])
         with arithmetic(config):
             learner = make_learner(config, dataset, keys, pool.device)
-            learner.fit(pool, self._last_purchase(known, pool), keys, NoMeter())
-            return _acquire(learner, pool, keys, self.round, known + candidates, self.project.classes)
+            learner.fit(pool, self._last_purchase(known, pool), keys, self.meter)
+            now = lookahead.Round(
+                self.round, config, keys, learner.f_acq, learner.f_aug, self.meter, Clock(pool.device)
+            )
+            return _acquire(learner, pool, now, known + candidates, self.project.classes)
 
     def _read(self, images: Images, ids: Sequence[str], count: int) -> tuple[list[str], Tensor]:
         """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8.
@@ -80,7 +84,7 @@ class Ranker:
         while at < len(ids) and len(pixels) < count:
             part = ids[at : at + count - len(pixels)]
             at += len(part)
-            for id_ in sorted(part, key=images.place):
+            for id_ in self.meter.track("read", sorted(part, key=images.place)):
                 try:
                     pixels[id_] = _pixels(images.image(id_), self.project)
                 except UnreadableError as error:
@@ -128,10 +132,9 @@ def config_of(project: Project, n: int | None = None) -> Config:
     return config
 
 
-def _acquire(learner: Learner, pool: Pool, keys: Keys, round: int, ids: list[str], classes: list[str]) -> list[Ranked]:
+def _acquire(learner: Learner, pool: Pool, now: lookahead.Round, ids: list[str], classes: list[str]) -> list[Ranked]:
     """What the method buys, with the reason and the network's own opinion of each."""
-    config = learner.config
-    now = lookahead.Round(round, config, keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
+    config = now.config
     bought = lookahead.acquire(learner.net, pool, no_oracle, now)
     with frozen(learner.net), torch.no_grad():
         predicted = learner.net(pool.pixels(torch.tensor(bought.ids))).argmax(1).tolist()

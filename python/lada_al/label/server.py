@@ -88,14 +88,14 @@ class Desk:
         self._undone: list[QueryItem] = []  # shown again, the last one first, even if others have labelled them
         self.picture = functools.lru_cache(maxsize=IMAGES_KEPT)(self._picture)
 
-    def state(self) -> dict[str, Any]:
-        """What the page shows now, and the image after it."""
+    def state(self, share: bool = False) -> dict[str, Any]:
+        """What the page shows now, and the image after it; with `share`, even one that is on another page."""
         if self.review:
             waiting = [item for item in self.store.unsettled() if item.ranked.id not in self._reviewed]
         else:
             waiting = self.store.pending(PAGES)
         items = self._undone[::-1] + [item for item in waiting if item not in self._undone]
-        shown = self._choose(items)
+        shown = self._choose(items, share)
         after = items[items.index(shown) + 1 :] if shown else []
         progress = self.store.progress()
         return {
@@ -107,16 +107,17 @@ class Desk:
             "left": len(items) if self.review else progress.total - progress.labelled - progress.skipped,
             "can_undo": self.store.can_undo(self.who, SOURCE),
             "item": _shown(shown) if shown else None,
+            "elsewhere": 0 if shown else len(items),
             "next": next((item.number for item in after if self.claims.is_free(item.number)), None),
         }
 
-    def _choose(self, items: list[QueryItem]) -> QueryItem | None:
-        """What was undone; else the first that is on nobody else's page; else, when only such are left, the first."""
+    def _choose(self, items: list[QueryItem], share: bool) -> QueryItem | None:
+        """What was undone; else the first that is on nobody else's page; else none, or with `share` the first."""
         if self._undone:
             self.claims.take(self._undone[-1].number)
             return self._undone[-1]
         free = (item for item in items if self.claims.take(item.number))
-        return next(free, next(iter(items), None))
+        return next(free, items[0] if share and items else None)
 
     def label(self, number: int, label: str | None, nonce: str) -> dict[str, Any]:
         item = self._item(number)
@@ -178,6 +179,10 @@ def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
         del request
         return JSONResponse(desk.state())
 
+    async def shared(request: Request) -> Response:
+        del request
+        return JSONResponse(desk.state(share=True))
+
     async def image(request: Request) -> Response:
         number = request.path_params["number"]
         if not re.fullmatch(r"[0-9]{1,18}", number):
@@ -199,6 +204,7 @@ def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
     routes = [
         Route("/", show),
         Route("/state", state),
+        Route("/shared", shared),
         Route("/image/{number}", image),
         Route("/label", label, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),

@@ -29,7 +29,7 @@ def content(file: Path) -> str:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8: {error}") from error
+        raise UsageError(f"{file} is not UTF-8, as which a spreadsheet can save it: {error}") from error
 
 
 def rows(file: Path, needed: Sequence[str], known: Sequence[str]) -> Iterator[tuple[int, list[str], list[str]]]:

@@ -12,8 +12,11 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lada_al.errors import UsageError
+
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
+WHITE = 65535  # in 16 bits
 LESS_USUAL = {"La": "LA", "LAB": "RGB"}  # modes that Pillow does not make grey, and what it makes of them first
 # By EXIF's orientation, what brings an image the right way up.
 TURNS: dict[object, Image.Transpose] = {
@@ -33,10 +36,17 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What is too large to be decoded: a small file can hold an image that fills the memory."""
+    """What is too large to be decoded, for a small file can hold an image that fills the memory; and how large the
+    values of pixels get."""
 
     bytes: int = 200_000_000
     pixels: int = 50_000_000
+    white: int = WHITE
+    """The value of white in grey images of 16 bits: 4095 where 12 of them are used."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.white <= WHITE:
+            raise UsageError(f"white must be from 1 to {WHITE}, got {self.white}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class ImageSpec:
             raise ValueError(f"ImageSpec: expected 1 or 3 channels and a positive size, got {self.shape}")
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ValueError(f"ImageSpec: mean and std must have {self.channels} values, and those of std be positive")
+        for name in ("mean", "std"):  # of lists, that equal specs are equal
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,7 +85,7 @@ class ImageSpec:
             if array.shape == (self.height, self.width, self.channels):
                 return array
             image = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
-        image = _eight_bits(image).convert("L" if self.channels == 1 else "RGB")
+        image = eight_bits(image).convert("L" if self.channels == 1 else "RGB")
         if image.size != (self.width, self.height):
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
@@ -106,7 +118,7 @@ def open_image(stored: bytes, limits: Limits, wanted: ImageSpec | None = None) -
             if wanted is not None:
                 side = max(wanted.height, wanted.width)
                 image.draft("RGB" if wanted.channels == 3 else "L", (side, side))
-            return _eight_bits(_upright(image))
+            return eight_bits(_upright(image), limits.white)
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:  # its text names an address in memory
@@ -127,7 +139,7 @@ def decode(stored: Any, spec: ImageSpec, limits: Limits) -> np.ndarray:
         stored = open_image(stored, limits, spec)
     if isinstance(stored, Image.Image | np.ndarray | Tensor):
         try:
-            return spec.pixels(stored)
+            return spec.pixels(eight_bits(stored, limits.white) if isinstance(stored, Image.Image) else stored)
         except (OSError, SyntaxError, ValueError) as error:
             raise UnreadableError(_short(error)) from error
     raise UnreadableError(f"expected an image, got {type(stored).__name__}")
@@ -146,12 +158,18 @@ def as_hwc(image: np.ndarray) -> np.ndarray:
     raise UnreadableError(f"expected an image of 1 or 3 channels, got shape {image.shape}")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with eight bits a channel, in a mode that can be made L and RGB: of 16 bits, the upper ones stay."""
+def eight_bits(image: Image.Image, white: int = WHITE) -> Image.Image:
+    """The image with eight bits a channel, in a mode that can be made L and RGB: of 16 bits, the upper eight of those
+    that `white` needs.
+
+    Raises:
+        UnreadableError: it has floating pixels.
+    """
     if image.mode == "F":
         raise UnreadableError("floating pixels, expected whole numbers of 8 or 16 bits")
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image).clip(0, white).astype(np.int64)
+        return Image.fromarray((values * 256 // (white + 1)).astype(np.uint8))
     return image.convert(LESS_USUAL[image.mode]) if image.mode in LESS_USUAL else image
 
 

@@ -15,6 +15,7 @@ from lada_al.errors import UsageError
 from lada_al.pools.arrays import checked_ids, load_arrays
 from lada_al.pools.parquet import TEXT
 from lada_al.score import methods
+from lada_al.score.run import Show
 
 
 class CachedLogits:
@@ -34,11 +35,14 @@ class CachedLogits:
         size = self.path.stat().st_size
         return {"embeddings": str(self.path.resolve()), "fingerprint": f"{size} {zlib.crc32(ends)}"}
 
-    def shards(self, ranges: list[tuple[int, int]]) -> Iterator[pa.Table]:
+    def shards(self, ranges: list[tuple[int, int]], show: Show | None = None) -> Iterator[pa.Table]:
         for start, stop in ranges:
             ids = np.arange(start, stop) if self.ids is None else self.ids[start:stop]
             logits = torch.from_numpy(np.array(self.logits[start:stop]))
-            yield methods.table(self.method, start, pa.array(ids), logits)
+            table = methods.table(self.method, start, pa.array(ids), logits)
+            if show is not None:
+                show(stop - start)
+            yield table
 
 
 def load(path: Path) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ def score(
     pool: Annotated[Path | None, typer.Option(help="Folder of images, Parquet, tar shards, .npy or .npz.")] = None,
     model: Annotated[str | None, typer.Option(help="pkg.module:factory, timm:NAME or torchvision:NAME.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict of torch.")] = None,
+    white: Annotated[int, typer.Option(help="White in grey images of 16 bits; 4095 if 12 are used.")] = 65535,
     embeddings: Annotated[Path | None, typer.Option(help="Cached logits, or features: .npy, .npz or Parquet.")] = None,
     method: Annotated[
         str, typer.Option(help="entropy, var-ratio, margin, lada-{ent,var}-mix-fixed; of features: coreset, badge.")
@@ -57,7 +58,7 @@ def score(
         ray_engine.check()
     size = -(-shard // STEP) * STEP
     make = functools.partial(
-        _scorer, pool, model, checkpoint, embeddings, method, out.resolve(), device, batch, workers
+        _scorer, pool, white, model, checkpoint, embeddings, method, out.resolve(), device, batch, workers
     )
     with ranks() as our:
         if engine == "ray" and our.count > 1:
@@ -94,12 +95,14 @@ def _tell(summary: Summary, out: Path, top: int) -> None:
     """
     from lada_al.score import run
 
-    console.print(f"{out / run.TOP}: the top {top} of {summary.items:,} items, {summary.resumed:,} scored before")
+    scored = summary.items - summary.unreadable - summary.without_score
+    before = f", {summary.resumed:,} of them scored before" if summary.resumed else ""
+    console.print(f"{out / run.TOP}: the top {min(top, scored):,} of {summary.items:,} items{before}")
     if summary.unreadable:
         console.print(f"{summary.unreadable:,} cannot be read; {out / run.UNREADABLE} lists them")
     if summary.without_score:
-        console.print(f"{summary.without_score:,} have no score: their logits are NaN")
-    if summary.unreadable + summary.without_score == summary.items:
+        console.print(f"{summary.without_score:,} without a score: their logits are NaN")
+    if not scored:
         print(f"lada: none of the {summary.items:,} items has a score", file=sys.stderr)
         raise typer.Exit(1)
 
@@ -119,6 +122,7 @@ def _selected(embeddings: Path, method: str, top: int, out: Path, device: str) -
 
 def _scorer(
     pool: Path | None,
+    white: int,
     model: str | None,
     checkpoint: Path | None,
     embeddings: Path | None,
@@ -129,7 +133,7 @@ def _scorer(
     workers: int,
 ) -> Scorer:
     from lada_al.load_model import load_model
-    from lada_al.pools import open_pool
+    from lada_al.pools import Limits, open_pool
     from lada_al.run.experiment import find_device
     from lada_al.score import run
     from lada_al.score.cached import CachedLogits
@@ -140,7 +144,8 @@ def _scorer(
     assert pool is not None
     assert model is not None
     loaded = load_model(model, checkpoint)
-    return ImageScores(open_pool(pool, out / run.LISTING), loaded, method, find_device(device), batch, workers)
+    opened = open_pool(pool, out / run.LISTING, Limits(white=white))
+    return ImageScores(opened, loaded, method, find_device(device), batch, workers)
 
 
 class _Speed(ProgressColumn):

@@ -20,9 +20,10 @@ import lada_ext
 from lada_al.errors import UsageError
 from lada_al.load_model import Loaded
 from lada_al.pools import Id, ImageSpec, Source, UnreadableError
-from lada_al.pools.decode import decode
+from lada_al.pools.decode import WHITE, decode
 from lada_al.score import methods
 from lada_al.score.methods import STEP
+from lada_al.score.run import Show
 from lada_al.wrap import logits_of, taking_images
 
 
@@ -87,9 +88,15 @@ class ImageScores:
 
     def about(self) -> dict[str, object]:
         spec = {"shape": list(self.spec.shape), "mean": list(self.spec.mean), "std": list(self.spec.std)}
-        return {"fingerprint": self.pool.fingerprint(), "weights": _digest(self.module), "images": spec}
+        about: dict[str, object] = {
+            "fingerprint": self.pool.fingerprint(),
+            "weights": _digest(self.module),
+            "images": spec,
+        }
+        white = self.pool.limits.white
+        return about if white == WHITE else {**about, "white": white}
 
-    def shards(self, ranges: list[tuple[int, int]]) -> Iterator[pa.Table]:
+    def shards(self, ranges: list[tuple[int, int]], show: Show | None = None) -> Iterator[pa.Table]:
         cut = [
             [(first, min(first + self.batch, stop)) for first in range(start, stop, self.batch)]
             for start, stop in ranges
@@ -103,7 +110,12 @@ class ImageScores:
             )
         )
         for parts in cut:
-            yield pa.concat_tables([self._scored(next(batches)) for _ in parts])
+            tables = []
+            for first, stop in parts:
+                tables.append(self._scored(next(batches)))
+                if show is not None:
+                    show(stop - first)
+            yield pa.concat_tables(tables)
 
     def _try_out(self) -> None:
         """Runs the network on noise: on two images, and on one, as the last batch of a pool may hold."""

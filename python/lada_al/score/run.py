@@ -29,6 +29,10 @@ COLUMNS = ["id", "score", "entropy", "partner", "tau"]
 ABOUT, SCORES, TOP, UNREADABLE, LISTING = "score.json", "scores", "top.csv", "unreadable.csv", "listing.arrow"
 
 
+Show = Callable[[int], None]
+"""Is told of items as they are scored."""
+
+
 class Scorer(Protocol):
     """What scores a pool: tables as of `methods.table` for ranges of positions, in their order."""
 
@@ -36,7 +40,7 @@ class Scorer(Protocol):
 
     def about(self) -> dict[str, object]: ...
 
-    def shards(self, ranges: list[tuple[int, int]]) -> Iterator[pa.Table]: ...
+    def shards(self, ranges: list[tuple[int, int]], show: Show | None = None) -> Iterator[pa.Table]: ...
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,10 @@ class Tally:
         return self.summary
 
 
-def score(
-    scorer: Scorer, shards: Shards, k: int, ranks: Ranks, show: Callable[[int], None] | None = None
-) -> Summary | None:
+def score(scorer: Scorer, shards: Shards, k: int, ranks: Ranks, show: Show | None = None) -> Summary | None:
     """Scores the shards that are not done, and on rank 0 writes the top `k` of all of them and what is unreadable.
 
-    `show(items)` is called after each shard.
+    `show(items)` is called for each shard that was done before, and for each batch.
 
     Returns:
         The sum over all ranks, on rank 0; elsewhere None.
@@ -165,11 +167,9 @@ def score(
         tally.add(start, shards.read(start), resumed=True)
         if show is not None:
             show(stop - start)
-    for (start, stop), table in zip(todo, scorer.shards(todo), strict=True):
+    for (start, _), table in zip(todo, scorer.shards(todo, show), strict=True):
         shards.write(start, table)
         tally.add(start, table, resumed=False)
-        if show is not None:
-            show(stop - start)
     gathered = ranks.gather(tally)
     return functools.reduce(Tally.join, gathered).publish(shards) if gathered else None
 
