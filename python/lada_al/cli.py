@@ -284,7 +284,7 @@ def _given(settings: list[str] | None, **options: Any) -> dict[str, Any]:
 
 
 def _table_of_methods(*columns: str) -> Table:
-    return Table(Column("method", no_wrap=True), *columns, box=None)
+    return Table(Column("method", no_wrap=True), *columns, box=None, pad_edge=False, collapse_padding=True)
 
 
 def _table_of_sizes() -> Table:

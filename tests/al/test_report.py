@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -18,7 +19,7 @@ import pytest
 import scipy.stats
 from lada_al import Bought, Config, Trained, run_experiment
 from lada_al.errors import UsageError
-from lada_al.report import figures, page, statistics, tables
+from lada_al.report import figures, page, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, by_method, find_runs, unlike_settings
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -92,6 +93,23 @@ def test_methods_of_other_settings_are_not_tested() -> None:
     )
     for line in csv.DictReader(io.StringIO(tables.penalties_csv(runs))):
         assert (line["part of budgets"] == "") == ((line["winner"] == "entropy") != (line["loser"] == "entropy"))
+
+
+def test_settings_that_one_of_two_methods_does_not_read_are_not_held_against_them() -> None:
+    """A policy learned otherwise is nothing to random choice, and two policies learned differently are not compared."""
+    runs = [made_up(name, [0.2, 0.4 + 0.1 * s], seed=s) for s in (1, 2) for name in ("random", "lada-ent-mix")]
+    runs += [
+        with_settings(made_up("lada-ent-stn", [0.2, 0.3 * s], seed=s), policy_lr=0.1, fixed_tau=9.0) for s in (1, 2)
+    ]
+    assert [(c.method, c.other) for c in statistics.comparisons(runs)] == [
+        ("lada-ent-mix", "random"),
+        ("lada-ent-stn", "random"),
+    ]
+    assert [saving.method for saving in statistics.savings(runs)] == ["random", "lada-ent-mix", "lada-ent-stn"]
+    names, matrix = statistics.penalties(runs)
+    untested = {(names[i], names[j]) for i, j in np.argwhere(np.isnan(matrix))}
+    assert untested == {("lada-ent-mix", "lada-ent-stn"), ("lada-ent-stn", "lada-ent-mix")}
+    assert unlike_settings(runs) == ["policy_lr is 5e-05 for lada-ent-mix and 0.1 for lada-ent-stn"]
 
 
 def test_own_images_of_other_folders_are_other_settings() -> None:
@@ -188,6 +206,32 @@ def test_a_method_keeps_its_colour_among_fewer() -> None:
     colours = [{line.get_label(): line.get_color() for line in figure.axes[0].lines} for figure in (all_methods, few)]
     assert list(colours[1]) == ["entropy", "lada-ent-mix"]
     assert colours[1].items() <= colours[0].items()
+
+
+def test_the_paper_s_figures_have_the_colours_and_legends_of_the_page_s(folder: Path) -> None:
+    runs = find_runs(folder)
+    curves, few = figures.learning_curves(runs), paper_figures.figure_7a(runs)
+    assert curves is not None
+    assert few is not None
+    (line,) = few.axes[0].lines
+    assert {line.get_label(): line.get_color()}.items() <= {
+        a.get_label(): a.get_color() for a in curves.axes[0].lines
+    }.items()
+    legend = few.axes[0].get_legend()
+    assert legend is not None
+    assert not legend.get_frame_on()
+    assert legend.get_texts()[0].get_fontsize() == figures.STYLE["font.size"]
+
+
+def test_entropies_in_figure_1_cover_no_mark_and_no_other() -> None:
+    figure = paper_figures.figure_1()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        stars, crosses = ([c for c in axes.collections if len(c.get_offsets()) == n] for n in (2, toy.DRAWS))
+        marks = np.concatenate([np.asarray(c.get_offsets()) for c in [*stars, *crosses]])
+        assert len(boxes) == 2 * len(stars) == 2 * len(crosses) == 2 * toy.PAIRS
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        assert not any(box.contains(*mark) for box in boxes for mark in axes.transData.transform(marks))
 
 
 def test_interval_is_students() -> None:

@@ -13,7 +13,9 @@ which returns an `Acquisition` for one run, and `SCORES = False` if that picks. 
 - `FUSED`: the `score` argument of lada_ext.pair_score that computes the same, for the fused path of the look-ahead;
 - `NEEDS_IMAGE = True`: it scores images, so it cannot look ahead to instances mixed at a hidden layer;
 - `DROPOUT = True`: it samples the dropout that the classifier was trained with;
-- `IN_TRAINING = True`: it adds to the loss of labelled batches (`Acquisition.loss`).
+- `IN_TRAINING = True`: it adds to the loss of labelled batches (`Acquisition.loss`);
+- `SETTINGS`: names of settings that it reads and the rest of the package does not, so that the report does not hold
+  them against runs of other methods.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ class AcquisitionKind:
     needs_image: bool
     dropout: bool
     in_training: bool
+    settings: tuple[str, ...]
     make: Callable[[Config, Task, SplitModel], Acquisition]
 
 
@@ -115,6 +118,7 @@ def load(name: str) -> AcquisitionKind:
         needs_image=getattr(module, "NEEDS_IMAGE", False),
         dropout=getattr(module, "DROPOUT", False),
         in_training=getattr(module, "IN_TRAINING", False),
+        settings=getattr(module, "SETTINGS", ()),
         make=getattr(module, "make", _lift(module)),
     )
 

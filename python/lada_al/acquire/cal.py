@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lada_al.run.config import Config
 
 NEEDS_IMAGE = True
+SETTINGS = ("cal_views",)
 PADDING = 4
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lada_al.run.config import Config
 
 IN_TRAINING = True
+SETTINGS = ("ll4al_weight", "ll4al_cut")
 WIDTH = 128
 MARGIN = 1.0
 

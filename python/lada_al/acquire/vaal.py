@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lada_al.data import Task
     from lada_al.run.config import Config
 
+SETTINGS = ("vaal_steps", "vaal_batch", "vaal_lr", "vaal_latent", "vaal_width", "vaal_probabilities")
 DEEPEST = 4  # convolutions at most; each halves the map
 
 

@@ -9,7 +9,8 @@ by the name of its file. Besides:
 - `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone;
 - `WHOLE_BATCHES = True`: its draws depend on which instances are made together, so processes cannot share a batch;
 - `MIXES_BY_BETA = True`: it mixes two by lam ~ Beta(tau, tau), so the best of all pairs can be searched for, and its
-  policy is learned on curves, for which it has `at`.
+  policy is learned on curves, for which it has `at`;
+- `SETTINGS`: as of acquisition functions.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class AugmentationKind:
     look_ahead: bool
     mixes_by_beta: bool
     whole_batches: bool
+    settings: tuple[str, ...]
     make: Callable[[Config, Task, SplitModel], Augmentation]
 
 
@@ -124,5 +126,6 @@ def load(name: str) -> AugmentationKind:
         look_ahead=getattr(module, "LOOK_AHEAD", True),
         mixes_by_beta=getattr(module, "MIXES_BY_BETA", False),
         whole_batches=getattr(module, "WHOLE_BATCHES", False),
+        settings=getattr(module, "SETTINGS", ()),
         make=module.make,
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ARITY = 2
 PIPELINE = "adamixup"
 USES_HIDDEN = True
+SETTINGS = ("adamixup_untrained", "adamixup_mean_label")
 
 
 class AdaMixup(Augmentation):

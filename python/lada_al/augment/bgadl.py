@@ -31,6 +31,7 @@ PIPELINE = "bgadl"
 LEARNABLE = False
 LOOK_AHEAD = False  # a virtual instance needs its label
 WHOLE_BATCHES = True
+SETTINGS = ("bgadl_width", "bgadl_batch")
 LATENT = 100
 RECONSTRUCTION = 0.75  # weight of the squared error in the generator's loss
 HALVING = 8  # epochs between halvings of the learning rate

@@ -5,7 +5,6 @@ The journal comes first: a batch that is in it is asked for, and its files can b
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from lada_al.label.listed import read as read_list
 from lada_al.label.store import JOURNAL, Query, QueryItem, Store
 from lada_al.pools.decode import UnreadableError
 from lada_al.pools.source import as_text
-from lada_al.run.files import safe, write_text
+from lada_al.run.files import csv_text, png_uri, safe, write_text
 from lada_al.timing import Meter, NoMeter
 
 UNREADABLE = "unreadable.csv"
@@ -99,9 +98,7 @@ def again(folder: Path, number: int) -> Batch:
 
 def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
     """One line an item, with an empty column for its label."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for item in items:
         id_, score, why, predicted, entropy, _ = item.ranked
         try:
@@ -109,8 +106,8 @@ def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
         except KeyError:
             location, why = "", f"no longer in the pool; {why}"
         row = [id_, location, _number(score), why, predicted or "", _number(entropy), ""]
-        writer.writerow([safe(cell) for cell in row])
-    write_text(path, text.getvalue())
+        rows.append([safe(cell) for cell in row])
+    write_text(path, csv_text([COLUMNS, *rows]))
 
 
 def write_html(path: Path, query: Query, items: list[QueryItem], images: Images) -> None:
@@ -126,9 +123,7 @@ def write_html(path: Path, query: Query, items: list[QueryItem], images: Images)
 def data_uri(image: Image.Image, longest: int) -> str:
     """The image as PNG in a URI, no side longer than `longest`."""
     image.thumbnail((longest, longest))
-    data = io.BytesIO()
-    image.save(data, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    return png_uri(image)
 
 
 def _number(value: float | None) -> str:
@@ -149,6 +144,4 @@ def _write_unreadable(path: Path, reasons: dict[str, str]) -> None:
     if path.exists():
         _, *known = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         rows |= {(id_, reason) for id_, reason in known}
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("id", "reason"), *sorted(rows)])
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([("id", "reason"), *sorted(rows)]))

@@ -13,7 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from scipy import stats
 
 from lada_al.report.read import Run, by_method
@@ -33,20 +35,21 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "lada",
 }
+styled = mpl.rc_context(STYLE)  # decorates what draws
 PHASES = ["prepare", "features", "match", "policy", "score", "train", "evaluate"]
+BESIDE = [  # places of a text by its point, in points, and how it is aligned there
+    *((x, y, "left" if x > 0 else "right", "bottom" if y > 0 else "top") for x in (4, -4) for y in (3, -3)),
+    (0, 6, "center", "bottom"), (0, -6, "center", "top"), (7, 0, "left", "center"), (-7, 0, "right", "center"),
+]  # fmt: skip
 PHASE_COLOURS = ["#009E73", "#56B4E9", "#0072B2", "#D55E00", "#E69F00", "#BBBBBB", "#666666"]
 
 
 def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure | None:
-    """Test accuracy against labels: mean over seeds with a 95% t interval; of all methods, or of these.
-
-    These keep the colours that they have among all, if there is one for each.
-    """
+    """Test accuracy against labels: mean over seeds with a 95% t interval; of all methods, or of these."""
     shown = [run for run in runs if methods is None or run.config.method in methods]
     if not shown:
         return None
-    every = runs if len(by_method(runs)) <= len(COLOURS) else shown
-    groups = [entry for entry in _coloured(every) if methods is None or entry[0] in methods]
+    groups = coloured(runs, methods)
 
     def draw(axes: Axes) -> None:
         for i, (name, group, colour) in enumerate(groups):
@@ -98,7 +101,7 @@ def _entropy_by_round(runs: list[Run], looking_ahead: list[Run]) -> Figure:
     """Solid for real, dotted for virtual instances."""
 
     def draw(axes: Axes) -> None:
-        for name, group, colour in _coloured(runs):
+        for name, group, colour in coloured(runs):
             real = [_per_round(run, lambda event: event.entropy) for run in group]
             _line(axes, *_aligned(real), name, colour)
             virtual = [_per_round(run, lambda event: event.virtual_entropy) for run in group if run in looking_ahead]
@@ -141,7 +144,7 @@ def concentrations(runs: list[Run]) -> Figure | None:
         return None
 
     def draw(axes: Axes) -> None:
-        for name, group, colour in _coloured(runs):
+        for name, group, colour in coloured(runs):
             for run in (run for run in group if run in learned):
                 events = [event for event in run.bought if "tau mean" in event.candidates]
                 rounds = [event.round for event in events]
@@ -163,9 +166,14 @@ def _is_concentration(run: Run) -> bool:
     return taus is not None and not isinstance(taus[0], list)
 
 
-def _coloured(runs: list[Run]) -> list[tuple[str, list[Run], str]]:
+def coloured(runs: list[Run], methods: Sequence[str] | None = None) -> list[tuple[str, list[Run], str]]:
+    """Name, runs and colour of each method, or of these, which keep the colours that they have among all, if there is
+    one for each."""
+    if methods is not None and len(by_method(runs)) > len(COLOURS):
+        runs = [run for run in runs if run.config.method in methods]
     groups = by_method(runs)
-    return [(name, group, COLOURS[i % len(COLOURS)]) for i, (name, group) in enumerate(groups.items())]
+    every = [(name, group, COLOURS[i % len(COLOURS)]) for i, (name, group) in enumerate(groups.items())]
+    return [entry for entry in every if methods is None or entry[0] in methods]
 
 
 def _per_round(run: Run, values: Callable[..., list[float] | None]) -> tuple[list[int], list[float]]:
@@ -208,22 +216,40 @@ def _legend(axes: Axes, *, outside: bool = False) -> None:
         axes.legend(loc="lower right")
 
 
+@styled
 def _figure(draw: Callable[[Axes], None], width: float, height: float) -> Figure:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure.subplots())
+    figure, (axes,) = panels(1, width, height)
+    draw(axes)
     return figure
 
 
 def panels(count: int, width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes side by side, in that many rows."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(np.atleast_1d(figure.subplots(rows, count // rows)).flat)
+    """A figure of `count` axes side by side, in that many rows; for a function that is `styled`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(rows, count // rows)).flat)
 
 
-def _settle(figure: Figure) -> None:
-    """Lays the figure out once: a second pass of the constrained layout would move it a little."""
+def name_points(axes: Axes, points: np.ndarray, texts: Sequence[str], others: np.ndarray) -> None:
+    """A text beside each of (n, 2) points, at the first of eight places where it covers least: no other text, and none
+    of the points and of the (m, 2) others. The figure is to be settled."""
+    marks = axes.transData.transform(np.concatenate([points, others]))
+    taken = [Bbox(mark + np.array([[-5], [5]])) for mark in marks]
+    for point, text in zip(points, texts, strict=True):
+        label = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=7)
+
+        def covers(place: tuple[float, float, str, str], label: Annotation = label) -> int:
+            x, y, ha, va = place
+            label.set(position=(x, y), ha=ha, va=va)
+            box = label.get_window_extent()
+            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) and axes.bbox.containsy(box.y1)
+            return box.count_overlaps(taken) + (not inside)
+
+        covers(min(BESIDE, key=covers))
+        taken.append(label.get_window_extent())
+
+
+def settle(figure: Figure) -> None:
+    """Lays the figure out, once: a second pass of the constrained layout would move it a little."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -233,7 +259,7 @@ def svg(figure: Figure) -> str:
     """The figure as one SVG element, the same for the same figure."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
-        _settle(figure)
+        settle(figure)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -241,6 +267,6 @@ def svg(figure: Figure) -> str:
 def png(figure: Figure) -> bytes:
     data = io.BytesIO()
     with mpl.rc_context(STYLE):
-        _settle(figure)
+        settle(figure)
         figure.savefig(data, format="png", dpi=160, metadata={"Software": None})
     return data.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from lada_al.events import Bought
 from lada_al.report import figures, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, by_dataset, by_method, find_runs, unlike_settings
 from lada_al.run.experiment import ACQUIRED
-from lada_al.run.files import write_atomically, write_text
+from lada_al.run.files import png_uri, write_atomically, write_text
 
 PAGE, NUMBERS, FILES = "report.html", "report.csv", "report"
 ROUNDS_SHOWN = 12
@@ -179,7 +177,7 @@ _PLAIN: list[_Drawn] = [
         "curves",
         "Accuracy against labels",
         "Test accuracy after each round: mean over seeds, with a 95% Student t interval of the mean where there are at "
-        "least two. The frame is that of the means; wide intervals leave it.",
+        "least two, and at most eight methods. The frame is that of the means; wide intervals leave it.",
         figures.learning_curves,
     ),
     ("seconds", "Where the time goes", "Mean seconds of a round, by phase.", figures.seconds_per_phase),
@@ -198,6 +196,7 @@ _PLAIN: list[_Drawn] = [
         figures.concentrations,
     ),
 ]
+_SHADED = "Shaded: the interval of the mean, as above; in the paper, the standard deviation over seeds."
 _WHOLE: list[_Drawn] = [
     (
         "tau-bought",
@@ -206,9 +205,9 @@ _WHOLE: list[_Drawn] = [
         paper_figures.bought_concentrations,
     ),
     ("lambda", "lambda by round", "Density of lambda over the bought pairs, all seeds.", paper_figures.mixing_weights),
-    ("figure-4", "Figure 4", "Look-ahead, and methods that augment otherwise.", paper_figures.figure_4),
-    ("figure-5a", "Figure 5a", "Ablation of Mixup.", lambda runs: paper_figures.figure_5(runs, "Mixup")),
-    ("figure-5b", "Figure 5b", "Ablation of the STN.", lambda runs: paper_figures.figure_5(runs, "STN")),
+    ("figure-4", "Figure 4", f"Look-ahead, and methods that augment otherwise. {_SHADED}", paper_figures.figure_4),
+    ("figure-5a", "Figure 5a", f"Ablation of Mixup. {_SHADED}", lambda runs: paper_figures.figure_5(runs, "Mixup")),
+    ("figure-5b", "Figure 5b", f"Ablation of the STN. {_SHADED}", lambda runs: paper_figures.figure_5(runs, "STN")),
     (
         "figure-6",
         "Figure 6",
@@ -269,19 +268,13 @@ def _pictures(run: Run, event: Bought) -> list[Picture]:
     width = strip.width // len(event.ids)
     return [
         Picture(
-            data_uri=_data_uri(strip.crop((i * width, 0, (i + 1) * width, strip.height))),
+            data_uri=png_uri(strip.crop((i * width, 0, (i + 1) * width, strip.height))),
             id=id_,
             label=run.classes[label],
             entropy=event.entropy[i] if event.entropy else None,
         )
         for i, (id_, label) in enumerate(zip(event.ids, event.labels, strict=True))
     ]
-
-
-def _data_uri(image: Image.Image) -> str:
-    data = io.BytesIO()
-    image.save(data, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _shared_settings(runs: list[Run]) -> dict[str, str]:

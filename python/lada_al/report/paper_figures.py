@@ -18,7 +18,7 @@ from scipy import stats
 from lada_al.events import Bought
 from lada_al.methods import FIGURE_5
 from lada_al.report import statistics, toy
-from lada_al.report.figures import COLOURS, learning_curves, panels
+from lada_al.report.figures import COLOURS, coloured, learning_curves, name_points, panels, settle, styled
 from lada_al.report.read import Run, by_method
 
 AUGMENTED = ["bgadl", "cal", "ent+manifold-mixup", "ent+adamixup"]
@@ -28,6 +28,7 @@ OF_FIGURE_8 = ["ent+adamixup", "lada-ent-mix"]
 EARLY, LATE = 0.07, 0.76  # the paper shows rounds 7 and 76 of 100
 
 
+@styled
 def figure_1() -> Figure:
     """Points bought (stars) and mixed (crosses) in a plane, over the classifier's entropy."""
     scene = toy.make()
@@ -39,14 +40,16 @@ def figure_1() -> Figure:
         for i, colour in enumerate(COLOURS[1 : len(way.bought) + 1]):
             _points(axis, way.virtual[i], s=16, marker="x", color=colour, linewidths=0.8)
             _points(axis, way.bought[i], s=70, marker="*", color=colour, edgecolors="black", linewidths=0.5)
-            for point, entropy in zip(way.bought[i], way.bought_entropy[i], strict=True):
-                axis.annotate(f"{entropy:.2f}", point, (3, 3), textcoords="offset points", fontsize=7)
         axis.set_title(
             f"{way.name}\nmean entropy: bought {way.bought_entropy.mean():.2f}, "
             f"virtual {way.virtual_entropy.mean():.2f} bits",
             fontsize=9,
         )
         axis.set(xticks=[], yticks=[], xlim=(-4.5, 4.5), ylim=(-4.5, 4.5))
+    settle(figure)
+    for axis, way in zip(axes, scene.ways, strict=True):
+        entropies = [f"{entropy:.2f}" for entropy in way.bought_entropy.flat]
+        name_points(axis, way.bought.reshape(-1, 2), entropies, way.virtual.reshape(-1, 2))
     return figure
 
 
@@ -64,6 +67,7 @@ def figure_5(runs: list[Run], part: str) -> Figure | None:
     return learning_curves(runs, names) if len(present & set(names)) > 1 else None
 
 
+@styled
 def figure_6(runs: list[Run]) -> Figure | None:
     """t-SNE of what was bought (stars) and made of it (crosses) in an early and a late round, with entropies.
 
@@ -74,39 +78,44 @@ def figure_6(runs: list[Run]) -> Figure | None:
     if not chosen:
         return None
     figure, axes = panels(2 * len(chosen), 8.8, 4.2 * len(chosen), rows=len(chosen))
+    named = []
     for i, run in enumerate(chosen):
         real, virtual, arrays = _embedded(run)
         for j, (when, part) in enumerate((("early", EARLY), ("late", LATE))):
             axis, number = axes[2 * i + j], max(1, round(part * run.config.rounds))
             event = next(event for event in run.bought if event.round == number)
-            _stars_of_round(axis, real, virtual, arrays, event)
             axis.set_title(f"{run.config.method}, {when} (round {number})", fontsize=9)
+            named.append((axis, *_stars_of_round(axis, real, virtual, arrays, event)))
+    settle(figure)
+    for axis, stars, entropies, crosses in named:
+        name_points(axis, stars, entropies, crosses)
     return figure
 
 
 def _stars_of_round(
     axis: Axes, real: np.ndarray, virtual: np.ndarray, arrays: dict[str, np.ndarray], event: Bought
-) -> None:
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Returns where the stars are, their entropies, and where the crosses are."""
     _points(axis, real, s=6, color="#cccccc", linewidths=0)
     now = real[arrays["round"] == event.round]
     _points(axis, now, s=60, marker="*", color="#D55E00", edgecolors="black", linewidths=0.4)
-    for point, entropy in zip(now, event.entropy or [], strict=False):
-        axis.annotate(f"{entropy:.2f}", point, (3, 3), textcoords="offset points", fontsize=7)
-    if len(virtual):
-        _points(axis, virtual[arrays["virtual_round"] == event.round], s=28, marker="x", color="#0072B2")
+    crosses = virtual[arrays["virtual_round"] == event.round] if len(virtual) else virtual
+    _points(axis, crosses, s=28, marker="x", color="#0072B2")
     if event.virtual_entropy:
         text = f"virtual: {max(event.virtual_entropy):.2f} (*{np.mean(event.virtual_entropy):.2f})"
         axis.text(0.02, 0.98, text, transform=axis.transAxes, va="top", fontsize=8, color="#0072B2")
     axis.set(xticks=[], yticks=[])
+    return now, [f"{entropy:.2f}" for entropy in event.entropy or []], crosses
 
 
+@styled
 def figure_7a(runs: list[Run]) -> Figure | None:
     """Entropy of the virtual instances of each round: learned tau, fixed tau, pipeline."""
     groups = _virtual(runs)
     if not groups:
         return None
     figure, (axis,) = panels(1, 6.4, 3.6)
-    for colour, (name, group) in zip(COLOURS[1:], groups.items(), strict=False):
+    for name, group, colour in groups:
         rounds = sorted({event.round for run in group for event in run.bought if event.virtual_entropy})
         means = [
             np.mean(
@@ -121,18 +130,19 @@ def figure_7a(runs: list[Run]) -> Figure | None:
     return figure
 
 
+@styled
 def figure_7b(runs: list[Run]) -> Figure | None:
     """Distribution over all rounds of a bought pair's virtual entropy, the mean over its N draws."""
     groups = _virtual(runs)
     if not groups:
         return None
     figure, (axis,) = panels(1, 6.4, 3.6)
-    values = {
-        name: np.concatenate([e.virtual_entropy for run in group for e in run.bought if e.virtual_entropy])
-        for name, group in groups.items()
-    }
-    edges = np.linspace(0, max(v.max() for v in values.values()) + 1e-9, 21)
-    for colour, (name, entropies) in zip(COLOURS[1:], values.items(), strict=False):
+    values = [
+        np.concatenate([e.virtual_entropy for run in group for e in run.bought if e.virtual_entropy])
+        for _, group, _ in groups
+    ]
+    edges = np.linspace(0, max(v.max() for v in values) + 1e-9, 21)
+    for (name, _, colour), entropies in zip(groups, values, strict=True):
         heights, _ = np.histogram(entropies, edges, density=True)
         axis.plot((edges[1:] + edges[:-1]) / 2, heights, color=colour, label=name, marker="o", markersize=2.5)
     axis.set(xlabel="mean entropy over N draws of a pair [bits]", ylabel="density of pairs")
@@ -140,6 +150,7 @@ def figure_7b(runs: list[Run]) -> Figure | None:
     return figure
 
 
+@styled
 def figure_8(runs: list[Run]) -> Figure | None:
     """t-SNE of all that was bought (stars) and made of it (crosses), by class."""
     chosen = [run for run in _first_finished(runs, OF_FIGURE_8) if "virtual" in (run.latent() or {})]
@@ -156,6 +167,7 @@ def figure_8(runs: list[Run]) -> Figure | None:
     return figure
 
 
+@styled
 def penalty_matrix(runs: list[Run]) -> Figure | None:
     """Part of the budgets at which the method of the row beats that of the column; column sums below."""
     names, matrix = statistics.penalties(runs)
@@ -201,6 +213,7 @@ def mixing_weights(runs: list[Run]) -> Figure | None:
     return _by_round(runs, draw, "lambda", "density")
 
 
+@styled
 def _by_round(
     runs: list[Run], draw: Callable[[Axes, dict[int, np.ndarray], str], None], xlabel: str, ylabel: str
 ) -> Figure | None:
@@ -216,8 +229,8 @@ def _by_round(
     if not found:
         return None
     figure, axes = panels(len(found), 4.0 * len(found), 3.2)
-    for axis, colour, (name, by_round) in zip(axes, COLOURS[1:] * 9, found.items(), strict=False):
-        draw(axis, by_round, colour)
+    for axis, (name, _, colour) in zip(axes, coloured(runs, list(found)), strict=True):
+        draw(axis, found[name], colour)
         axis.set_title(name, fontsize=9)
         axis.set(xlabel=xlabel, ylabel=ylabel)
     return figure
@@ -243,11 +256,10 @@ def _points(axis: Axes, places: np.ndarray, **style: Any) -> None:
     axis.scatter(places[:, 0], places[:, 1], **style)
 
 
-def _virtual(runs: list[Run]) -> dict[str, list[Run]]:
-    groups = by_method([run for run in runs if run.config.method in OF_FIGURE_7])
-    return {
-        name: group for name, group in groups.items() if any(e.virtual_entropy for run in group for e in run.bought)
-    }
+def _virtual(runs: list[Run]) -> list[tuple[str, list[Run], str]]:
+    """Name, runs and colour of those methods of Figure 7 that have bought pairs."""
+    groups = coloured(runs, OF_FIGURE_7)
+    return [entry for entry in groups if any(event.virtual_entropy for run in entry[1] for event in run.bought)]
 
 
 def _first_finished(runs: list[Run], names: Sequence[str]) -> list[Run]:

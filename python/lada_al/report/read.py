@@ -14,6 +14,7 @@ from lada_al.events import Bought, Event, Trained
 from lada_al.run import experiment, journal, latent
 from lada_al.run.config import Config
 from lada_al.run.files import read_json
+from lada_al.run.in_use import in_use
 
 # Settings that replications of a method have in common.
 DECIDING = [
@@ -127,13 +128,15 @@ def _check_replications(runs: list[Run]) -> None:
 
 
 def _differing(a: Run, b: Run) -> Iterator[str]:
-    """Settings that decide the result, and are not the same."""
+    """Settings that decide the results of both, and are not the same."""
     deciding = [*DECIDING, "data"] if a.config.dataset == "own" else DECIDING
-    return (name for name in deciding if getattr(a.config, name) != getattr(b.config, name))
+    both = in_use(a.config) & in_use(b.config)
+    return (name for name in deciding if name in both and getattr(a.config, name) != getattr(b.config, name))
 
 
 def alike(a: Run, b: Run) -> bool:
-    """Whether two runs on one data set differ in nothing but their methods and seeds, so that methods can be tested."""
+    """Whether two runs on one data set differ in nothing that matters to both but their methods and seeds, so that
+    methods can be tested."""
     return set(_differing(a, b)) <= NOT_BETWEEN_METHODS
 
 
@@ -144,7 +147,7 @@ def unlike_settings(runs: list[Run]) -> list[str]:
     found = []
     for name in sorted(names - NOT_BETWEEN_METHODS):
         methods: dict[str, list[str]] = {}
-        for method, run in of_each.items():
+        for method, run in ((method, run) for method, run in of_each.items() if name in in_use(run.config)):
             methods.setdefault(str(getattr(run.config, name)), []).append(method)
         found.append(f"{name} is " + " and ".join(f"{value} for {', '.join(of)}" for value, of in methods.items()))
     return found

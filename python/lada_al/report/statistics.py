@@ -59,7 +59,7 @@ class Saving:
 
 def comparisons(runs: list[Run]) -> list[Comparison]:
     """Each method against `random`, and each look-ahead against its acquisition alone, against its fixed policy, and
-    against the pipeline of the same augmentation. Methods whose settings differ are not compared."""
+    against the pipeline of the same augmentation. Methods that are not `alike` are not compared."""
     groups = {name: {run.config.seed: run for run in group} for name, group in by_method(runs).items()}
     pairs = [(a, b) for a in groups for b in _rivals(a) if b in groups and _comparable(groups[a], groups[b])]
     raw = [_compare(name, other, groups[name], groups[other]) for name, other in pairs]
@@ -131,8 +131,8 @@ def penalties(runs: list[Run]) -> tuple[list[str], np.ndarray]:
     """The pairwise penalty matrix of Ash et al. 2020: entry (i, j) is the part of the budgets at which i beats j.
 
     i beats j at a budget if a paired two-sided t test says so at 0.05, uncorrected, over the seeds and budgets of
-    their `Comparison`. NaN where there is no test: fewer than two seeds, no round after the initial one, or different
-    settings. Low column means are good: few methods beat that one.
+    their `Comparison`. NaN where there is no test: fewer than two seeds, no round after the initial one, or methods
+    that are not `alike`. Low column means are good: few methods beat that one.
     """
     groups = {name: {run.config.seed: run for run in group} for name, group in by_method(runs).items()}
     names = list(groups)
@@ -152,8 +152,8 @@ def penalties(runs: list[Run]) -> tuple[list[str], np.ndarray]:
 
 
 def savings(runs: list[Run]) -> list[Saving]:
-    """Labels that each method needs for the highest accuracy of random choice's mean curve; methods whose settings
-    differ from those of `random` are left out."""
+    """Labels that each method needs for the highest accuracy of random choice's mean curve; methods that are not
+    `alike` with `random` are left out."""
     groups = by_method(runs)
     if "random" not in groups:
         return []

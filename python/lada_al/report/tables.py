@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from lada_al.methods import GROUPS
 from lada_al.report import statistics
 from lada_al.report.read import Run, by_dataset, by_method, furthest_runs
+from lada_al.run.files import csv_text
 
 ROUNDING = 1e-9  # equal accuracies may have means that differ by as much
 
@@ -227,7 +226,7 @@ def paper_csv(table: PaperTable) -> str:
         ]
         for row in table.rows
     ]
-    return _csv([*header, "time", "parameters"], lines)
+    return csv_text([[*header, "time", "parameters"], *lines])
 
 
 def _cell_values(cell: Cell | None) -> list[object]:
@@ -242,7 +241,7 @@ def methods_csv(runs: list[Run]) -> str:
         for name, of_set in by_dataset(runs).items()
         for row in rows(of_set)
     ]
-    return _csv(["dataset", *names], lines)
+    return csv_text([["dataset", *names], *lines])
 
 
 def comparisons_csv(runs: list[Run]) -> str:
@@ -252,7 +251,7 @@ def comparisons_csv(runs: list[Run]) -> str:
         for name, of_set in by_dataset(runs).items()
         for comparison in statistics.comparisons(of_set)
     ]
-    return _csv(["dataset", *names], lines)
+    return csv_text([["dataset", *names], *lines])
 
 
 def savings_csv(runs: list[Run]) -> str:
@@ -261,7 +260,7 @@ def savings_csv(runs: list[Run]) -> str:
         for name, of_set in by_dataset(runs).items()
         for saving in statistics.savings(of_set)
     ]
-    return _csv(["dataset", "method", "labels", "saved", "last"], lines)
+    return csv_text([["dataset", "method", "labels", "saved", "last"], *lines])
 
 
 def penalties_csv(runs: list[Run]) -> str:
@@ -273,7 +272,7 @@ def penalties_csv(runs: list[Run]) -> str:
             for i in range(len(methods))
             for j in range(len(methods))
         ]
-    return _csv(["dataset", "winner", "loser", "part of budgets"], lines)
+    return csv_text([["dataset", "winner", "loser", "part of budgets"], *lines])
 
 
 def as_csv(runs: list[Run]) -> str:
@@ -290,15 +289,7 @@ def as_csv(runs: list[Run]) -> str:
             lines.append(
                 [config.dataset, config.method, config.seed, event.round, event.labelled, event.accuracy, *times]
             )
-    return _csv(header, lines)
-
-
-def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text([header, *lines])
 
 
 def _blank(value: object) -> object:

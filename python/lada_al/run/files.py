@@ -1,15 +1,21 @@
-"""Files that are either the old or the new version, never half of one; what is said of one that is damaged; and cells
-of CSV files that a spreadsheet does not run."""
+"""Files that are either the old or the new version, never half of one; what is said of one that is damaged; CSV whose
+cells a spreadsheet does not run; and images that are part of a page."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lada_al.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that begins so for a formula
 QUOTE = "'"
@@ -51,6 +57,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path} is damaged: expected a JSON object, got {type(values).__name__}")
     return values
+
+
+def csv_text(lines: Iterable[Iterable[object]]) -> str:
+    """The lines, a header first, as a CSV file; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def png_uri(image: Image.Image) -> str:
+    """The image as PNG in a URI, so that a page needs no file beside it."""
+    data = io.BytesIO()
+    image.save(data, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def safe(cell: str) -> str:

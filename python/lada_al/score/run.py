@@ -6,9 +6,7 @@ scored again.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
@@ -22,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
 from lada_al.ranks import Ranks
-from lada_al.run.files import read_json, safe, write_atomically, write_text
+from lada_al.run.files import csv_text, read_json, safe, write_atomically, write_text
 from lada_al.score.top import Top
 
 COLUMNS = ["id", "score", "entropy", "partner", "tau"]
@@ -186,8 +184,5 @@ def _rows(top: Top, shards: Shards) -> list[list[Any]]:
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if cell is None else safe(str(cell)) for cell in row] for row in rows)
-    write_text(path, text.getvalue())
+    cells = (["" if cell is None else safe(str(cell)) for cell in row] for row in rows)
+    write_text(path, csv_text([header, *cells]))
