@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from lada_ext._images import Numbers
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import Gradient, beta_mix_pairs, check_gradient
-from lada_ext.conv_relu_pool import conv_relu_pool
+from lada_ext.conv_relu_pool import Pool, check_pool, conv_relu_pool, pooled
 from lada_ext.keys import make_key
 
 __all__ = ["STN", "AffineSample", "BetaMix", "ConvReluPool"]
@@ -78,27 +78,43 @@ class BetaMix(nn.Module):
 
 
 class ConvReluPool(nn.Conv2d):
-    """A convolution of stride 1 and zero padding, ReLU, and max-pooling by 2 x 2.
+    """A convolution of stride 1 and zero padding, ReLU, and pooling by 2 x 2.
 
     On a CPU it is `lada_ext.conv_relu_pool` where that is faster, elsewhere the composition; both are the same up to
-    rounding.
+    rounding. The op is for few outputs or channels: with 16 outputs of 8 channels oneDNN's vectors are full.
 
     Args:
         in_channels, out_channels, kernel_size, padding, bias: as of `torch.nn.Conv2d`, of which it has the parameters.
+        pool: "max" or "mean".
+
+    Attributes:
+        composed: True or False takes the composition on a CPU, or the op; None the faster one.
     """
 
-    SHORTEST_ROW = 24  # numbers in a kernel's row, width times channels; the op is 3 times as fast at 30, slower at 21
+    composed: bool | None = None
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, bias: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        padding: int = 0,
+        bias: bool = True,
+        pool: Pool = "max",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
+        check_pool("ConvReluPool", pool)
+        self.pool: Pool = pool
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps (B, C, H, W) to half as many rows and columns as the convolution has, rounded down."""
-        if image.device.type == "cpu" and self.in_channels * self.kernel_size[1] >= self.SHORTEST_ROW:
-            return conv_relu_pool(image, self.weight, self.bias, int(self.padding[0]))
-        return F.max_pool2d(F.relu(super().forward(image)), 2)
+        composed = (self.out_channels >= 16 and self.in_channels >= 8) if self.composed is None else self.composed
+        if image.device.type == "cpu" and not composed:
+            return conv_relu_pool(image, self.weight, self.bias, int(self.padding[0]), self.pool)
+        return pooled(F.relu(super().forward(image)), self.pool)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, pool={self.pool!r}"
 
 
 class AffineSample(nn.Module):

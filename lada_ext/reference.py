@@ -213,9 +213,12 @@ def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Ten
     return F.linear(mixtures(a, b, lam).relu(), weight, bias)
 
 
-def conv_relu_pool(image: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0) -> Tensor:
-    """The greatest of each 2 x 2 rectified results of a convolution."""
-    return F.max_pool2d(F.conv2d(image, weight, bias, padding=padding).relu(), 2)
+def conv_relu_pool(
+    image: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, pool: str = "max"
+) -> Tensor:
+    """The greatest, or the mean, of each 2 x 2 rectified results of a convolution."""
+    rectified = F.conv2d(image, weight, bias, padding=padding).relu()
+    return F.max_pool2d(rectified, 2) if pool == "max" else F.avg_pool2d(rectified, 2)
 
 
 def mix_labels(y_a: Tensor, y_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:

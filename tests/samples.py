@@ -380,7 +380,11 @@ RELU_MIXES: dict[str, Make] = {
 
 
 def convolution(
-    image: tuple[int, int, int, int], weight: tuple[int, int, int, int], padding: int, bias: bool = True
+    image: tuple[int, int, int, int],
+    weight: tuple[int, int, int, int],
+    padding: int,
+    bias: bool = True,
+    pool: str = "max",
 ) -> Make:
     """Images, and kernels of which the results are of moderate size."""
 
@@ -388,7 +392,7 @@ def convolution(
         x, w = (torch.randn(*size, generator=g, dtype=torch.float64) for size in (image, weight))
         shift = torch.randn(weight[0], generator=g, dtype=torch.float64) / 4
         w.div_((weight[1] * weight[2] * weight[3]) ** 0.5)
-        return {"image": x, "weight": w, "bias": shift if bias else None, "padding": padding}
+        return {"image": x, "weight": w, "bias": shift if bias else None, "padding": padding, "pool": pool}
 
     return make
 
@@ -409,10 +413,16 @@ CONVOLUTIONS: dict[str, Make] = {
     "many_images": convolution((37, 3, 8, 8), (2, 3, 3, 3), 1),
     "many_outputs": convolution((2, 4, 6, 6), (17, 4, 3, 3), 1),
     "one_channel": convolution((3, 1, 12, 10), (8, 1, 7, 7), 0),
+    "blocks_of_outputs": convolution((2, 3, 9, 12), (19, 3, 3, 4), 1),
     "one_pixel": convolution((2, 3, 4, 4), (3, 3, 1, 1), 0),
     "one_column": convolution((2, 2, 5, 3), (1, 2, 2, 2), 0),
+    "longer_than_a_vector": convolution((3, 9, 7, 9), (4, 9, 4, 3), 1),
     "wide_padding": convolution((1, 2, 3, 3), (2, 2, 3, 3), 4),
     "no_bias": convolution((2, 3, 6, 5), (3, 3, 3, 2), 1, bias=False),
+    "mean": convolution((3, 1, 12, 13), (8, 1, 3, 3), 1, pool="mean"),
+    "mean_odd": convolution((3, 2, 7, 10), (9, 2, 4, 3), 0, bias=False, pool="mean"),
+    "mean_padding": convolution((1, 2, 3, 4), (2, 2, 3, 3), 4, pool="mean"),
+    "mean_long_rows": convolution((2, 16, 7, 6), (7, 16, 3, 3), 1, pool="mean"),
     "other_strides": convolution_strides,
     "no_images": convolution((0, 3, 6, 6), (2, 3, 3, 3), 0),
 }

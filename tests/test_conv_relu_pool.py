@@ -51,21 +51,24 @@ def test_the_composition_of_other_devices_is_the_same(name: str) -> None:
     """What CUDA tensors get, of the CPU's."""
     on_cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     arguments = arguments_of(name, torch.float64)
-    image, weight, bias, padding = arguments.values()
+    image, weight, bias, padding, pool = arguments.values()
+    mean = pool == "mean"
     op, backward = torch.ops.lada_ext.conv_relu_pool.default, torch.ops.lada_ext.conv_relu_pool_backward.default
-    result, where = op(image, weight, bias, padding)
-    composed, composed_where = op.redispatch(on_cuda, image, weight, bias, padding)
+    result, where = op(image, weight, bias, padding, mean)
+    composed, composed_where = op.redispatch(on_cuda, image, weight, bias, padding, mean)
     torch.testing.assert_close(composed, result)
     assert torch.equal(composed_where, where)
     assert composed.stride() == result.stride()
     grad = torch.randn(result.shape, generator=generator("grad"), dtype=torch.float64)
     for needed in ([True, True, True], [False, True, False], [True, False, True]):
-        ours = backward(grad, image, weight, where, padding, needed)
-        theirs = backward.redispatch(on_cuda, grad, image, weight, where, padding, needed)
+        ours = backward(grad, image, weight, where, padding, mean, needed)
+        theirs = backward.redispatch(on_cuda, grad, image, weight, where, padding, mean, needed)
         torch.testing.assert_close(theirs, ours)
 
 
-@pytest.mark.parametrize("name", ["odd", "no_bias", "one_column"])
+@pytest.mark.parametrize(
+    "name", ["odd", "no_bias", "one_column", "longer_than_a_vector", "mean", "mean_odd", "mean_long_rows"]
+)
 def test_gradcheck(name: str) -> None:
     arguments = arguments_of(name, torch.float64)
     tensors = {k: v.requires_grad_() for k, v in arguments.items() if isinstance(v, Tensor)}
@@ -73,9 +76,10 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(function, tuple(tensors.values()))
 
 
+@pytest.mark.parametrize("name", ["odd", "longer_than_a_vector", "mean"])
 @pytest.mark.parametrize("wanted", ["image", "weight", "bias"])
-def test_one_gradient_alone(wanted: str) -> None:
-    arguments = arguments_of("odd", torch.float32)
+def test_one_gradient_alone(name: str, wanted: str) -> None:
+    arguments = arguments_of(name, torch.float32)
     order = ["image", "weight", "bias"]
     whole = with_gradients(lada_ext.conv_relu_pool, arguments)
     leaf = arguments[wanted].requires_grad_()
@@ -84,7 +88,7 @@ def test_one_gradient_alone(wanted: str) -> None:
     assert torch.equal(torch.autograd.grad(result, leaf, grad.float())[0], whole[1 + order.index(wanted)])
 
 
-@pytest.mark.parametrize("name", ["odd", "many_images", "policy"])
+@pytest.mark.parametrize("name", ["odd", "many_images", "policy", "longer_than_a_vector", "mean"])
 def test_threads_change_no_bit(name: str) -> None:
     arguments, before = arguments_of(name, torch.float32), torch.get_num_threads()
     found = []
@@ -109,10 +113,12 @@ def test_an_image_does_not_depend_on_the_others() -> None:
         assert torch.equal(to_image[0], whole[1][i])
 
 
+@pytest.mark.parametrize("name", ["odd", "longer_than_a_vector"])
+@pytest.mark.parametrize("pool", ["max", "mean"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_what_is_no_number_stays_in_its_windows(value: float) -> None:
+def test_what_is_no_number_stays_in_its_windows(value: float, pool: str, name: str) -> None:
     """A kernel's row ends within a vector, and what lies behind it must not be seen."""
-    arguments = arguments_of("odd", torch.float32)
+    arguments = {**arguments_of(name, torch.float32), "pool": pool}
     clean = with_gradients(lada_ext.conv_relu_pool, arguments)
     arguments["image"][1, 2, 0, 0] = value
     result, to_image, *_ = with_gradients(lada_ext.conv_relu_pool, arguments)
@@ -123,8 +129,9 @@ def test_what_is_no_number_stays_in_its_windows(value: float) -> None:
         assert torch.equal(actual[[0, 2]], before[[0, 2]])
 
 
-def test_a_gradient_that_is_infinite_stays_in_its_window() -> None:
-    arguments = arguments_of("odd", torch.float32)
+@pytest.mark.parametrize("name", ["odd", "longer_than_a_vector"])
+def test_a_gradient_that_is_infinite_stays_in_its_window(name: str) -> None:
+    arguments = arguments_of(name, torch.float32)
     grad = torch.ones_like(lada_ext.conv_relu_pool(**arguments))
     clean = with_gradients(lada_ext.conv_relu_pool, arguments, grad.double())
     hit = (clean[0][1, 0, 0] > 0).nonzero()[0, 0]
@@ -146,15 +153,20 @@ def test_windows_that_are_cut_off_pass_nothing() -> None:
 def test_places_that_are_none_are_no_places() -> None:
     """`where` comes from the op; what a caller makes up is not followed out of bounds."""
     arguments = arguments_of("odd", torch.float32)
-    result, where = torch.ops.lada_ext.conv_relu_pool(*arguments.values())
+    result, where = torch.ops.lada_ext.conv_relu_pool(*[*arguments.values()][:4])
     backward = torch.ops.lada_ext.conv_relu_pool_backward
     rest = arguments["image"], arguments["weight"]
-    made_up = backward(torch.ones_like(result), *rest, torch.full_like(where, 255), 1, [True] * 3)
-    assert not any(gradient.any() for gradient in made_up)
+    made_up = [
+        backward(torch.ones_like(result), *rest, torch.full_like(where, value), 1, False, [True] * 3)
+        for value in (15, 255, 240, 0)
+    ]
+    for whole, with_more in zip(made_up[0], made_up[1], strict=True):
+        assert torch.equal(whole, with_more)
+    assert not any(gradient.any() for nothing in made_up[2:] for gradient in nothing)
     with pytest.raises(ValueError, match=r"where must have shape \[3, 4, 3, 4\], got \[3\]"):
-        backward(torch.ones_like(result), *rest, where[:, 0, 0, 0], 1, [True] * 3)
+        backward(torch.ones_like(result), *rest, where[:, 0, 0, 0], 1, False, [True] * 3)
     with pytest.raises(TypeError, match="where must have dtype uint8, got Float"):
-        backward(torch.ones_like(result), *rest, where.float(), 1, [True] * 3)
+        backward(torch.ones_like(result), *rest, where.float(), 1, False, [True] * 3)
 
 
 def test_vmap_is_a_loop() -> None:
@@ -190,6 +202,7 @@ def test_errors_name_the_argument() -> None:
         ),
         ("bias", torch.zeros(3), ValueError, r"bias must have shape \[4\], got \[3\]"),
         ("padding", -1, ValueError, "padding must be at least 0, got -1"),
+        ("pool", "min", ValueError, "pool must be 'max' or 'mean', got 'min'"),
     ):
         with pytest.raises(error, match=f"conv_relu_pool: {message}"):
             lada_ext.conv_relu_pool(**{**good, name: value})
@@ -197,10 +210,15 @@ def test_errors_name_the_argument() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 64])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_module_is_the_layers_it_stands_for(channels: int, bias: bool) -> None:
+@pytest.mark.parametrize("composed", [True, False, None])
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_the_module_is_the_layers_it_stands_for(channels: int, bias: bool, composed: bool, pool: Any) -> None:
     torch.manual_seed(channels)
-    module = ConvReluPool(channels, 6, 5, padding=2, bias=bias)
+    module = ConvReluPool(channels, 6, 5, padding=2, bias=bias, pool=pool)
+    module.composed = composed
     image = torch.randn(3, channels, 13, 11)
     layers = torch.nn.Sequential(torch.nn.Conv2d(channels, 6, 5, padding=2, bias=bias), torch.nn.ReLU())
     layers[0].load_state_dict(module.state_dict())
-    torch.testing.assert_close(module(image), torch.nn.functional.max_pool2d(layers(image), 2))
+    pooling = torch.nn.MaxPool2d(2) if pool == "max" else torch.nn.AvgPool2d(2)
+    torch.testing.assert_close(module(image), pooling(layers(image)))
+    assert repr(module).endswith(f"pool={pool!r})")

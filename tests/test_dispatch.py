@@ -86,8 +86,8 @@ OPS: dict[str, tuple[dict[str, Make], Callable[..., tuple[Any, ...]], Callable[.
     ),
     "conv_relu_pool": (
         CONVOLUTIONS,
-        lambda image, weight, bias, padding: (image, weight, bias, padding),
-        lambda a, out: (grad_like(out[0])[0], *a[:2], out[1], a[3], [True, False, True]),
+        lambda image, weight, bias, padding, pool: (image, weight, bias, padding, pool == "mean"),
+        lambda a, out: (grad_like(out[0])[0], *a[:2], out[1], *a[3:], [True, False, True]),
     ),
     "mix_labels": (
         LABELLED,

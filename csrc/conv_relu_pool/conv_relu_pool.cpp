@@ -18,11 +18,12 @@ Tensor channels_last(const Tensor& tensor, at::ScalarType type) { return tensor.
 struct Convolution {
   Tensor image, weight;
   int64_t padding;
+  bool mean;
 
   ConvReluPool pointers() const {
-    return {image.const_data_ptr(), weight.const_data_ptr(), image.size(0),  image.size(1),  image.size(2),
-            image.size(3),          weight.size(0),          weight.size(2), weight.size(3), padding,
-            dtype_of(image)};
+    return {
+        image.const_data_ptr(), weight.const_data_ptr(), image.size(0),  image.size(1), image.size(2), image.size(3),
+        weight.size(0),         weight.size(2),          weight.size(3), padding,       mean,          dtype_of(image)};
   }
 
   std::array<int64_t, 4> pooled() const {
@@ -52,27 +53,41 @@ void check_bias(const std::optional<Tensor>& bias, const Tensor& image, const Te
   check_shape(*bias, op, "bias", {weight.size(0)});
 }
 
-Convolution convolution_of(const Tensor& image, const Tensor& weight, int64_t padding, const char* op) {
+Convolution convolution_of(const Tensor& image, const Tensor& weight, int64_t padding, bool mean, const char* op) {
   check_convolution(image, weight, padding, op);
   const auto type = arithmetic_type(image);
-  return {channels_last(image, type), arithmetic(weight, type), padding};
+  return {channels_last(image, type), arithmetic(weight, type), padding, mean};
 }
 
+// The bits of places 0 to 3 of a window.
+Tensor bits_of(const Tensor& place) { return at::bitwise_left_shift(at::ones_like(place), place); }
+
 std::tuple<Tensor, Tensor> composed(const Tensor& image, const Tensor& weight, const std::optional<Tensor>& bias,
-                                    int64_t padding) {
+                                    int64_t padding, bool mean) {
   check_convolution(image, weight, padding, "conv_relu_pool");
   check_bias(bias, image, weight, "conv_relu_pool");
   const Tensor sums = at::conv2d(image, weight, bias, {1, 1}, {padding, padding});
-  const auto [greatest, index] = at::max_pool2d_with_indices(sums, {2, 2});
-  const Tensor row = index.floor_divide(sums.size(3)), column = index.remainder(sums.size(3));
-  const Tensor where = at::where(greatest <= 0, int64_t{kNowhere}, row.remainder(2) * 2 + column.remainder(2));
-  return {greatest.relu().clone(kChannelsLast), where.to(at::kByte).clone(kChannelsLast)};
+  Tensor pooled, where;
+  if (mean) {
+    const Tensor windows = sums.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4, 5);
+    const Tensor bits = bits_of(at::arange(4, image.options().dtype(at::kLong)));
+    pooled = at::avg_pool2d(sums.relu(), {2, 2});
+    where = at::where(windows <= 0, 0, bits).sum(-1);
+  } else {
+    const auto [greatest, index] = at::max_pool2d_with_indices(sums, {2, 2});
+    const Tensor row = index.floor_divide(sums.size(3)), column = index.remainder(sums.size(3));
+    pooled = greatest.relu();
+    where = at::where(greatest <= 0, 0, bits_of(row.remainder(2) * 2 + column.remainder(2)));
+  }
+  return {pooled.clone(kChannelsLast), where.to(at::kByte).clone(kChannelsLast)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const Tensor& image, const Tensor& weight,
-                                                     const Tensor& where, int64_t padding, std::array<bool, 3> needed) {
+                                                     const Tensor& where, int64_t padding, bool mean,
+                                                     std::array<bool, 3> needed) {
   std::vector<Tensor> places;
-  for (int place = 0; place < kNowhere; ++place) places.push_back(at::where(where == place, grad, 0));
+  for (int place = 0; place < 4; ++place)
+    places.push_back(at::where(where.bitwise_and(1 << place) != 0, mean ? grad / 4 : grad, 0));
   const Tensor windows = at::stack(places, -1).unflatten(-1, {2, 2}).transpose(3, 4);
   const int64_t rows = image.size(2) + 2 * padding - weight.size(2) + 1;
   const int64_t columns = image.size(3) + 2 * padding - weight.size(3) + 1;
@@ -85,9 +100,9 @@ std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const T
 }
 
 std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& weight, const std::optional<Tensor>& bias,
-                                          int64_t padding) {
+                                          int64_t padding, bool mean) {
   constexpr const char* op = "conv_relu_pool";
-  const Convolution convolution = convolution_of(image, weight, padding, op);
+  const Convolution convolution = convolution_of(image, weight, padding, mean, op);
   check_bias(bias, image, weight, op);
   const Tensor shift = bias ? arithmetic(*bias, arithmetic_type(image)) : Tensor();
   Tensor result = fresh(convolution.pooled(), convolution.image.options(), kChannelsLast);
@@ -100,9 +115,9 @@ std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& wei
 
 std::tuple<Tensor, Tensor, Tensor> conv_relu_pool_backward(const Tensor& grad, const Tensor& image,
                                                            const Tensor& weight, const Tensor& where, int64_t padding,
-                                                           std::array<bool, 3> needed) {
+                                                           bool mean, std::array<bool, 3> needed) {
   constexpr const char* op = "conv_relu_pool_backward";
-  const Convolution convolution = convolution_of(image, weight, padding, op);
+  const Convolution convolution = convolution_of(image, weight, padding, mean, op);
   check_gradient(grad, op, "grad", convolution.pooled(), image, "image");
   check_shape(where, op, "where", convolution.pooled());
   check_on_device_of(where, op, "where", image, "image");

@@ -11,6 +11,7 @@ struct ConvReluPool {
   const void* image;   // (batch, height, width, channels)
   const void* weight;  // (outputs, channels, kernel_height, kernel_width)
   int64_t batch, channels, height, width, outputs, kernel_height, kernel_width, padding;
+  bool mean;  // of the windows, instead of the greatest
   DType dtype;
 
   int64_t padded_height() const { return height + 2 * padding; }
@@ -19,9 +20,8 @@ struct ConvReluPool {
   int64_t columns() const { return (padded_width() - kernel_width + 1) / 2; }
 };
 
-// What `where` holds of a window of which every sum is cut off; else 2 * row + column of its greatest.
-constexpr uint8_t kNowhere = 4;
-
+// `where` says to which of the four places of a window its gradient passes, by bit 2 * row + column: to the greatest,
+// or for the mean to all, but to none that is cut off.
 struct ConvReluPoolForward {
   ConvReluPool of;
   const void* bias;  // (outputs,), or null

@@ -1,8 +1,9 @@
-"""Batch normalisation of a frozen network, folded into the convolutions before it.
+"""Fewer layers of a frozen network: batch normalisation is folded into the convolutions before it.
 
 In evaluation mode it multiplies and shifts each channel by constants, which the convolution's own weights can do as
 well. Tens of thousands of virtual instances go through the network while a policy is learned, forward and backward, and
-every layer less is a pass less over their features. The results are the same up to rounding.
+every layer less is a pass less over their features. Where ReLU and pooling follow, all of them become one. The results
+are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import copy
 from collections.abc import Iterator
 from itertools import pairwise
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lada_al.models import SplitModel, steps_of
+from lada_ext.nn import ConvReluPool
 
 
 def folded(net: SplitModel) -> SplitModel:
@@ -27,6 +30,7 @@ def folded(net: SplitModel) -> SplitModel:
     copied = copy.deepcopy(net)
     for parts, i, convolution, norm in list(_foldable(copied)):
         parts[i], parts[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+        _pool(parts, i)
     copied.steps = steps_of(copied.stages)
     return copied
 
@@ -41,3 +45,32 @@ def _foldable(net: SplitModel) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, 
                 continue
             if second.running_mean is not None and not second.training:
                 yield parts, i, first, second
+
+
+def _pool(parts: nn.Sequential, i: int) -> None:
+    """One module for a folded convolution, the ReLU and the pooling behind it, if these are what follows."""
+    convolution, _, *behind = parts[i : i + 4]
+    if [type(module) for module in behind] != [nn.ReLU, nn.AvgPool2d]:
+        return
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(behind[1], nn.AvgPool2d)
+    if not (_is_plain(convolution) and _halves(behind[1])):
+        return
+    inputs, outputs, (height, width) = convolution.in_channels, convolution.out_channels, convolution.kernel_size
+    with torch.device("meta"):  # draws no weights
+        block = ConvReluPool(inputs, outputs, (height, width), int(convolution.padding[0]), pool="mean")
+    block.weight, block.bias = convolution.weight, convolution.bias
+    parts[i], parts[i + 2], parts[i + 3] = block, nn.Identity(), nn.Identity()
+
+
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    """Whether it takes single steps over all channels of an image with as many zeros on each side."""
+    steps = (*convolution.stride, *convolution.dilation, convolution.groups)
+    return set(steps) == {1} and convolution.padding_mode == "zeros" and len({*convolution.padding}) == 1
+
+
+def _halves(pooling: nn.AvgPool2d) -> bool:
+    """Whether it is the mean of whole windows of 2 x 2."""
+    sizes = {pooling.kernel_size, pooling.stride}
+    whole = pooling.padding in (0, (0, 0)) and not pooling.ceil_mode and pooling.divisor_override is None
+    return whole and sizes <= {2, (2, 2)}

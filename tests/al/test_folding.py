@@ -11,6 +11,8 @@ from lada_al.folding import folded
 from lada_al.models import SplitModel, frozen
 from torch import nn
 
+from lada_ext.nn import ConvReluPool
+
 SHAPE = (3, 20, 20)
 
 
@@ -54,6 +56,37 @@ def test_no_normalisation_is_left_and_the_network_keeps_its_own(name: str) -> No
     assert net.training
     assert all(parameter.requires_grad for parameter in net.parameters())
     assert (len(lighter.steps), lighter.version) == (len(net.steps), net.version)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "pooling", "one"),
+    [
+        ({}, {"kernel_size": 2}, True),
+        ({"kernel_size": (3, 4)}, {"kernel_size": (2, 2)}, True),
+        ({"stride": 2}, {"kernel_size": 2}, False),
+        ({"dilation": 2}, {"kernel_size": 2}, False),
+        ({"groups": 3}, {"kernel_size": 2}, False),
+        ({"padding": (0, 1)}, {"kernel_size": 2}, False),
+        ({"padding": "same"}, {"kernel_size": 2}, False),
+        ({"padding": 1, "padding_mode": "circular"}, {"kernel_size": 2}, False),
+        ({}, {"kernel_size": 3}, False),
+        ({}, {"kernel_size": 2, "stride": 1}, False),
+        ({}, {"kernel_size": 2, "padding": 1}, False),
+        ({}, {"kernel_size": 2, "ceil_mode": True}, False),
+        ({}, {"kernel_size": 2, "divisor_override": 3}, False),
+    ],
+)
+def test_relu_and_pooling_behind_become_one_with_it(convolution: dict, pooling: dict, one: bool) -> None:
+    """If these are the pooling by 2 x 2 that the op has; the same is given either way, and no weights are drawn."""
+    layers = [nn.Conv2d(**{"in_channels": 3, "out_channels": 6, "kernel_size": 3} | convolution), nn.BatchNorm2d(6)]
+    net = SplitModel([nn.Sequential(*layers, nn.ReLU(), nn.AvgPool2d(**pooling)), nn.Flatten()]).double()
+    image, state = torch.randn(2, *SHAPE, dtype=torch.float64), torch.get_rng_state()
+    with frozen(net):
+        lighter = folded(net)
+        torch.testing.assert_close(lighter(image), net(image))
+    assert any(isinstance(module, ConvReluPool) for module in lighter.modules()) == one
+    assert len(lighter.steps) == len(net.steps)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_what_cannot_be_folded_stays_as_it_is() -> None:
