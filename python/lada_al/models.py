@@ -141,17 +141,21 @@ class SplitModel(nn.Module):
         return shapes
 
 
+AFFINE = {nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity}
+
+
 def steps_of(stages: Iterable[nn.Module]) -> list[nn.Module]:
     """The modules that stages run one after the other."""
     return [step for stage in stages for step in (steps_of(stage) if type(stage) is nn.Sequential else [stage])]
 
 
 def _is_affine(module: nn.Module) -> bool:
+    """By type alone: what is derived from a convolution may do more."""
     if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
         return not module.training
-    if isinstance(module, Classifier) and module.dropout:
-        return not module.training
-    return isinstance(module, (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity))
+    if isinstance(module, Classifier):
+        return not (module.dropout and module.training)
+    return type(module) in AFFINE
 
 
 @contextmanager

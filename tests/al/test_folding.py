@@ -89,6 +89,16 @@ def test_relu_and_pooling_behind_become_one_with_it(convolution: dict, pooling: 
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_block_that_rectifies_is_no_affine_map() -> None:
+    """Though it is a convolution by descent: mixing images is not mixing what comes out of it."""
+    net = trained("small")
+    with frozen(net):
+        lighter = folded(net)
+        assert isinstance(lighter.steps[0], ConvReluPool)
+        assert lighter.affine_reach(0, lighter.cut(lighter.depth)) == 0
+        assert lighter.tail() == net.tail()
+
+
 def test_what_cannot_be_folded_stays_as_it_is() -> None:
     in_training = trained("small")
     assert folded(in_training) is in_training
