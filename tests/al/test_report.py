@@ -376,6 +376,16 @@ class TestPage:
             assert cells[9:] == [f"{row.seconds:.2f}", f"{row.ratio_to_random:.2f}"]
         assert len(expected) == 3
 
+    @pytest.mark.parametrize(("name", "shown"), [("lada-ent-mix-fixed", True), ("lada-ent-autoaugment-fixed", False)])
+    def test_tau_is_shown_and_explained_where_pairs_are_mixed_by_it(
+        self, name: str, shown: bool, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        config = Config(**{**TINY_SETTINGS, "data": str(tiny_folder), "method": name, "rounds": 1})
+        for _ in run_experiment(config, tmp_path):
+            pass
+        text = Page(page.write(tmp_path).read_text()).text
+        assert ("τ 2.00" in text, "and tau\nof the pair" in text, "τ" in text) == (shown, shown, shown)
+
     def test_many_rounds_are_sampled(self, folder: Path) -> None:
         run = find_runs(folder)[0]
         events = [replace(run.bought[1], round=r) for r in range(1, 101)]

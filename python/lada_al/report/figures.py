@@ -58,6 +58,7 @@ def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure
             if len(groups) <= len(COLOURS):  # more intervals than that hide one another
                 axes.fill_between(labels, *interval(values * 100), color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="labelled images", ylabel="test accuracy [%]")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         means = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         margin = 0.15 * np.ptp(means) + 1  # wide intervals of few seeds may leave the frame
         axes.set_ylim(means.min() - margin, min(means.max() + margin, 100))

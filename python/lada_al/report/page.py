@@ -159,6 +159,7 @@ def _section(dataset: str, runs: list[Run], whole: bool) -> Section:
         for name, title, caption, make in (_PLAIN + _WHOLE if whole else _PLAIN)
         if (figure := make(runs)) is not None
     ]
+    acquired = {name: purchases(group[0]) for name, group in by_method(runs).items()}
     return Section(
         dataset=dataset,
         unlike=unlike_settings(runs),
@@ -166,8 +167,8 @@ def _section(dataset: str, runs: list[Run], whole: bool) -> Section:
         drawings=drawings,
         comparisons=statistics.comparisons(runs) if whole else [],
         savings=statistics.savings(runs) if whole else [],
-        acquired={name: purchases(group[0]) for name, group in by_method(runs).items()},
-        shows_tau=any(drawing.name == "tau" for drawing in drawings),
+        acquired=acquired,
+        shows_tau=any(unit.tau is not None for of in acquired.values() for bought in of for unit in bought.units),
     )
 
 
@@ -250,11 +251,12 @@ def purchases(run: Run) -> list[Purchase]:
 def _units(run: Run, event: Bought) -> list[Unit]:
     pictures = _pictures(run, event)
     method = run.config.chosen
-    arity = method.arity
+    arity, kind = method.arity, method.augmentation
+    by_beta = kind is not None and kind.mixes_by_beta
     units = []
     for i in range(0, len(pictures), arity):
         unit = i // arity
-        tau = event.tau[unit] if event.tau and not isinstance(event.tau[unit], list) else None
+        tau = event.tau[unit] if event.tau and by_beta else None
         virtual_entropy = event.virtual_entropy[unit] if event.virtual_entropy else None
         units.append(Unit(pictures[i : i + arity], virtual_entropy, tau))
     return units
