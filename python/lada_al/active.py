@@ -144,30 +144,37 @@ class ActiveLearner:
             self._fit_if_new()
             asked, bought = self._acquire(self._read(free, config.candidates), round, config)
         if len(asked) < n:
-            raise UsageError(f"ask: n must be at most {len(asked)}, the unlabelled images that can be read, got {n}")
+            most = f"{len(asked)}, the unlabelled images that can be read"
+            raise UsageError(f"ask: n must be at most {most}, got {n}{self._why_unread()}")
         self._round, self._asked, self._bought, self._known_then = round, asked, bought, len(self.labels)
         return list(asked)
 
-    def tell(self, ids: Iterable[Id], labels: Iterable[str | int]) -> None:
+    def tell(self, ids: Iterable[Id], labels: Iterable[str | int], *, replace: bool = False) -> None:
         """Takes labels, of images that were asked for or of any others of the pool.
 
         Args:
             ids: of the pool.
             labels: for each a class, by its name or its number.
+            replace: whether an image that has another label already gets this one: to correct a mistake.
 
         Raises:
-            UsageError: an id is unknown, a label is no class, an image has another label already, or their numbers
-                differ. Nothing is taken then.
+            UsageError: an id is unknown, a label is no class, an image has another label already and is not to be
+                corrected, an image is given two labels, or the numbers of ids and labels differ. Nothing is taken then.
         """
-        told = dict(self.labels)
+        told: dict[Id, str] = {}
         ids, labels = list(ids), list(labels)
         if len(ids) != len(labels):
             raise UsageError(f"tell: expected as many labels as ids, got {len(labels)} labels and {len(ids)} ids")
         for id_, label in zip(ids, labels, strict=True):
             name, own = self._class(label), self._ids[self._place_of(id_, "tell")]
-            if told.setdefault(own, name) != name:
-                raise UsageError(f"tell: image {own!r} is labelled {told[own]!r} already, got {name!r}")
-        self.labels = told
+            before = told.get(own) if replace else told.get(own, self.labels.get(own))
+            if before not in (None, name):
+                advice = "" if replace else "; replace=True corrects labels"
+                raise UsageError(f"tell: image {own!r} is labelled {before!r} already, got {name!r}{advice}")
+            told[own] = name
+        if any(self.labels.get(own, name) != name for own, name in told.items()):
+            self._fitted = self._known_then = -1  # the network has learned from a mistake
+        self.labels = {**self.labels, **told}
 
     def fit(self) -> ActiveLearner:
         """Trains the network on all labels, and on virtual instances of the last batch (Eq. 14).
@@ -339,6 +346,10 @@ class ActiveLearner:
         mean, std = list(self.spec.mean), list(self.spec.std)
         return Dataset("your pool", self.classes, pixels, labels, none, labels[:0], mean, std)
 
+    def _why_unread(self) -> str:
+        """Of an image that could not be read, why; nothing if all could be."""
+        return next((f"; {id_!r} cannot be read: {why}" for id_, why in self.unreadable.items()), "")
+
     def _class_number(self, id_: Id) -> int:
         return self.classes.index(self.labels[id_])
 
@@ -375,7 +386,11 @@ def _saved(path: str | Path) -> tuple[_State, Any, ImageSpec | None]:
         return state, payload["learner"], None if state.spec is None else ImageSpec(**state.spec)
     except ValidationError as error:
         raise UsageError(f"load: {path} is not a saved learner: {one_line(error)}") from error
-    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # it advises to let the file run code
+        raise UsageError(
+            f"load: {path} is not a saved learner: torch finds no weights in it, or more than weights"
+        ) from error
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"load: {path} is not a saved learner: {first_line(error)}") from error
 
 

@@ -17,6 +17,8 @@ def one_line(error: ValidationError) -> str:
         return str(cause)
     field = ".".join(str(part) for part in first["loc"])
     text = f"{field}: {first['msg']}" if field else first["msg"]
+    if first["type"] == "extra_forbidden":
+        return f"{field} is no setting here"
     came_whole = first["type"] in ("json_invalid", "missing")  # the input is then all that was given
     return text if came_whole else f"{text}, got {first['input']!r}"
 

@@ -108,6 +108,35 @@ def test_asking_twice_gives_the_same_and_labels_move_it_on() -> None:
     assert not set(first) & set(second)
 
 
+def test_a_label_is_corrected_and_the_network_learns_it_anew(tmp_path: Path) -> None:
+    def told(ids: list[Any], labels: list[str]) -> ActiveLearner:
+        active = learner("entropy")
+        active.tell(ids, labels)
+        return active
+
+    right = learner("entropy").ask(6)
+    wrong = [CLASSES[1 - CLASSES.index(label)] for label in truth(right)]
+    active, other = told(right, [wrong[0], *truth(right)[1:]]), told(right, truth(right))
+    asked = active.ask(4)
+    with pytest.raises(UsageError, match="is labelled .* already, got '[a-z]+'$"):
+        active.tell([right[0], right[0]], [wrong[0], truth(right)[0]], replace=True)
+    active.tell(right[:1], truth(right)[:1], replace=True)
+    active.save(tmp_path / "learner.pt")
+    loaded = ActiveLearner.load(tmp_path / "learner.pt", network(), Images(), device="cpu")
+    assert active.labels == loaded.labels == other.labels
+    expected = other.fit().predict_proba(asked)
+    assert active.ask(4) == loaded.ask(4)
+    for one in (active, loaded):
+        assert torch.equal(one.predict_proba(asked), expected)
+
+
+def test_why_nothing_can_be_read_is_told() -> None:
+    floating = [(np.zeros((20, 20), np.float32), i) for i in range(4)]
+    active = ActiveLearner(network(), floating, method="random", **SETTINGS)
+    with pytest.raises(UsageError, match=r"at most 0, .* got 2; \d cannot be read: expected uint8 pixels, got float32"):
+        active.ask(2)
+
+
 def test_classes_may_be_numbers_and_labels_come_in_any_order() -> None:
     active = learner("entropy")
     ids = active.ask(6)
@@ -242,7 +271,7 @@ def test_one_pass_over_a_parquet_file_reads_the_row_groups_of_what_is_asked_for(
             r"layers must lie below 1, from where your model has no feature maps, got .*; e.g. layers=\(0,\), the images$",
         ),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
-        ({"epoch": 1}, "^ActiveLearner: epoch: .* not permitted"),
+        ({"epoch": 1}, "^ActiveLearner: epoch is no setting here$"),
         ({"schedule": (4, 4), "rounds": 2}, "^ActiveLearner: (schedule|rounds) is for experiments on a data set; "),
         ({"dataset": "cifar100"}, "^ActiveLearner: dataset is for experiments on a data set; "),
         ({"headline": "best"}, "^ActiveLearner: headline is for experiments on a data set; it means nothing where you"),
@@ -275,7 +304,8 @@ def test_bad_answers_take_nothing() -> None:
         ([["image 1"]], ["bars"], r"tell: the pool has no image \['image 1'\]"),
         ([ids[1], ids[2]], ["bars", "cat"], "must be one of .* got 'cat'"),
         ([ids[1], ids[2]], ["bars", 2], "or its number, got 2"),
-        ([ids[1], ids[0]], ["bars", other], "is labelled .* already"),
+        ([ids[1], ids[0]], ["bars", other], "is labelled .* already, got .*; replace=True corrects labels"),
+        ([ids[1], ids[1]], ["bars", "noise"], "is labelled 'bars' already, got 'noise'"),
     ):
         with pytest.raises(UsageError, match=message):
             active.tell(told, labels)
@@ -303,6 +333,10 @@ def test_what_is_no_saved_learner(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"load: .*{name} is not a saved learner: .+") as caught:
             ActiveLearner.load(tmp_path / name, network(), Images(), spec=SPEC)
         assert "\n" not in str(caught.value)
+    with pytest.raises(
+        UsageError, match="a is not a saved learner: torch finds no weights in it, or more than weights"
+    ):
+        ActiveLearner.load(tmp_path / "a", network(), Images(), spec=SPEC)
     active = learner("entropy")
     active.save(tmp_path / "b")
     with pytest.raises(UsageError, match="does not fit the model"):

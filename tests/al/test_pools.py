@@ -294,7 +294,7 @@ class TestBadPaths:
         ("kind", "message"),
         [
             ("nothing", "there is no .*pool; expected a folder of images"),
-            ("empty folder", "holds no image files"),
+            ("empty folder", "holds no image files .*; hidden ones and links to folders are passed over"),
             ("text file", "is of no known kind; expected"),
             (
                 "both",
@@ -375,6 +375,9 @@ class TestBadItems:
         path = folder(tmp_path, 3)
         (path / ".hidden.png").write_bytes(png(pixels(1)[0]))
         (path / "notes.txt").write_text("x")
+        (tmp_path / "more").mkdir()
+        (tmp_path / "more" / "a.png").write_bytes(png(pixels(1)[0]))
+        (path / "more").symlink_to(tmp_path / "more")
         assert len(open_pool(path)) == 3
 
     def test_what_is_no_regular_file_is_not_waited_for(self, tmp_path: Path) -> None:

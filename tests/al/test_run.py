@@ -370,7 +370,7 @@ class TestConfig:
             ({"pairs": "some"}, "pairs: Input should be 'random' or 'all'"),
             ({"pairs": "all", "method": "lada-vaal-mix"}, "pairs=all works for entropy or var-ratio with mix, got"),
             ({"pairs": "all", "method": "lada-ent-adamixup"}, "pairs=all works for entropy or var-ratio with mix"),
-            ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+            ({"colour": "red"}, "colour is no setting here"),
         ],
     )
     def test_bad_values_are_refused_in_one_line(

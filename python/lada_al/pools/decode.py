@@ -15,7 +15,7 @@ from torch import Tensor
 from lada_al.errors import UsageError
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
 WHITE = 65535  # in 16 bits
 LESS_USUAL = {"La": "LA", "LAB": "RGB"}  # modes that Pillow does not make grey, and what it makes of them first
 # By EXIF's orientation, what brings an image the right way up.

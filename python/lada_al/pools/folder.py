@@ -2,8 +2,8 @@
 which what is no text (a line break, bytes that are no UTF-8) is written as in a Python string, and backslashes with it.
 
 Files come in the order of the hashes of their paths: the same on every machine, and mixed over the folders, so that
-neighbours are not all of one class. Hidden files and other kinds of files are not part of the pool; a link that leads
-outside of the folder is an item that cannot be read.
+neighbours are not all of one class. Hidden files, other kinds of files and links to folders are not part of the pool; a
+link to a file outside of the folder is an item that cannot be read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class FolderPool(Source):
         self.folder, self.limits = folder.resolve(), limits
         self.listing = Listing(_batches(self.folder), SCHEMA, listing)
         if not self.listing.rows:
-            raise UsageError(f"pool: {folder} holds no image files ({' '.join(sorted(SUFFIXES))})")
+            raise UsageError(
+                f"pool: {folder} holds no image files ({' '.join(sorted(SUFFIXES))}); hidden ones and links to folders "
+                "are passed over"
+            )
 
     def __len__(self) -> int:
         return self.listing.rows
