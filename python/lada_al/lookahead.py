@@ -222,14 +222,13 @@ def _scores_to_buy_by(views: list[View], tau: Tensor, now: Round, curves: Curves
     if curves is None or not curves.of_logits or views[0].net.mixes_logits(views[0].k):
         return unit_scores(views, tau, now)
     key = now.keys.key("score samples", now.number, device=tau.device)
-    virtual = read_off(curves, views, tau, key, now)
-    assert isinstance(virtual, View)
-    scores, entropies = _scores_with(views, virtual, now)
+    scores, entropies = _scores_with(views, read_off(curves, views, tau, key, now), now)
     order, error = (-scores).argsort(stable=True), scores.new_zeros(())  # NaN last
     wanted = min(now.shortlist, len(order))
     step = max(2 * wanted, FEWEST_FINALISTS)
     for start in range(0, len(order), step):
-        part, read = order[start : start + step], scores[order[start : start + step]]
+        part = order[start : start + step]
+        read = scores[part]
         scores[part], entropies[part] = unit_scores([view[part] for view in views], tau[part], now)
         error = torch.maximum(error, (scores[part] - read).abs().max())
         worst = scores[order[: start + step]].topk(wanted).values[-1:]

@@ -27,19 +27,23 @@ LEAST_UNITS = 10  # of a policy's step at a time: smaller batches do not use the
 def f_integ(views: list[View], tau: Tensor, key: Tensor, now: Round, curves: Curves | None = None) -> Tensor:
     """f_acq(f_aug(x; tau); f_theta), Eq. 3 and 6: (P, N) or (B,) scores of virtual instances; read off the pairs'
     curves, where there are."""
-    if curves is None:
-        assert now.f_aug is not None
-        return now.f_acq.score(now.f_aug(*views, tau=tau, key=key, samples=now.config.samples))
-    read = read_off(curves, views, tau, key, now)
-    return read if isinstance(read, Tensor) else now.f_acq.score(read)
+    if curves is not None and not curves.of_logits:
+        return _at_draws(curves, views, tau, key, now).squeeze(2)
+    if curves is not None:
+        return now.f_acq.score(read_off(curves, views, tau, key, now))
+    assert now.f_aug is not None
+    return now.f_acq.score(now.f_aug(*views, tau=tau, key=key, samples=now.config.samples))
 
 
-def read_off(curves: Curves, views: list[View], tau: Tensor, key: Tensor, now: Round) -> View | Tensor:
-    """Virtual instances of the pairs, of which the logits are known, at the lam that f_aug would draw; or, if
-    the curves are not those of logits, their scores (P, N)."""
+def read_off(curves: Curves, views: list[View], tau: Tensor, key: Tensor, now: Round) -> View:
+    """What f_aug would make of the pairs, as far as curves of their logits know it."""
     net = views[0].net
-    values = curves.at(lada_ext.beta_sample(tau, now.config.samples, key, index=views[0].ids))
-    return View(net, net.depth, hidden=values, leading=2) if curves.of_logits else values.squeeze(2)
+    return View(net, net.depth, hidden=_at_draws(curves, views, tau, key, now), leading=2)
+
+
+def _at_draws(curves: Curves, views: list[View], tau: Tensor, key: Tensor, now: Round) -> Tensor:
+    """(P, N, V) at the lam that f_aug would draw."""
+    return curves.at(lada_ext.beta_sample(tau, now.config.samples, key, index=views[0].ids))
 
 
 @torch.enable_grad()
