@@ -1,4 +1,8 @@
-"""torch.vmap of ops in one call: the mapped axis is one more axis of rows, or joins the axis of the pairs."""
+"""torch.vmap of ops: in one call where the mapped axis is one more axis of rows, or joins the axis of the pairs; else
+in a call for each map.
+
+A map that lacks an axis is given to the op as it is, for the op to say so.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,11 @@ from torch import Tensor
 Dims = Sequence[int | None]
 
 
+def lack_axes(values: Sequence[Tensor], dims: Dims, axes: int = 1) -> bool:
+    """Whether one of them has less than `axes` axes in each map."""
+    return any(value.dim() - (dim is not None) < axes for value, dim in zip(values, dims, strict=True))
+
+
 def fold(value: Tensor, dim: int | None, batch: int) -> Tensor:
     """(batch, P, ...) as (batch * P, ...); what is not mapped over is repeated."""
     value = value.expand(batch, *value.shape) if dim is None else value.movedim(dim, 0)
@@ -20,6 +29,18 @@ def fold(value: Tensor, dim: int | None, batch: int) -> Tensor:
 def fold_index(index: Tensor | None, dim: int | None, batch: int, pairs: int, device: torch.device) -> Tensor:
     """Every map draws as it would alone, so each has the same names for its pairs."""
     return fold(torch.arange(pairs, device=device) if index is None else index, dim, batch)
+
+
+def fold_pool(pool: Tensor, dim: int | None, pairs: Tensor, pairs_dim: int | None, batch: int) -> tuple[Tensor, Tensor]:
+    """The rows of all maps, one map after another, and the pairs that name them there; a pool that is not mapped over
+    stays as it is."""
+    count, folded = pairs_of(pairs, pairs_dim), fold(pairs, pairs_dim, batch)
+    if dim is None:
+        return pool, folded
+    rows = pairs_of(pool, dim)
+    first = rows * torch.arange(batch, device=pairs.device).repeat_interleave(count)[:, None]
+    beyond = torch.where(folded < 0, 0, rows * (batch - 1))  # what is in no map's range stays out of all
+    return fold(pool, dim, batch), folded + torch.where((folded < 0) | (folded >= rows), beyond, first)
 
 
 def unfold(results: Any, batch: int, pairs: int) -> tuple[Any, Any]:
@@ -38,7 +59,7 @@ def one_by_one(op: Callable[..., Any], batch: int, dims: Dims, args: Sequence[An
     """For maps over what one call cannot hold several of, such as keys."""
 
     def part(value: Any, dim: int | None, i: int) -> Any:
-        if dim is None:
+        if not isinstance(dim, int):  # None, or that of each number of a list
             return value
         return value.select(dim, i) if batch else value.sum(dim, dtype=value.dtype)  # zeros, for the shape of a result
 
@@ -53,8 +74,9 @@ def register_rows(name: str, leading: int = 0) -> None:
     forward, backward = (getattr(torch.ops.lada_ext, f"{name}{suffix}") for suffix in ("", "_backward"))
 
     def rule(info: Any, dims: Dims, logits: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        del info
         assert dims[0] is not None
+        if lack_axes([logits], dims[:1], leading + 1):
+            return one_by_one(forward, info.batch_size, dims, (logits, *rest))
         return forward(logits.movedim(dims[0], leading), *rest), 0
 
     def backward_rule(info: Any, dims: Dims, grad: Tensor, logits: Tensor, *rest: Any) -> tuple[Tensor, int]:
@@ -74,7 +96,19 @@ def register_folded(name: str, tensors: int) -> None:
 
     def rule(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
         batch = info.batch_size
+        if lack_axes(args[:tensors], dims[:tensors]):
+            return one_by_one(op, batch, dims, args)
         folded = [fold(a, d, batch) for a, d in zip(args[:tensors], dims[:tensors], strict=True)]
         return unfold(op(*folded, *args[tensors:]), batch, pairs_of(args[0], dims[0]))
+
+    torch.library.register_vmap(f"lada_ext::{name}", rule)
+
+
+def register_one_by_one(name: str) -> None:
+    """Of an op whose work is so much that a call for each map costs nothing."""
+    op = getattr(torch.ops.lada_ext, name)
+
+    def rule(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(op, info.batch_size, dims, args)
 
     torch.library.register_vmap(f"lada_ext::{name}", rule)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._library import check_tensor, for_each, register_fake, score_dtype
-from lada_ext._vmap import Dims, fold, fold_index, one_by_one, pairs_of, unfold
+from lada_ext._vmap import Dims, fold, fold_index, fold_pool, lack_axes, one_by_one, pairs_of, unfold
 
 Gradient = Literal["implicit", "pathwise"]
 Mixed = tuple[Tensor, Tensor]
@@ -286,7 +286,7 @@ def _vmap_sample(
     info: Any, dims: Dims, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, *options: Any
 ) -> tuple[Any, Any]:
     args, dims, batch = (tau, n, key, index, *options), [*dims, None], info.batch_size
-    if dims[2] is not None:
+    if dims[2] is not None or lack_axes([tau], dims[:1]):
         return one_by_one(_ops.beta_sample, batch, dims[: len(args)], args)
     taus, pairs = fold(tau, dims[0], batch), pairs_of(tau, dims[0])
     names = fold_index(index, dims[3], batch, pairs, taus.device)
@@ -298,7 +298,7 @@ def _vmap_mix(
     *options: Any
 ) -> tuple[Any, Any]:  # fmt: skip
     args, dims, batch = (a, b, tau, n, key, index, *options), [*dims, None], info.batch_size
-    if dims[4] is not None:
+    if dims[4] is not None or lack_axes([a, b, tau], dims[:3]):
         return one_by_one(_ops.beta_mix, batch, dims[: len(args)], args)
     a, b, taus = (fold(t, d, batch) for t, d in zip((a, b, tau), dims[:3], strict=True))
     pairs = pairs_of(tau, dims[2])
@@ -311,20 +311,23 @@ def _vmap_mix_pairs(
     *options: Any
 ) -> tuple[Any, Any]:  # fmt: skip
     args, dims, batch = (h, pairs, tau, n, key, index, *options), [*dims, None], info.batch_size
-    if dims[4] is not None:
+    if dims[4] is not None or lack_axes([h, pairs, tau], dims[:3]):
         return one_by_one(_ops.beta_mix_pairs, batch, dims[: len(args)], args)
-    pairs, taus = fold(pairs, dims[1], batch), fold(tau, dims[2], batch)
-    count = pairs_of(tau, dims[2])
+    h, pairs = fold_pool(h, dims[0], pairs, dims[1], batch)
+    taus, count = fold(tau, dims[2], batch), pairs_of(tau, dims[2])
     names = fold_index(index, dims[5], batch, count, taus.device)
-    if dims[0] is not None:  # every map has rows of its own, one after another
-        rows = h.shape[1] if dims[0] == 0 else h.shape[0]
-        h = fold(h, dims[0], batch)
-        first = rows * torch.arange(batch, device=pairs.device).repeat_interleave(count)[:, None]
-        beyond = torch.where(pairs < 0, 0, rows * (batch - 1))  # what is in no map's range stays out of all
-        pairs = pairs + torch.where((pairs < 0) | (pairs >= rows), beyond, first)
     return unfold(_ops.beta_mix_pairs(h, pairs, taus, n, key, names, *options), batch, count)
 
 
+def _vmap_logit_grad(info: Any, dims: Dims, *args: Tensor) -> tuple[Tensor, int]:
+    """Element by element."""
+    x, tau = (
+        a.expand(info.batch_size, *a.shape) if d is None else a.movedim(d, 0) for a, d in zip(args, dims, strict=True)
+    )
+    return _ops.beta_logit_grad(x, tau), 0
+
+
+torch.library.register_vmap("lada_ext::beta_logit_grad", _vmap_logit_grad)
 torch.library.register_vmap("lada_ext::beta_sample", _vmap_sample)
 torch.library.register_vmap("lada_ext::beta_mix", _vmap_mix)
 torch.library.register_vmap("lada_ext::beta_mix_pairs", _vmap_mix_pairs)

@@ -7,13 +7,24 @@ pairs of a pool, which the paper approximates by one random matching, can be com
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lada_ext._library import check_tensor, for_each, register_fake, require_op, score_dtype
-from lada_ext._vmap import register_folded
+from lada_ext._vmap import (
+    Dims,
+    fold,
+    fold_index,
+    fold_pool,
+    lack_axes,
+    one_by_one,
+    pairs_of,
+    register_folded,
+    register_one_by_one,
+    unfold,
+)
 
 
 def pair_score(logits_a: Tensor, logits_b: Tensor, mixed: Tensor, gamma: float = 1.0, score: str = "entropy") -> Tensor:
@@ -272,4 +283,30 @@ def _(
     return scores, logits.new_empty((k, 2), dtype=torch.int64), logits.new_empty((), dtype=torch.float64)
 
 
+def _vmap_indexed(
+    info: Any, dims: Dims, own: Tensor, pairs: Tensor, mixed: Tensor, *options: Any
+) -> tuple[Tensor, int]:
+    op, batch = torch.ops.lada_ext.indexed_pair_score, info.batch_size
+    if lack_axes([own, pairs, mixed], dims[:3]):
+        return one_by_one(op, batch, dims, (own, pairs, mixed, *options))
+    scores, ends = fold_pool(own, dims[0], pairs, dims[1], batch)
+    return unfold(op(scores, ends, fold(mixed, dims[2], batch), *options), batch, pairs_of(pairs, dims[1]))
+
+
+def _vmap_mixed(
+    info: Any, dims: Dims, logits: Tensor, pairs: Tensor, tau: Tensor, n: int, key: Tensor, gamma: float = 1.0,
+    score: str = "entropy", index: Tensor | None = None
+) -> tuple[Tensor, int]:  # fmt: skip
+    op, batch, dims = torch.ops.lada_ext.mixed_pair_score, info.batch_size, [*dims, None, None, None][:8]
+    if dims[4] is not None or lack_axes([logits, pairs, tau], dims[:3]):
+        return one_by_one(op, batch, dims, (logits, pairs, tau, n, key, gamma, score, index))
+    rows, ends = fold_pool(logits, dims[0], pairs, dims[1], batch)
+    count = pairs_of(pairs, dims[1])
+    names = fold_index(index, dims[7], batch, count, pairs.device)
+    return unfold(op(rows, ends, fold(tau, dims[2], batch), n, key, gamma, score, names), batch, count)
+
+
 register_folded("pair_score", tensors=3)
+torch.library.register_vmap("lada_ext::indexed_pair_score", _vmap_indexed)
+torch.library.register_vmap("lada_ext::mixed_pair_score", _vmap_mixed)
+register_one_by_one("top_pairs")

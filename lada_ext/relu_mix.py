@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._library import check_tensor, register_fake, score_dtype
-from lada_ext._vmap import Dims, fold, one_by_one, pairs_of, unfold
+from lada_ext._vmap import Dims, fold, lack_axes, one_by_one, pairs_of, unfold
 
 _ops = torch.ops.lada_ext
 
@@ -53,7 +53,7 @@ def _(grad: Tensor, a: Tensor, b: Tensor, lam: Tensor, weight: Tensor) -> Tensor
 
 def _vmap(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
     """One call for maps over pairs; a call each for maps over classifiers."""
-    if any(dim is not None for dim in dims[3:]):
+    if any(dim is not None for dim in dims[3:]) or lack_axes(args[:3], dims[:3]):
         return one_by_one(_ops.relu_mix_logits, info.batch_size, dims, args)
     pairs = (fold(value, dim, info.batch_size) for value, dim in zip(args[:3], dims[:3], strict=True))
     return unfold(_ops.relu_mix_logits(*pairs, *args[3:]), info.batch_size, pairs_of(args[0], dims[0]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lada_ext._library import check_tensor, register_fake, score_dtype
-from lada_ext._vmap import register_rows
+from lada_ext._vmap import register_one_by_one, register_rows
 
 
 def entropy(logits: Tensor, base: float = 2.0) -> Tensor:
@@ -182,3 +182,4 @@ for _op in ("variation_ratio", "margin"):
 for _op in ("entropy", "variation_ratio", "margin"):
     register_rows(_op)
 register_rows("bald", leading=1)
+register_one_by_one("top_k")

@@ -6,10 +6,13 @@ ago is an upper bound, and a row is looked at again only when its bound says tha
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lada_ext._library import check_tensor, register_fake, score_dtype
+from lada_ext._vmap import Dims, lack_axes, one_by_one, register_one_by_one
 
 
 def k_center_greedy(features: Tensor, centers: Tensor, k: int) -> Tensor:
@@ -109,3 +112,18 @@ def _(logits: Tensor) -> Tensor:
 def _(grad: Tensor, logits: Tensor) -> Tensor:
     del grad
     return logits.new_empty(logits.shape)
+
+
+@torch.library.register_vmap("lada_ext::consistency_variance")
+def _(info: Any, dims: Dims, logits: Tensor) -> tuple[Tensor, int]:
+    """Instances of all maps, one map after another."""
+    op, batch = torch.ops.lada_ext.consistency_variance, info.batch_size
+    if lack_axes([logits], dims, 3):
+        return one_by_one(op, batch, dims, [logits])
+    assert dims[0] is not None
+    maps = logits.movedim(dims[0], 1)
+    return op(maps.flatten(1, 2)).unflatten(0, maps.shape[1:3]), 0
+
+
+for _op in ("k_center_greedy", "badge_select"):
+    register_one_by_one(_op)

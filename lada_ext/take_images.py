@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lada_ext._images import Numbers, constants, empty_images
 from lada_ext._library import check_tensor, register_fake
+from lada_ext._vmap import Dims, fold, lack_axes, one_by_one, pairs_of, unfold
 
 
 def take_images(
@@ -56,3 +59,12 @@ def _(
 ) -> Tensor:
     del key, padding, mirror, mean, std
     return empty_images(images, (index.shape[0], *images.shape[1:]), torch.float32)
+
+
+@torch.library.register_vmap("lada_ext::take_images")
+def _(info: Any, dims: Dims, images: Tensor, index: Tensor, *rest: Any) -> tuple[Any, Any]:
+    """Batches of one pool are one batch; a call each for maps over pools or keys."""
+    op, batch = torch.ops.lada_ext.take_images, info.batch_size
+    if any(dim is not None for dim in (dims[0], *dims[2:])) or lack_axes([index], dims[1:2]):
+        return one_by_one(op, batch, dims, (images, index, *rest))
+    return unfold(op(images, fold(index, dims[1], batch), *rest), batch, pairs_of(index, dims[1]))
