@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -93,7 +94,7 @@ def _in_range(number: float, dtype: torch.dtype) -> float:
 
 def for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """tau as (P,)."""
-    if tau is None or isinstance(tau, str | list | tuple):
+    if not isinstance(tau, Tensor | Real | torch.SymFloat | torch.SymInt):
         raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
     if not isinstance(tau, Tensor):
         return torch.full((pairs,), _in_range(float(tau), dtype), dtype=dtype, device=device)

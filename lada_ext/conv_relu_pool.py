@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lada_ext._library import check_tensor, register_fake
-from lada_ext._vmap import Dims, one_by_one
+from lada_ext._vmap import Dims, fold, lack_axes, one_by_one, pairs_of, unfold
 
 _ops = torch.ops.lada_ext
 Pool = Literal["max", "mean"]
@@ -85,8 +85,12 @@ def _(
     )
 
 
-def _vmap(info: Any, dims: Dims, *args: Any) -> tuple[Any, Any]:
-    return one_by_one(_ops.conv_relu_pool, info.batch_size, dims, args)
+def _vmap(info: Any, dims: Dims, image: Tensor, *rest: Any) -> tuple[Any, Any]:
+    """One call for maps over images; a call each for maps over weights."""
+    if any(dim is not None for dim in dims[1:]) or lack_axes([image], dims[:1]):
+        return one_by_one(_ops.conv_relu_pool, info.batch_size, dims, (image, *rest))
+    images = fold(image, dims[0], info.batch_size)
+    return unfold(_ops.conv_relu_pool(images, *rest), info.batch_size, pairs_of(image, dims[0]))
 
 
 torch.library.register_vmap("lada_ext::conv_relu_pool", _vmap)

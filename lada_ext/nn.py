@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lada_ext._images import Numbers
+from lada_ext._images import Numbers, check_pair
+from lada_ext._library import check_tensor, score_dtype
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import Gradient, beta_mix_pairs, check_gradient
 from lada_ext.conv_relu_pool import Pool, check_pool, conv_relu_pool, pooled
@@ -39,8 +40,8 @@ class BetaMix(nn.Module):
         super().__init__()
         if not tau > 0:
             raise ValueError(f"BetaMix: tau must be positive, got {tau}")
-        if samples is not None and samples < 1:
-            raise ValueError(f"BetaMix: samples must be at least 1, or None, got {samples}")
+        if samples is not None and (not isinstance(samples, int) or samples < 1):
+            raise ValueError(f"BetaMix: samples must be an int of at least 1, or None, got {samples!r}")
         check_gradient("BetaMix", grad)
         self.tau, self.samples, self.grad = tau, samples, grad
         self.log_tau = nn.Parameter(torch.empty(())) if learn else None
@@ -64,6 +65,9 @@ class BetaMix(nn.Module):
         Returns:
             mixed, (P, ...) or (P, samples, ...); lam, (P,) or (P, samples), the weights of ``h[pairs[:, 0]]``; pairs.
         """
+        check_tensor("BetaMix", "h", h)
+        if h.dim() == 0:
+            raise ValueError("BetaMix: h must have shape (B, ...), got a scalar")
         if pairs is None:
             partner = torch.randperm(h.shape[0], device=h.device)
             pairs = torch.stack([torch.arange(h.shape[0], device=h.device), partner], 1)
@@ -102,6 +106,8 @@ class ConvReluPool(nn.Conv2d):
         bias: bool = True,
         pool: Pool = "max",
     ) -> None:
+        if not isinstance(padding, int):
+            raise TypeError(f"ConvReluPool: padding must be an int, the same on each side, got {padding!r}")
         super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
         check_pool("ConvReluPool", pool)
         self.pool: Pool = pool
@@ -115,6 +121,18 @@ class ConvReluPool(nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pool={self.pool!r}"
+
+
+def _numbers(normalize: tuple[Numbers, Numbers]) -> list[list[float]]:
+    """Mean and standard deviation as they were given, in numbers of Python."""
+    check_pair("AffineSample", normalize)
+    lists = []
+    for name, each in zip(("mean", "std"), normalize, strict=True):
+        numbers = torch.as_tensor(each, dtype=torch.float64, device="cpu")
+        if numbers.dim() != 1:
+            raise ValueError(f"AffineSample: {name} must have shape (channels,), got {list(numbers.shape)}")
+        lists.append(numbers.tolist())
+    return lists
 
 
 class AffineSample(nn.Module):
@@ -137,7 +155,7 @@ class AffineSample(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.mode, self.padding_mode, self.align_corners = size, mode, padding_mode, align_corners
-        self.statistics = None if normalize is None else [[float(number) for number in each] for each in normalize]
+        self.statistics = None if normalize is None else _numbers(normalize)
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         for name, numbers in zip(("mean", "std"), self.statistics or (None, None), strict=True):
             made = None if numbers is None else torch.tensor(numbers, dtype=dtype)
@@ -201,8 +219,10 @@ class STN(nn.Module):
         self.sample = AffineSample() if sample is None else sample
 
     def theta(self, image: Tensor) -> Tensor:
-        """(B, 2, 3) maps of images (B, channels, H, W), or (B, K, 2, 3) where the network gives K > 1."""
-        raw = self.localisation(image).unflatten(-1, (self.maps, 2, 3)).tanh()
+        """(B, 2, 3) maps of images (B, channels, H, W), or (B, K, 2, 3) where the network gives K > 1; in float32, or
+        float64 if the network is. In half precision, as under autocast, a map would be off by a pixel of 256."""
+        raw = self.localisation(image).unflatten(-1, (self.maps, 2, 3))
+        raw = raw.to(score_dtype(raw)).tanh()
         q = math.sqrt(self.bound)
         linear = torch.eye(2, dtype=raw.dtype, device=raw.device) + (1 / q - 1) / 2 * raw[..., :2]
         translation = (1 - q * linear.abs().sum(-1, keepdim=True)) * raw[..., 2:]

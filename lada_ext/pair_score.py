@@ -7,6 +7,7 @@ pairs of a pool, which the paper approximates by one random matching, can be com
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -100,7 +101,8 @@ def mixed_pair_score(
         index: (P,) int64, what names each pair in the random stream; default 0, 1, ..., P - 1.
 
     Returns:
-        (P,) in float32, or float64 for float64 logits; NaN for a pair with an invalid row (see `entropy`).
+        (P,) in float32, or float64 for float64 logits; NaN for a pair with an invalid row (see `entropy`), and on the
+        CPU for one with a mixed logit above 2.3e38, or 1.2e308 in float64.
         Differentiable once, in `logits` and `tau` (implicit gradient); a gradient that is not needed is not computed.
 
     Raises:
@@ -130,8 +132,11 @@ def beta_nodes(tau: float, n: int) -> tuple[Tensor, Tensor]:
         underflow; float64 on the CPU.
 
     Raises:
+        TypeError: n is not an int.
         ValueError: tau or n is not in its range.
     """
+    if not isinstance(n, Integral | torch.SymInt):
+        raise TypeError(f"beta_nodes: n must be an int, got {type(n).__name__}")
     if not 1e-12 <= tau <= 1e150:
         raise ValueError(f"beta_nodes: tau must lie in [1e-12, 1e150], got {tau}")
     if n < 1:

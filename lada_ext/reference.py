@@ -246,19 +246,23 @@ def beta_logit_grad(x: Tensor, tau: Tensor) -> Tensor:
     x, tau = x.double()[..., None], tau.double()[..., None]
     size, c = x.abs(), _digamma_half_step(tau)
 
-    def f(s: Tensor) -> Tensor:
-        return torch.exp(2 * tau * (_log_cosh(size / 2) - _log_cosh(s / 2))) * (c - 2 * _log_cosh(s / 2))
+    def f(s: Tensor, rise: Tensor) -> Tensor:
+        """Of log cosh(s/2) - log cosh(x/2), which needs all its digits where tau is large."""
+        return torch.exp(-2 * tau * rise) * (c - 2 * _log_cosh(s / 2))
 
     zero = c + 2 * torch.log1p(torch.sqrt(-torch.expm1(-c)))  # 2 arccosh(exp(c / 2))
     nodes, weights = _gauss_legendre(64, x)
     bend, end = size.clamp(max=20), torch.minimum(size, zero)
     below = torch.zeros_like(x)
     for low, high in ((torch.zeros_like(x), torch.minimum(bend, end)), (torch.minimum(bend, end), end)):
-        below = below - ((high - low) * weights * f(low + (high - low) * nodes)).sum(-1, keepdim=True)
+        s = low + (high - low) * nodes
+        rise = _log_cosh(s / 2) - _log_cosh(size / 2)
+        below = below - ((high - low) * weights * f(s, rise)).sum(-1, keepdim=True)
     v = torch.arange(-5.0, 5.0, 1 / 32, dtype=torch.float64, device=x.device)
     scale = 1 / (tau * torch.tanh(size / 2)).clamp(min=1e-300)
-    step = torch.exp(v - torch.exp(-v))
-    above = (f(size + scale * step) * scale * step * (1 + torch.exp(-v)) / 32).sum(-1, keepdim=True)
+    step = scale * torch.exp(v - torch.exp(-v))
+    rise = _log_cosh_rise(size / 2, step / 2)
+    above = (f(size + step, rise) * step * (1 + torch.exp(-v)) / 32).sum(-1, keepdim=True)
     return (x.sign() * torch.where(size <= zero, below, above)).squeeze(-1)
 
 
@@ -271,6 +275,13 @@ def _digamma_half_step(tau: Tensor) -> Tensor:
 def _log_cosh(y: Tensor) -> Tensor:
     small = torch.log1p(2 * torch.sinh(y.clamp(max=1) / 2) ** 2)
     return torch.where(y < 1, small, y + torch.log1p(torch.exp(-2 * y)) - math.log(2))
+
+
+def _log_cosh_rise(y: Tensor, step: Tensor) -> Tensor:
+    """log cosh(y + step) - log cosh(y), of positive numbers."""
+    small = step.clamp(max=1)
+    near = torch.log1p(2 * torch.sinh(small / 2) ** 2 + torch.sinh(small) * torch.tanh(y))
+    return torch.where(step < 1, near, _log_cosh(y + step) - _log_cosh(y))
 
 
 def _gauss_legendre(count: int, like: Tensor) -> tuple[Tensor, Tensor]:

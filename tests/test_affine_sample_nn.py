@@ -98,6 +98,18 @@ class TestStn:
         assert stn.theta(images()).shape == (6, 3, 2, 3)
         assert stn(images()).shape == (6, 3, 1, 5, 7)
 
+    def test_maps_keep_their_digits_under_autocast(self) -> None:
+        """In bfloat16 the middle of the output would reach beyond the image."""
+        stn = STN(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 6)))
+        nn.init.normal_(stn.localisation[1].weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            raw, theta = stn.localisation(images()), stn.theta(images())
+        assert raw.dtype == torch.bfloat16
+        stn.localisation = nn.Identity()
+        assert torch.equal(theta, stn.theta(raw.float()))
+        assert theta.dtype == torch.float32
+        assert stn.double().theta(raw.double()).dtype == torch.float64
+
     def test_every_parameter_learns(self) -> None:
         stn = STN(localisation())
         optimiser = torch.optim.SGD(stn.parameters(), lr=1e-3)
@@ -130,6 +142,16 @@ class TestAffineSample:
         assert torch.equal(layer(images(), theta), expected)
         assert not layer.state_dict()
         assert "bicubic" in repr(layer)
+
+    def test_errors(self) -> None:
+        for normalize, message in (
+            (0.5, r"AffineSample: normalize must be a pair \(mean, std\), got float"),
+            (([0.5], [0.5], [1.0]), r"AffineSample: normalize must be a pair \(mean, std\), got tuple of 3"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                AffineSample(normalize=normalize)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"AffineSample: mean must have shape \(channels,\), got \[\]"):
+            AffineSample(normalize=(0.5, 0.5))  # type: ignore[arg-type]
 
     def test_statistics_move_along(self) -> None:
         layer = AffineSample(normalize=([0.2], torch.tensor([0.4], dtype=torch.float64))).double()

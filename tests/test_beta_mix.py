@@ -404,6 +404,17 @@ def test_logit_gradient_against_quadrature(dtype: torch.dtype, tolerance: float,
     assert torch.all((actual - exact).abs() <= tolerance * exact.abs())
 
 
+def test_logit_gradient_far_from_where_a_large_tau_draws(device: str) -> None:
+    """There it is nearly -2 log cosh(x/2) / (tau tanh(x/2)): the end of its integral at x, by Laplace's method."""
+    x, tau = torch.meshgrid(torch.tensor([0.5, 1.0, 4.0, 30.0]), 10 ** torch.arange(6.0, 21, 2), indexing="ij")
+    x, tau = x.double(), tau.double()
+    exact = reference.beta_logit_grad(x, tau)
+    limit = -2 * torch.log(torch.cosh(x / 2)) / (tau * torch.tanh(x / 2))
+    assert torch.all((exact - limit).abs() <= 30 / tau.clamp(max=1e13) * limit.abs())
+    actual = lada_ext.beta_logit_grad(x.to(device), tau.to(device)).cpu()
+    assert torch.all((actual - exact).abs() <= 1e-10 * exact.abs())
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logit_gradient_is_finite_everywhere(dtype: torch.dtype, device: str) -> None:
@@ -671,6 +682,9 @@ def test_ends_and_keys_that_are_no_tensors_are_named() -> None:
     for call, message in (
         (lambda: lada_ext.beta_mix(h, None, 0.4, 2, key), "beta_mix: b must be a tensor, got None"),
         (lambda: lada_ext.beta_mix(h, h, None, 2, key), "beta_mix: tau must be a tensor or a number, got NoneType"),
+        (lambda: lada_ext.beta_mix(h, h, np.ones(4), 2, key), "tau must be a tensor or a number, got ndarray"),
+        (lambda: lada_ext.beta_sample(1j, 2, key), "beta_sample: tau must be a tensor or a number, got complex"),
+        (lambda: lada_ext.beta_sample("1", 2, key), "beta_sample: tau must be a tensor or a number, got str"),
         (lambda: lada_ext.beta_mix(h, h, 0.4, 2, None), "beta_mix: key must be a tensor, got NoneType"),
         (lambda: lada_ext.beta_mix_pairs(h, None, 0.4, 2, key), "beta_mix_pairs: pairs must be a tensor, got NoneType"),
     ):

@@ -222,3 +222,10 @@ def test_the_module_is_the_layers_it_stands_for(channels: int, bias: bool, compo
     pooling = torch.nn.MaxPool2d(2) if pool == "max" else torch.nn.AvgPool2d(2)
     torch.testing.assert_close(module(image), pooling(layers(image)))
     assert repr(module).endswith(f"pool={pool!r})")
+
+
+@pytest.mark.parametrize("padding", [(1, 2), "same"])
+def test_one_padding_for_all_sides(padding: object) -> None:
+    """The op has no other, and would take the first of two for both."""
+    with pytest.raises(TypeError, match="ConvReluPool: padding must be an int, the same on each side, got"):
+        ConvReluPool(30, 4, 3, padding=padding)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ The ops and their inputs are the table of test_dispatch.py, so that a new op is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -34,6 +34,16 @@ GIB = 2**30
 def ordinary(op: str, dtype: torch.dtype = torch.float32, device: str = DEVICE) -> tuple[Any, ...]:
     """The arguments of the op's first sample."""
     return arguments_of(op, next(iter(OPS[op][0])), dtype, device)
+
+
+def without_gradient(op: str) -> tuple[Any, ...]:
+    """The arguments of an op that has no backward pass."""
+    if op in PICKS:
+        return PICKS[op](**cast(SELECTIONS["odd"](generator("odd")), torch.float32, DEVICE))
+    if op == "take_images":
+        return TAKES(**cast(TAKEN["colours"](generator("colours")), torch.float32, DEVICE))
+    x = torch.randn(40, generator=generator("x")).to(DEVICE)
+    return {"top_k": (x, 7), "beta_logit_grad": (x, x.exp())}[op]
 
 
 def results_of(op: str, arguments: tuple[Any, ...]) -> list[Tensor]:
@@ -85,25 +95,46 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+def captured(function: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
+    """The graph of a call, and the results that its replay writes."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is set up at a first call must not be captured
+        function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = function()
+    return graph, results
+
+
+def replayed(graph: torch.cuda.CUDAGraph, inputs: tuple[Any, ...], later: tuple[Any, ...]) -> None:
+    for mine, theirs in zip(inputs, later, strict=True):
+        if isinstance(mine, Tensor):
+            mine.copy_(theirs)
+    graph.replay()
+    torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("op", OWN)
 def test_a_captured_graph_replays_with_new_inputs(op: str) -> None:
     inputs = ordinary(op)
     later = other_values(op, inputs)
     with deterministic():
         expected = results_and_gradients(op, later)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is set up at a first call must not be captured
-            results_and_gradients(op, inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = results_and_gradients(op, inputs)
-    for mine, theirs in zip(inputs, later, strict=True):
-        if isinstance(mine, Tensor):
-            mine.copy_(theirs)
-    graph.replay()
-    torch.cuda.synchronize()
+        graph, results = captured(lambda: results_and_gradients(op, inputs))
+    replayed(graph, inputs, later)
+    for got, want in zip(results, expected, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("op", [*PICKS, "take_images", "top_k", "beta_logit_grad"])
+def test_ops_without_a_gradient_are_captured_too(op: str) -> None:
+    inputs = without_gradient(op)
+    later = other_values(op, inputs)
+    expected = results_of(op, later)
+    graph, results = captured(lambda: results_of(op, inputs))
+    replayed(graph, inputs, later)
     for got, want in zip(results, expected, strict=True):
         assert torch.equal(got, want)
 
@@ -265,9 +296,7 @@ class TestMoreThanTwoToThe31Elements:
 def test_no_op_waits_for_the_device() -> None:
     """Values of CUDA tensors are checked on request only: queueing an op never waits for the GPU."""
     arguments = {op: ordinary(op) for op in OPS}
-    for op, pick in PICKS.items():
-        arguments[op] = pick(**cast(SELECTIONS["odd"](generator("odd")), torch.float32, DEVICE))
-    arguments["take_images"] = TAKES(**cast(TAKEN["colours"](generator("colours")), torch.float32, DEVICE))
+    arguments |= {op: without_gradient(op) for op in [*PICKS, "take_images"]}
     torch.cuda.set_sync_debug_mode("error")
     try:
         for op, its in arguments.items():

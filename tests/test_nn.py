@@ -80,8 +80,13 @@ class TestBetaMix:
         torch.testing.assert_close(compiled.grad, eager.grad)
 
     def test_errors(self) -> None:
-        with pytest.raises(ValueError, match="BetaMix: samples must be at least 1, or None, got 0"):
-            lada_ext.nn.BetaMix(samples=0)
+        for samples in (0, 2.5):
+            with pytest.raises(ValueError, match=f"samples must be an int of at least 1, or None, got {samples}"):
+                BetaMix(samples=samples)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"BetaMix: h must have shape \(B, ...\), got a scalar"):
+            BetaMix()(torch.tensor(1.0))
+        with pytest.raises(TypeError, match="BetaMix: h must be a tensor, got NoneType"):
+            BetaMix()(None)
         with pytest.raises(ValueError, match="BetaMix: grad must be 'implicit' or 'pathwise', got 'foo'"):
             lada_ext.nn.BetaMix(grad="foo")  # type: ignore[arg-type]
         for bad in (0.0, -1.0, float("nan")):

@@ -58,6 +58,17 @@ def test_mixed_pair_score_is_the_composition(name: str, score: str, dtype: torch
     assert_close(actual, expected, slack=3e3 if name == "huge" else 3)
 
 
+@pytest.mark.parametrize("score", SCORES)
+def test_logits_near_the_largest_number(score: str, device: str) -> None:
+    """As far as the docs say."""
+    logits = torch.tensor([[2.3e38, 0.0, -2.3e38], [0.0, 2.3e38, 1.0], [1.0, 2.0, 3.0]], device=device)
+    pairs, key = torch.tensor([[0, 0], [0, 1], [1, 2]], device=device), lada_ext.make_key(0, device)
+    expected = reference.mixed_pair_score(
+        logits.double(), pairs, torch.ones(3, device=device), 4, key, 1.0, score, bits=32
+    )
+    assert_close(lada_ext.mixed_pair_score(logits, pairs, 1.0, 4, key, 1.0, score), expected)
+
+
 def test_a_class_stays_impossible_where_lam_underflows(dtype: torch.dtype, device: str) -> None:
     """0 times a logit of -inf would be NaN, as it is in the composition."""
     logits = torch.tensor([[0.0, -INF, 1.0], [1.0, 2.0, 0.0]], dtype=dtype, device=device)
@@ -215,6 +226,8 @@ def test_beta_nodes_refuse() -> None:
             lada_ext.beta_nodes(tau, 3)
     with pytest.raises(ValueError, match="beta_nodes: n must be at least 1, got 0"):
         lada_ext.beta_nodes(1.0, 0)
+    with pytest.raises(TypeError, match="beta_nodes: n must be an int, got float"):
+        lada_ext.top_pairs(torch.rand(4, 3), 1, n_nodes=3.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tau", [1e-12, 1e150])

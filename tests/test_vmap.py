@@ -51,7 +51,7 @@ def pool_of_bytes() -> Tensor:
 
 
 # what is not mapped over
-OWN, LOGITS, MIXED, FEATURES = maps(5)[0], maps(5, 3)[0], maps(4, 2, 3)[0], maps(4, 5)[0]
+OWN, LOGITS, MIXED, FEATURES, FILTERS = maps(5)[0], maps(5, 3)[0], maps(4, 2, 3)[0], maps(4, 5)[0], maps(1, 3, 3)
 Case = tuple[Callable[..., Any], tuple[Tensor, ...], int]
 ROWS = torch.tensor([[0, 1], [4, 4], [2, 3]])
 # function, what is mapped over at the first axis, calls of ops
@@ -74,6 +74,12 @@ CASES: dict[str, Case] = {
         (maps(5, 3), keys()),
         MAPS,
     ),
+    "conv_relu_pool": (lambda image: lada_ext.conv_relu_pool(image, FILTERS), (maps(2, 1, 5, 6),), 1),
+    "conv_relu_pool by weights": (
+        lambda weight: lada_ext.conv_relu_pool(FILTERS, weight, torch.ones(2, dtype=torch.float64)),
+        (maps(2, 1, 1, 2),),
+        MAPS,
+    ),
     "beta_logit_grad": (lambda x: lada_ext.beta_logit_grad(x, torch.full_like(x, 0.3)), (maps(2, 3),), 1),
     "take_images": (lambda i: lada_ext.take_images(pool_of_bytes(), i, KEY, padding=2, mirror=True), (ROWS,), 1),
     "take_images by keys": (
@@ -86,7 +92,13 @@ CASES: dict[str, Case] = {
     "k_center_greedy": (lambda h: lada_ext.k_center_greedy(h, h[:1], 3), (maps(5, 3),), MAPS),
     "badge_select": (lambda h, z, key: lada_ext.badge_select(h, z, 3, key), (maps(5, 3), maps(5, 2), keys()), MAPS),
 }
-DIFFERENTIABLE = ["consistency_variance", "indexed_pair_score", "mixed_pair_score"]
+DIFFERENTIABLE = [
+    "consistency_variance",
+    "conv_relu_pool",
+    "conv_relu_pool by weights",
+    "indexed_pair_score",
+    "mixed_pair_score",
+]
 
 
 def results(out: Any) -> tuple[Tensor, ...]:
@@ -168,6 +180,7 @@ def test_no_pair_reaches_the_rows_of_other_maps(op: str, pair: list[int]) -> Non
             (maps(),),
             r"lam must have shape \(P, N\)",
         ),
+        (lambda i: lada_ext.conv_relu_pool(i, FILTERS), (maps(),), r"image must have shape \(B, C, H, W\)"),
         (lambda i: lada_ext.take_images(pool_of_bytes(), i), (torch.arange(MAPS),), r"index must have shape \(B,\)"),
     ],
 )
