@@ -92,9 +92,12 @@ def _in_range(number: float, dtype: torch.dtype) -> float:
     return min(max(number, limits.tiny if number > 0 else -limits.max), limits.max)
 
 
+_NUMBERS = (Tensor, Real, torch.SymFloat, torch.SymInt)
+
+
 def for_each(op: str, tau: Tensor | float, pairs: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """tau as (P,)."""
-    if not isinstance(tau, Tensor | Real | torch.SymFloat | torch.SymInt):
+    if not isinstance(tau, _NUMBERS):
         raise TypeError(f"{op}: tau must be a tensor or a number, got {type(tau).__name__}")
     if not isinstance(tau, Tensor):
         return torch.full((pairs,), _in_range(float(tau), dtype), dtype=dtype, device=device)
