@@ -276,7 +276,8 @@ class TestBadPaths:
             pq.write_table(pa.table(table[kind]), path)
             return path
         path = path.with_suffix(".npy")
-        np.save(path, {"float": np.zeros((2, 4, 4)), "vectors": np.zeros((2, 4), np.uint8)}[kind])
+        shape = {"float": (2, 4, 4), "vectors": (2, 4), "four channels": (2, 8, 8, 4)}[kind]
+        np.save(path, np.zeros(shape, np.float64 if kind == "float" else np.uint8))
         return path
 
     def make_mixed(self, kind: str, root: Path) -> Path:
@@ -321,6 +322,7 @@ class TestBadPaths:
             ("number for a path", "got image: struct<bytes: null, path: int64>"),
             ("float", "expected uint8 images .* got float64"),
             ("vectors", r"got uint8 of shape \(2, 4\)"),
+            ("four channels", r"of 1 or 3 channels, got uint8 of shape \(2, 8, 8, 4\)"),
         ],
     )
     def test_is_told_what_is_wrong(self, kind: str, message: str, tmp_path: Path) -> None:

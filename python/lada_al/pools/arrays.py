@@ -25,9 +25,10 @@ class ArrayPool(Source):
         if name not in arrays:
             raise UsageError(f"pool: {path} must hold an array images, got {', '.join(arrays)}")
         images = arrays[name]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+        is_color = images.ndim == 4 and (images.shape[3] in (1, 3) or images.shape[1] in (1, 3))
+        if images.dtype != np.uint8 or not (images.ndim == 3 or is_color) or not len(images):
             raise UsageError(
-                f"pool: {path}: expected uint8 images (M, H, W), (M, H, W, C) or (M, C, H, W), "
+                f"pool: {path}: expected uint8 images (M, H, W), (M, H, W, C) or (M, C, H, W) of 1 or 3 channels, "
                 f"got {images.dtype} of shape {images.shape}"
             )
         self._images: np.ndarray | None = images
