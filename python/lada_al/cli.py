@@ -24,7 +24,8 @@ from lada_al.score import commands as scoring
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False, markup=False, emoji=False)
 
-# Options that are not given are None: the defaults are those of Config, or of the run that is resumed.
+# Options that are not given are None: the defaults are those of Config, or of the run that is resumed. Those that are
+# named as fields of Config reach it by `_given`.
 Out = Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)]
 Dataset = Annotated[
     str | None,
@@ -45,7 +46,7 @@ Initial = Annotated[int | None, typer.Option(help="Labels to begin with; default
 Preset = Annotated[str | None, typer.Option(help="clean (default), paper or official; see docs/methods.md.")]
 Pairs = Annotated[str | None, typer.Option(help="Look ahead to a random matching (default) or to all pairs.")]
 Selection = Annotated[str | None, typer.Option(help="Look-ahead buys greedy (default) or diverse batches.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Take no shortcuts, and no curves; for finding errors.")]
+Plain = Annotated[bool | None, typer.Option("--plain", help="Take no shortcuts, and no curves; for finding errors.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run or runs in --out, or begin them.")]
@@ -68,6 +69,7 @@ def lada(
 
 @app.command()
 def run(
+    context: typer.Context,
     out: Out,
     method: Annotated[str | None, typer.Option(help="See `lada methods`; default lada-ent-mix.")] = None,
     dataset: Dataset = None,
@@ -81,7 +83,7 @@ def run(
     preset: Preset = None,
     pairs: Pairs = None,
     selection: Selection = None,
-    plain: Plain = False,
+    plain: Plain = None,
     device: Device = None,
     settings: Settings = None,
     resume: Resume = False,
@@ -94,22 +96,7 @@ def run(
     from lada_al.run.config import Config
     from lada_al.run.progress import RunProgress
 
-    given = _given(
-        settings,
-        method=method,
-        seed=seed,
-        dataset=dataset,
-        data=data,
-        model=model,
-        rounds=rounds,
-        query=query,
-        initial=initial,
-        preset=preset,
-        pairs=pairs,
-        selection=selection,
-        plain=plain or None,
-        device=device,
-    )
+    given = _given(context)
 
     def begin() -> Config:
         config = Config(**{**experiment.settings_begun(out, resume), **given})
@@ -133,6 +120,7 @@ def run(
 
 @app.command()
 def compare(
+    context: typer.Context,
     out: Out,
     methods: Annotated[
         str | None, typer.Option(help="Names separated by commas, table1, table2, table3, figure5 or all.")
@@ -149,7 +137,7 @@ def compare(
     preset: Preset = None,
     pairs: Pairs = None,
     selection: Selection = None,
-    plain: Plain = False,
+    plain: Plain = None,
     device: Device = None,
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; 0: one a CPU core, or one if there is a GPU.")] = 0,
@@ -167,20 +155,7 @@ def compare(
     from lada_al.run.progress import CompareProgress, PhaseProgress
 
     refuse_torchrun("lada compare")
-    given = _given(
-        settings,
-        dataset=dataset,
-        data=data,
-        model=model,
-        rounds=rounds,
-        query=query,
-        initial=initial,
-        preset=preset,
-        pairs=pairs,
-        selection=selection,
-        plain=plain or None,
-        device=device,
-    )
+    given = _given(context)
     whole, now = study.asked_for(out, resume=resume, methods=methods, seeds=seeds, protocol=protocol, given=given)
     workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
     every = comparison.make_jobs(now.methods, now.seeds, now.settings, out, workers=workers, resume=resume)
@@ -273,14 +248,15 @@ def main() -> None:
         sys.exit(1 if isinstance(error, OSError) else 2)
 
 
-def _given(settings: list[str] | None, **options: Any) -> dict[str, Any]:
-    """The options that were given, and --set over them."""
-    from lada_al.run.config import parse_settings
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The settings among the options of a command that were given, and --set over them."""
+    from lada_al.run.config import Config, parse_settings
 
-    values = {name: value for name, value in options.items() if value is not None}
+    options = context.params
+    values = {name: options[name] for name in Config.model_fields if options.get(name) is not None}
     if "data" in values:
         values["data"] = str(values["data"])
-    return {**values, **parse_settings(settings or [])}
+    return {**values, **parse_settings(options["settings"] or [])}
 
 
 def _table_of_methods(*columns: str) -> Table:
