@@ -173,19 +173,23 @@ class PlainLada:
                 key = self.keys.key("virtual samples", r, epoch, self.device)
                 for step, ids in enumerate(self.labelled[torch.randperm(len(self.labelled))].split(config.batch)):
                     optimizer.zero_grad()
-                    loss = F.cross_entropy(self.net(self.images[ids]), self.labels[ids])
                     if tau is not None and step == 0:
-                        loss = loss + self.virtual_loss(bought, k, tau, key)
+                        loss = self.joint_loss(ids, bought, k, tau, key)
+                    else:
+                        loss = F.cross_entropy(self.net(self.images[ids]), self.labels[ids])
                     loss.backward()
                     optimizer.step()
 
-    def virtual_loss(self, bought: Tensor, k: int, tau: Tensor, key: Tensor) -> Tensor:
+    def joint_loss(self, ids: Tensor, bought: Tensor, k: int, tau: Tensor, key: Tensor) -> Tensor:
+        """Both terms of Eq. 14, of one batch."""
         first, second = bought.view(-1, 2).unbind(1)
-        hidden = self.net.features(self.images[bought], k)
+        labelled, hidden = self.net.features(self.images[torch.cat([ids, bought])], k).split([len(ids), len(bought)])
         lam = self.draw(tau, 1, key, first.to(self.device)).detach()
-        logits = self.net.head(self.mixed(hidden[::2], hidden[1::2], lam).flatten(0, 1), k)
-        one_hot = [F.one_hot(self.labels[ids], self.classes).float() for ids in (first, second)]
-        return F.cross_entropy(logits, lam * one_hot[0] + (1 - lam) * one_hot[1])
+        mixed = self.mixed(hidden[::2], hidden[1::2], lam).flatten(0, 1)
+        of_labelled, of_mixed = self.net.head(torch.cat([labelled, mixed]), k).split([len(ids), len(mixed)])
+        one_hot = [F.one_hot(self.labels[part], self.classes).float() for part in (first, second)]
+        target = lam * one_hot[0] + (1 - lam) * one_hot[1]
+        return F.cross_entropy(of_labelled, self.labels[ids]) + F.cross_entropy(of_mixed, target)
 
 
 def plainly(config: Config, draw: Draw, *, as_official: bool = False) -> Iterator[tuple[list[int], dict[str, float]]]:

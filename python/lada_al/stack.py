@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -55,10 +55,22 @@ class Replica(TrainingKeys):
         with self.randomness():
             return classifier(self.learner.net).draw_mask(batch)
 
+    def joint_losses(self, image: Tensor, target: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        with self._masks():
+            return self.learner.joint_losses(self._of_purchase, image, target, key)
+
     def virtual_loss(self, key: Tensor) -> Tensor:
-        """`Learner.virtual_loss`, with masks of its own if it has dropout."""
-        with self.randomness() if has_dropout(self.learner.net) else nullcontext():
-            return self.learner.virtual_loss(self.origins, key)
+        with self._masks():
+            return self.learner.virtual_loss(self._of_purchase, key)
+
+    @property
+    def _of_purchase(self) -> Origins:
+        assert self.origins is not None
+        return self.origins
+
+    def _masks(self) -> AbstractContextManager[None]:
+        """Those that dropout, if there is any, would draw alone."""
+        return self.randomness() if has_dropout(self.learner.net) else nullcontext()
 
 
 class Randomness:
@@ -121,36 +133,35 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int, alone: Step, joint
     total = torch.zeros(len(replicas), device=replicas[0].pool.device)
     for step, of_each in enumerate(zip(*batches, strict=True)):
         labelled = [torch.stack(values) for values in zip(*of_each, strict=True)]
+        if has_virtual and step == 0 and config.virtual_loss == "summed":
+            total += joint(*labelled, keys)
+            continue
         if has_dropout(replicas[0].learner.net):
             labelled.append(torch.stack([replica.draw_mask(labelled[0].shape[1]) for replica in replicas]))
-        summed = has_virtual and step == 0 and config.virtual_loss == "summed"
-        losses = joint(keys, *labelled) if summed else alone(*labelled)
-        total += losses.sum(1)
+        total += alone(*labelled)
     if has_virtual and config.virtual_loss == "own step":
         if not config.stale_gradient:
             _forget_gradients(replicas, stack)
-        _descend(replicas, _virtual_losses(replicas, keys))
+        losses = [replica.virtual_loss(key) for replica, key in zip(replicas, keys, strict=True)]
+        _descend(replicas, torch.stack(losses).sum())
     return total / len(replicas[0].pool.labelled)
 
 
 def _labelled_step(replicas: list[Replica], stack: Stack, *labelled: Tensor) -> Tensor:
-    """One step of each on a labelled batch of its own; the cross entropies (S, B)."""
+    """One step of each on a labelled batch of its own; the sums of the cross entropies (S,)."""
     _forget_gradients(replicas, stack)
     losses = _labelled_losses(stack, *labelled)
     _descend(replicas, losses.mean(1).sum())
-    return losses.detach()
+    return losses.detach().sum(1)
 
 
-def _joint_step(replicas: list[Replica], stack: Stack, keys: Tensor, *labelled: Tensor) -> Tensor:
-    """The same with the virtual instances of each one's purchase."""
+def _joint_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor, keys: Tensor) -> Tensor:
+    """The same with the virtual instances of each one's purchase: one after another, as each has its own layer k."""
     _forget_gradients(replicas, stack)
-    losses = _labelled_losses(stack, *labelled)
-    _descend(replicas, losses.mean(1).sum() + _virtual_losses(replicas, keys))
-    return losses.detach()
-
-
-def _virtual_losses(replicas: list[Replica], keys: Tensor) -> Tensor:
-    return torch.stack([one.virtual_loss(key) for one, key in zip(replicas, keys, strict=True)]).sum()
+    of_each = zip(replicas, images, targets, keys, strict=True)
+    labelled, virtual = zip(*(replica.joint_losses(*step) for replica, *step in of_each), strict=True)
+    _descend(replicas, torch.stack(labelled + virtual).sum())
+    return torch.stack(labelled).detach() * images.shape[1]
 
 
 def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor, *masks: Tensor) -> Tensor:

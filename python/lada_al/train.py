@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,8 @@ from lada_al.ranks import ours
 from lada_al.run.config import Config
 from lada_al.timing import Meter
 from lada_al.train_pi import PiModel
-from lada_al.view import View
-from lada_al.virtual import Origins, virtual_view
+from lada_al.view import View, together
+from lada_al.virtual import Origins, virtual_of, virtual_view
 
 
 class TrainingKeys:
@@ -81,7 +80,7 @@ class Learner:
         self.begin()
         origins = self.origins(pool, bought)
         alone = self.replayed(self._labelled_step)
-        joint = self.replayed(partial(self._joint_step, origins), virtual=True)
+        joint = alone if origins is None else self.replayed(partial(self._joint_step, origins), virtual=True)
         now = _Training(pool, bought, keys, origins, alone, joint)
         with keys.scope("training batches", bought.round):
             for epoch in meter.track("train", range(self.config.epochs)):
@@ -113,12 +112,11 @@ class Learner:
         key = now.key("virtual samples", epoch)
         mine = pool.training_batches([ids[ours().part(len(ids))] for ids in batches], now.key("training crops", epoch))
         for step, (ids, (image, target)) in enumerate(zip(batches, mine, strict=True)):
-            summed = now.origins is not None and step == 0 and config.virtual_loss == "summed"
+            joined = now.origins if step == 0 and config.virtual_loss == "summed" else None
             if is_plain:
-                every.append(now.joint(image, target, key) if summed else now.alone(image, target))
+                every.append(now.alone(image, target) if joined is None else now.joint(image, target, key))
             else:
-                added = partial(self.virtual_loss, now.origins, key) if summed else None
-                every.append(self._step(pool, image, target, len(ids), epoch / config.epochs, added))
+                every.append(self._step(pool, image, target, len(ids), epoch / config.epochs, joined, key))
         if now.origins is not None and config.virtual_loss == "own step":
             if not config.stale_gradient:
                 self.optimizer.zero_grad()
@@ -132,13 +130,18 @@ class Learner:
         target: Tensor,
         whole: int,
         progress: float,
-        added: Callable[[], Tensor] | None,
+        origins: Origins | None,
+        key: Tensor,
     ) -> Tensor:
-        """One step on our part of a labelled batch of `whole`, by all that the method has to say of it, and by a loss
-        that is added; returns the sum of the cross entropies."""
+        """One step on our part of a labelled batch of `whole`, by all that the method has to say of it, and on the
+        virtual instances of these origins if there are any; returns the sum of the cross entropies."""
         self.optimizer.zero_grad()
-        losses, loss = self._labelled_losses(pool, View(self.net, 0, image=image, target=target), whole, progress)
-        self._descend(loss if added is None else loss + added())
+        view = View(self.net, 0, image=image, target=target)
+        virtual = None if origins is None else self._joined(view, origins, key)
+        losses, loss = self._labelled_losses(pool, view, whole, progress)
+        if origins is not None and virtual is not None:
+            loss = loss + self._virtual_term(virtual, origins)
+        self._descend(loss)
         return losses.detach().sum()
 
     def _labelled_step(self, image: Tensor, target: Tensor) -> Tensor:
@@ -148,12 +151,28 @@ class Learner:
         self._descend(loss)
         return loss.detach() * len(image)
 
-    def _joint_step(self, origins: Origins | None, image: Tensor, target: Tensor, key: Tensor) -> Tensor:
-        """The same with the virtual instances of a purchase: both terms of Eq. 14."""
+    def _joint_step(self, origins: Origins, image: Tensor, target: Tensor, key: Tensor) -> Tensor:
+        """The same with the virtual instances of a purchase."""
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.net(image), target)
-        self._descend(loss + self.virtual_loss(origins, key))
-        return loss.detach() * len(image)
+        labelled, virtual = self.joint_losses(origins, image, target, key)
+        self._descend(labelled + virtual)
+        return labelled.detach() * len(image)
+
+    def joint_losses(self, origins: Origins, image: Tensor, target: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Both terms of Eq. 14."""
+        view = View(self.net, 0, image=image, target=target)
+        virtual = self._joined(view, origins, key)
+        return cross_entropies(view).mean(), self._virtual_term(virtual, origins)
+
+    def _joined(self, view: View, origins: Origins, key: Tensor) -> View:
+        """Virtual instances that went through the network along with labelled ones: as one batch, their origins up to
+        layer k, and they themselves from there."""
+        assert self.f_aug is not None
+        real = origins.view(self.net)
+        together([view, real], 0, origins.k)
+        virtual = virtual_of(real, self.f_aug, origins, key)
+        together([view, virtual], origins.k, self.net.depth)
+        return virtual
 
     def _descend(self, loss: Tensor) -> None:
         loss.backward()
@@ -194,16 +213,19 @@ class Learner:
         units = len(bought.ids) // self.f_aug.arity
         return Origins.of(pool, bought.units(ours().part(units), self.f_aug.arity), whole=len(bought.ids))
 
-    def virtual_loss(self, origins: Origins | None, key: Tensor) -> Tensor:
-        """The second term of Eq. 14, and what the augmentation adds to it.
+    def virtual_loss(self, origins: Origins, key: Tensor) -> Tensor:
+        """The second term of Eq. 14 in a step of its own.
 
         A single virtual instance is normalised by the statistics of the batches before it, as it has none of its own.
         """
         assert self.f_aug is not None
-        assert origins is not None
         with evaluating(self.net) if origins.whole == self.f_aug.arity else nullcontext():
-            virtual = virtual_view(self.net, self.f_aug, origins, key)
-            loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
+            return self._virtual_term(virtual_view(self.net, self.f_aug, origins, key), origins)
+
+    def _virtual_term(self, virtual: View, origins: Origins) -> Tensor:
+        """Our part of the mean cross entropy of virtual instances, with what the augmentation adds to it."""
+        assert self.f_aug is not None
+        loss, extra = cross_entropies(virtual).mean(), self.f_aug.loss(virtual)
         return origins.share * (loss if extra is None else loss + extra)
 
     def _set_adam(self, factor: float, beta_1: float) -> None:

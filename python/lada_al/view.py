@@ -8,7 +8,7 @@ before runs once for each real instance instead of once for each mixture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -213,3 +213,15 @@ class View:
             raise RuntimeError("View: the network was trained after this view was made; make a new one")
         with torch.enable_grad():
             return f()
+
+
+def together(views: Sequence[View], start: int, stop: int) -> None:
+    """f^{start:stop} of several views as one batch, which is what batch normalisation sees; each knows its h^j then."""
+    if start == stop:
+        return
+    net, batches = views[0].net, [view.stage(start).shape[: view.leading] for view in views]
+    h = torch.cat([view.stage(start).flatten(0, view.leading - 1) for view in views])
+    for j in range(start, stop):
+        h = net.run(h, net.cut(j), net.cut(j + 1))
+        for view, batch, part in zip(views, batches, h.split([batch.numel() for batch in batches]), strict=True):
+            view.remember(j + 1, part.unflatten(0, batch))

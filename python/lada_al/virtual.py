@@ -36,11 +36,18 @@ class Origins:
     def share(self) -> float:
         return len(self.ids) / self.whole
 
+    def view(self, net: SplitModel) -> View:
+        return View(net, self.k, image=self.image, ids=self.ids, target=self.target)
+
 
 def virtual_view(net: SplitModel, f_aug: Augmentation, origins: Origins, key: Tensor) -> View:
     """X_M (line 9): one virtual instance of each bought unit, with its label, for training."""
-    view = View(net, origins.k, image=origins.image, ids=origins.ids, target=origins.target)
-    views = members_of(view.computed(len(view), origins.k), f_aug.arity)
+    return virtual_of(origins.view(net).computed(len(origins.ids), origins.k), f_aug, origins, key)
+
+
+def virtual_of(view: View, f_aug: Augmentation, origins: Origins, key: Tensor) -> View:
+    """The same, of a view of the origins whose h^k are known."""
+    views = members_of(view, f_aug.arity)
     tau = origins.tau
     if tau is None or f_aug.trained is not None:
         tau = f_aug.policy(*views, learn=False)(*views)

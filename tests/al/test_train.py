@@ -13,7 +13,7 @@ from lada_al.data import Dataset, Task
 from lada_al.keys import Keys
 from lada_al.pool import Pool
 from lada_al.timing import NoMeter
-from lada_al.virtual import Origins, virtual_view
+from lada_al.virtual import Origins, virtual_of
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -42,6 +42,7 @@ def bought_of(tiny: Dataset, **fields: Any) -> Bought:
 @pytest.mark.parametrize("f_aug", augment.names())
 def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
     """One step on the whole labelled set descends the sum of both mean cross entropies, and of what the augmentation adds.
+    Labelled and virtual instances are one batch to the network.
 
     A step of gradient descent: Adam's first one has the same length for a gradient of rounding errors.
     """
@@ -57,10 +58,18 @@ def test_eq_14(f_aug: str, tiny: Dataset, tiny_config: Config) -> None:
     key = Keys(1).key("virtual samples", 1, 0)
     with Keys(1).scope("training batches", 1):
         expected.f_aug.adapt(expected.net, pool, 0, 1)
-    virtual = virtual_view(expected.net, expected.f_aug, Origins.of(pool, bought), key)
-    logits, target = virtual.logits.flatten(0, -2), virtual.target.flatten(0, -2)
-    real_loss = F.cross_entropy(expected.net(images), labels)
+    net, k, origins = expected.net, bought.k, Origins.of(pool, bought)
+    labelled, hidden = net.features(torch.cat([images, origins.image]), k).split(len(IDS))
+    real = origins.view(net)
+    real.remember(k, hidden)
+    virtual = virtual_of(real, expected.f_aug, origins, key)
+    mixed = virtual.hidden.flatten(0, virtual.leading - 1)
+    seen = net.run(torch.cat([labelled, mixed]), net.cut(k), net.cut(net.depth - 1))
+    virtual.remember(net.depth - 1, seen[len(IDS) :].unflatten(0, virtual.hidden.shape[: virtual.leading]))
+    real_logits, logits = net.head(seen, net.depth - 1).tensor_split([len(IDS)])
+    real_loss = F.cross_entropy(real_logits, labels)
     extra = expected.f_aug.loss(virtual)
+    target = virtual.target.flatten(0, -2)
     (real_loss - (target * logits.log_softmax(1)).sum(1).mean() + (0 if extra is None else extra)).backward()
     torch.optim.SGD(expected.modules.parameters(), lr=1e-2).step()
 
