@@ -39,30 +39,46 @@ void for_each_image(const ConvReluPoolForward& k, const Layout& l, int64_t lanes
 }
 
 // Pools what `convolve` finds.
-template <class A>
+template <class A, class Tile>
 struct Pool {
+  using L = typename Row<A, Tile>::L;
+  using Some = Lanes<A, Tile::kBlockBytes>;  // of which g++ compares any two at once
   const Layout& l;
-  const A* bias;
+  const A* bias;  // a vector may overhang
   bool mean;
   A* result;
   uint8_t* where;
 
-  LADA_HD void operator()(int64_t row, int64_t column, int64_t output, const A (&sums)[4]) const {
-    const int64_t at = (row * l.columns + column) * l.outputs + output;
-    A bits;
-    pool<A>(mean, sums, bias != nullptr ? bias[output] : A(0), result[at], bits);
-    where[at] = static_cast<uint8_t>(bits);
+  LADA_HD void operator()(int64_t row, int64_t column, int64_t first, const typename L::Vector (&sums)[4],
+                          int count) const {
+    const int64_t at = (row * l.columns + column) * l.outputs + first;
+    A all[4][L::kCount];
+    for (int p = 0; p < 4; ++p) L::store(sums[p], all[p]);
+    for (int o = 0; o < count; o += Some::kCount) {
+      typename Some::Vector some[4], shift, value, bits;
+      for (int p = 0; p < 4; ++p) Some::load(all[p] + o, some[p]);
+      Some::load(bias + first + o, shift);
+      pool<A>(mean, some, shift, value, bits);
+      store_pooled(value, bits, std::min(count - o, Some::kCount), result + at + o, where + at + o);
+    }
   }
 };
+
+template <class A>
+std::vector<A> biases_of(const ConvReluPoolForward& k, int64_t lanes) {
+  std::vector<A> result(k.of.outputs + lanes);
+  if (k.bias != nullptr) std::copy_n(static_cast<const A*>(k.bias), k.of.outputs, result.data());
+  return result;
+}
 
 template <class A, class Tile>
 void forward(const ConvReluPoolForward& k, int threads) {
   constexpr int64_t kLanes = Row<A, Tile>::L::kCount;
   const Layout l(k.of, kLanes);
-  const A* const bias = static_cast<const A*>(k.bias);
+  const std::vector<A> bias = biases_of<A>(k, kLanes);
   const std::vector<A> weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
   for_each_image<A>(k, l, kLanes, threads, [&](const A* image, A* result, uint8_t* where) {
-    convolve<A, Tile>(l, image, weight.data(), 0, Pool<A>{l, bias, k.of.mean, result, where});
+    convolve<A, Tile>(l, image, weight.data(), 0, Pool<A, Tile>{l, bias.data(), k.of.mean, result, where});
   });
 }
 
@@ -71,8 +87,7 @@ void forward_by_outputs(const ConvReluPoolForward& k, int threads) {
   constexpr int64_t kLanes = Block<A, Tile>::L::kCount;
   const Layout l(k.of, kLanes);
   const std::vector<A> weight = packed_by_outputs(l, static_cast<const A*>(k.of.weight), kLanes);
-  std::vector<A> bias(l.outputs + kLanes);
-  if (k.bias != nullptr) std::copy_n(static_cast<const A*>(k.bias), l.outputs, bias.data());
+  const std::vector<A> bias = biases_of<A>(k, kLanes);
   for_each_image<A>(k, l, kLanes, threads, [&](const A* image, A* result, uint8_t* where) {
     for (int64_t first = 0; first < l.outputs; first += kLanes) {
       const Block<A, Tile> block = {weight.data() + first * l.kernel_height * l.reach, bias.data() + first, first,

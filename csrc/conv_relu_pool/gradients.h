@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "by_rows.h"
+#include "pool.h"
 
 namespace lada::cpu {
 
@@ -146,10 +147,12 @@ struct Turned {
     const Layout& of;
     A* grad_image;
 
-    LADA_HD void operator()(int64_t row, int64_t column, int64_t channel, const A (&four)[4]) const {
+    template <class V>
+    LADA_HD void operator()(int64_t row, int64_t column, int64_t first, const V (&places)[4], int count) const {
       for (int64_t p = 0; p < 4; ++p) {
         const int64_t y = 2 * row + p / 2, x = 2 * column + p % 2;
-        if (y < of.height && x < of.width) grad_image[(y * of.width + x) * of.channels + channel] = four[p];
+        if (y < of.height && x < of.width)
+          store_first(places[p], count, grad_image + (y * of.width + x) * of.channels + first);
       }
     }
   };

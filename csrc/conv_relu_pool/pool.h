@@ -36,4 +36,17 @@ LADA_HD void pool(bool mean, const V (&sums)[4], const V& bias, V& value, V& whe
   mean ? pool_mean<A>(sums, bias, value, where) : pool_greatest<A>(sums, bias, value, where);
 }
 
+// The first `count` lanes. For a count that is known when this is inlined, they are stored as vectors.
+template <class V, class T>
+LADA_HD void store_first(const V& lanes, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(lanes[i]);
+}
+
+// What became of a window, for `count` outputs.
+template <class A, class V>
+LADA_HD void store_pooled(const V& value, const V& bits, int64_t count, A* result, uint8_t* where) {
+  store_first(value, count, result);
+  store_first(bits, count, where);
+}
+
 }  // namespace lada::cpu
