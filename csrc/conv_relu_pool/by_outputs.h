@@ -20,8 +20,8 @@ struct Block {
 
 // (blocks, kernel_height, reach, lanes)
 template <class A>
-std::vector<A> packed_by_outputs(const Layout& l, const A* weight, int64_t lanes) {
-  std::vector<A> result((l.outputs + lanes - 1) / lanes * l.kernel_height * l.reach * lanes);
+Buffer<A> packed_by_outputs(const Layout& l, const A* weight, int64_t lanes) {
+  Buffer<A> result((l.outputs + lanes - 1) / lanes * l.kernel_height * l.reach * lanes);
   for_each_weight(l, [&](int64_t o, int64_t c, int64_t y, int64_t x, int64_t at) {
     result[((o / lanes * l.kernel_height + y) * l.reach + x * l.channels + c) * lanes + o % lanes] = weight[at];
   });

@@ -46,12 +46,13 @@ LADA_CLONES void convolve_block(const Layout& l, const A* image, const A* weight
     for (int64_t column = 0; column < l.columns; ++column) {
       typename R::Vector sums[4][kOutputs] = {}, places[4];
       const A* corner = image + l.corner(row, column);
-      for (int64_t y = 0; y < l.kernel_height; ++y) {
+      int64_t y = 0;
+      do {  // once at least, so that the sums are in registers from the start
         const A* of_row = weight + (first * l.kernel_height + y) * l.vectors * R::L::kCount;
         for (int64_t v = 0; v + 1 < l.vectors; ++v)
           add_products<A, Tile, kOutputs, false>(l, corner + y * l.line, of_row, v, sums);
         add_products<A, Tile, kOutputs, true>(l, corner + y * l.line, of_row, l.vectors - 1, sums);
-      }
+      } while (++y < l.kernel_height);
       for (int p = 0; p < 4; ++p) R::L::sums(sums[p], places[p]);
       f(row, column, first, places, kOutputs);
     }

@@ -29,7 +29,7 @@ int64_t cost(const ConvReluPool& k) { return k.height * k.width * k.channels * k
 template <class A, class F>
 void for_each_image(const ConvReluPoolForward& k, const Layout& l, int64_t lanes, int threads, const F& pool) {
   balanced_for(k.of.batch, cost(k.of), threads, [&](int64_t begin, int64_t end) {
-    std::vector<A> image(l.padded(lanes));
+    Buffer<A> image(l.padded(lanes));
     for (int64_t b = begin; b < end; ++b) {
       pad(l, static_cast<const A*>(k.of.image) + b * l.pixels(), image.data());
       const int64_t at = b * l.windows() * l.outputs;
@@ -65,8 +65,8 @@ struct Pool {
 };
 
 template <class A>
-std::vector<A> biases_of(const ConvReluPoolForward& k, int64_t lanes) {
-  std::vector<A> result(k.of.outputs + lanes);
+Buffer<A> biases_of(const ConvReluPoolForward& k, int64_t lanes) {
+  Buffer<A> result(k.of.outputs + lanes);
   if (k.bias != nullptr) std::copy_n(static_cast<const A*>(k.bias), k.of.outputs, result.data());
   return result;
 }
@@ -75,8 +75,8 @@ template <class A, class Tile>
 void forward(const ConvReluPoolForward& k, int threads) {
   constexpr int64_t kLanes = Row<A, Tile>::L::kCount;
   const Layout l(k.of, kLanes);
-  const std::vector<A> bias = biases_of<A>(k, kLanes);
-  const std::vector<A> weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
+  const Buffer<A> bias = biases_of<A>(k, kLanes);
+  const Buffer<A> weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
   for_each_image<A>(k, l, kLanes, threads, [&](const A* image, A* result, uint8_t* where) {
     convolve<A, Tile>(l, image, weight.data(), 0, Pool<A, Tile>{l, bias.data(), k.of.mean, result, where});
   });
@@ -86,8 +86,8 @@ template <class A, class Tile>
 void forward_by_outputs(const ConvReluPoolForward& k, int threads) {
   constexpr int64_t kLanes = Block<A, Tile>::L::kCount;
   const Layout l(k.of, kLanes);
-  const std::vector<A> weight = packed_by_outputs(l, static_cast<const A*>(k.of.weight), kLanes);
-  const std::vector<A> bias = biases_of<A>(k, kLanes);
+  const Buffer<A> weight = packed_by_outputs(l, static_cast<const A*>(k.of.weight), kLanes);
+  const Buffer<A> bias = biases_of<A>(k, kLanes);
   for_each_image<A>(k, l, kLanes, threads, [&](const A* image, A* result, uint8_t* where) {
     for (int64_t first = 0; first < l.outputs; first += kLanes) {
       const Block<A, Tile> block = {weight.data() + first * l.kernel_height * l.reach, bias.data() + first, first,
@@ -111,9 +111,9 @@ void for_each_part(const ConvReluPool& k, int threads, const Body& body) {
 
 // Sums of a part of the batch: of the weights' gradients, in the order of `packed`, and behind them of the biases'.
 template <class A>
-void finish(const Layout& l, int64_t lanes, const std::vector<std::vector<A>>& sums, A* grad_weight, A* grad_bias) {
-  std::vector<A> total(l.weights(lanes) + l.outputs);
-  for (const std::vector<A>& part : sums)
+void finish(const Layout& l, int64_t lanes, const std::vector<Buffer<A>>& sums, A* grad_weight, A* grad_bias) {
+  Buffer<A> total(l.weights(lanes) + l.outputs);
+  for (const Buffer<A>& part : sums)
     for (size_t i = 0; i < total.size(); ++i) total[i] += part[i];
   if (grad_weight != nullptr)
     for_each_packed(l, lanes, [&](int64_t to, int64_t from) { grad_weight[to] = total[from]; });
@@ -127,12 +127,12 @@ void backward(const ConvReluPoolBackward& k, int threads) {
   const bool turns = k.grad_image != nullptr && (k.of.mean || l.short_rows());
   const bool adds = k.grad_image != nullptr && !turns;
   const A* const kernels = static_cast<const A*>(k.of.weight);
-  const std::vector<A> weight = adds ? packed(l, kernels, kLanes) : std::vector<A>();
+  const Buffer<A> weight = adds ? packed(l, kernels, kLanes) : Buffer<A>();
   const A share = k.of.mean ? A(0.25) : A(1);
-  std::vector<std::vector<A>> sums(std::min(kParts, k.of.batch));
+  std::vector<Buffer<A>> sums(std::min(kParts, k.of.batch));
   for_each_part(k.of, threads, [&](int64_t begin, int64_t end, int64_t part) {
     sums[part].resize(l.weights(kLanes) + l.outputs);
-    std::vector<A> image(l.padded(kLanes)), grad_image(adds ? l.padded(kLanes) : 0);
+    Buffer<A> image(l.padded(kLanes)), grad_image(adds ? l.padded(kLanes) : 0);
     std::optional<Turned<A, Tile>> turned;
     if (turns) turned.emplace(k.of, kernels);
     Passed<A> passed(l);
