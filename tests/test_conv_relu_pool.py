@@ -113,6 +113,23 @@ def test_an_image_does_not_depend_on_the_others() -> None:
         assert torch.equal(to_image[0], whole[1][i])
 
 
+@pytest.mark.parametrize("name", ["odd", "policy"])
+@pytest.mark.parametrize(("bias", "place"), [(2.0**40, 0), (INF, 0), (NAN, 3)])
+def test_equals_pass_their_gradient_as_in_torch(bias: float, place: int, name: str) -> None:
+    """To the first of them, or the last NaN; what counts is the result, bias and all."""
+    arguments = arguments_of(name, torch.float32)
+    image, weight, shift, padding, _ = arguments.values()
+    arguments["bias"] = torch.full_like(shift, bias)
+    for actual, expected in zip(
+        with_gradients(lada_ext.conv_relu_pool, arguments),
+        with_gradients(reference.conv_relu_pool, arguments),
+        strict=True,
+    ):
+        assert_close(actual, expected, slack=8)
+    _, where = torch.ops.lada_ext.conv_relu_pool(image, weight, arguments["bias"], padding)
+    assert torch.all(where == 1 << place)
+
+
 @pytest.mark.parametrize("name", ["odd", "longer_than_a_vector"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lada_al.models import SplitModel, steps_of
+from lada_al.ranks import BatchNormOfAll
 from lada_ext.nn import ConvReluPool
 
 
@@ -41,7 +42,7 @@ def _foldable(net: SplitModel) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, 
         if type(parts) is not nn.Sequential:
             continue
         for i, (first, second) in enumerate(pairwise(parts)):
-            if not (_is(first, nn.Conv2d) and _is(second, nn.BatchNorm2d)):
+            if not (_is(first, nn.Conv2d) and _is(second, nn.BatchNorm2d, BatchNormOfAll)):
                 continue
             assert isinstance(first, nn.Conv2d)
             assert isinstance(second, nn.BatchNorm2d)
@@ -49,10 +50,10 @@ def _foldable(net: SplitModel) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, 
                 yield parts, i, first, second
 
 
-def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it does what modules of this type do: what is derived from one may do more, and so does what has hooks,
+def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether it does what modules of these types do: what is derived from one may do more, and so does what has hooks,
     as of pruning or spectral normalisation."""
-    return type(module) is kind and not (module._forward_pre_hooks or module._forward_hooks)
+    return type(module) in kinds and not (module._forward_pre_hooks or module._forward_hooks)
 
 
 def _pool(parts: nn.Sequential, i: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from lada_al import models
 from lada_al.folding import folded
 from lada_al.models import SplitModel, frozen
+from lada_al.ranks import BatchNormOfAll
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
@@ -45,9 +46,14 @@ def test_every_layer_gives_the_same_forward_and_backward(name: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormOfAll])
 @pytest.mark.parametrize("name", ["small", "resnet18"])
-def test_no_normalisation_is_left_and_the_network_keeps_its_own(name: str) -> None:
+def test_no_normalisation_is_left_and_the_network_keeps_its_own(name: str, kind: type[nn.Module]) -> None:
+    """Nor of those that several processes train with."""
     net = trained(name)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = kind
     before = copy.deepcopy(net.state_dict())
     with frozen(net):
         lighter = folded(net)
