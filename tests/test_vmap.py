@@ -75,6 +75,11 @@ CASES: dict[str, Case] = {
         MAPS,
     ),
     "conv_relu_pool": (lambda image: lada_ext.conv_relu_pool(image, FILTERS), (maps(2, 1, 5, 6),), 1),
+    "conv_relu_pool of means": (
+        lambda image: lada_ext.conv_relu_pool(image, FILTERS, padding=1, pool="mean"),
+        (maps(2, 1, 5, 6),),
+        1,
+    ),
     "conv_relu_pool by weights": (
         lambda weight: lada_ext.conv_relu_pool(FILTERS, weight, torch.ones(2, dtype=torch.float64)),
         (maps(2, 1, 1, 2),),
@@ -95,6 +100,7 @@ CASES: dict[str, Case] = {
 DIFFERENTIABLE = [
     "consistency_variance",
     "conv_relu_pool",
+    "conv_relu_pool of means",
     "conv_relu_pool by weights",
     "indexed_pair_score",
     "mixed_pair_score",
