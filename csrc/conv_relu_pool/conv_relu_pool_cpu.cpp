@@ -109,15 +109,17 @@ void for_each_part(const ConvReluPool& k, int threads, const Body& body) {
   });
 }
 
-// Sums of a part of the batch: of the weights' gradients, in the order of `packed`, and behind them of the biases'.
+// Sums of a part of the batch: of the weights' gradients, in the order of `packed` if these are wanted, and behind them
+// of the biases'.
 template <class A>
 void finish(const Layout& l, int64_t lanes, const std::vector<Buffer<A>>& sums, A* grad_weight, A* grad_bias) {
-  Buffer<A> total(l.weights(lanes) + l.outputs);
+  const int64_t weights = grad_weight != nullptr ? l.weights(lanes) : 0;
+  Buffer<A> total(weights + l.outputs);
   for (const Buffer<A>& part : sums)
     for (size_t i = 0; i < total.size(); ++i) total[i] += part[i];
   if (grad_weight != nullptr)
     for_each_packed(l, lanes, [&](int64_t to, int64_t from) { grad_weight[to] = total[from]; });
-  if (grad_bias != nullptr) std::copy_n(total.data() + l.weights(lanes), l.outputs, grad_bias);
+  if (grad_bias != nullptr) std::copy_n(total.data() + weights, l.outputs, grad_bias);
 }
 
 template <class A, class Tile>
@@ -129,9 +131,10 @@ void backward(const ConvReluPoolBackward& k, int threads) {
   const A* const kernels = static_cast<const A*>(k.of.weight);
   const Buffer<A> weight = adds ? packed(l, kernels, kLanes) : Buffer<A>();
   const A share = k.of.mean ? A(0.25) : A(1);
+  const int64_t weights = k.grad_weight != nullptr ? l.weights(kLanes) : 0;
   std::vector<Buffer<A>> sums(std::min(kParts, k.of.batch));
   for_each_part(k.of, threads, [&](int64_t begin, int64_t end, int64_t part) {
-    sums[part].resize(l.weights(kLanes) + l.outputs);
+    sums[part].resize(weights + l.outputs);
     Buffer<A> image(l.padded(kLanes)), grad_image(adds ? l.padded(kLanes) : 0);
     std::optional<Turned<A, Tile>> turned;
     if (turns) turned.emplace(k.of, kernels);
@@ -145,7 +148,7 @@ void backward(const ConvReluPoolBackward& k, int threads) {
       for (int64_t o = 0; o < l.outputs && (adds || k.grad_weight != nullptr || k.grad_bias != nullptr); ++o) {
         passed.find(l, grads, where, share, k.of.mean ? 4 : 1, o);
         const int64_t kernel = o * l.kernel(kLanes);
-        for (int64_t i = 0; i < passed.count; ++i) sums[part][l.weights(kLanes) + o] += passed.grad[i];
+        for (int64_t i = 0; i < passed.count; ++i) sums[part][weights + o] += passed.grad[i];
         if (k.grad_weight != nullptr) add_to_kernel<A, Tile>(l, image.data(), passed, 0, sums[part].data() + kernel);
         if (adds) add_to_image<A, Tile>(l, weight.data() + kernel, passed, grad_image.data());
       }
