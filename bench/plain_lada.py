@@ -146,7 +146,7 @@ class PlainLada:
     def tau_of(self, policy: PairNet, a: Tensor, b: Tensor) -> Tensor:
         if self.as_official:
             a, b = a.clone(), b.clone()
-        return policy(a, b)[0].sigmoid().clamp_min(1e-6)
+        return policy(torch.cat([a, b], 1))[0].sigmoid().clamp_min(1e-6)
 
     def mixed_entropy(self, a: Tensor, b: Tensor, tau: Tensor, key: Tensor, index: Tensor, k: int) -> Tensor:
         """Mean entropy of N mixtures of each pair, (P,)."""

@@ -279,24 +279,26 @@ Tensor relu_mix_logits_under_autocast(const Tensor& a, const Tensor& b, const Te
 
 auto& conv_relu_pool_op() {
   static const auto op =
-      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, c10::SymInt, bool)>(
-          "lada_ext::conv_relu_pool");
+      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, c10::SymInt, bool,
+                                         const OptionalTensor&)>("lada_ext::conv_relu_pool");
   return op;
 }
 
 auto& conv_relu_pool_backward_op() {
-  static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(
-      const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::SymInt, bool, std::array<bool, 3>)>(
-      "lada_ext::conv_relu_pool_backward");
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                 c10::SymInt, bool, std::array<bool, 3>, const OptionalTensor&)>(
+          "lada_ext::conv_relu_pool_backward");
   return op;
 }
 
 struct ConvReluPoolFunction : torch::autograd::Function<ConvReluPoolFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& image, const Tensor& weight,
-                               const OptionalTensor& bias, c10::SymInt padding, bool mean) {
+                               const OptionalTensor& bias, c10::SymInt padding, bool mean,
+                               const OptionalTensor& pairs) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto [result, where] = conv_relu_pool_op().call(image, weight, bias, padding, mean);
-    ctx->save_for_backward({image, weight, where});
+    auto [result, where] = conv_relu_pool_op().call(image, weight, bias, padding, mean, pairs);
+    ctx->save_for_backward({image, weight, where, or_undefined(pairs)});
     ctx->saved_data["padding"] = std::move(padding);
     ctx->saved_data["mean"] = mean;
     ctx->saved_data["has_bias"] = bias.has_value();
@@ -305,14 +307,14 @@ struct ConvReluPoolFunction : torch::autograd::Function<ConvReluPoolFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    variable_list result(5);
+    variable_list result(6);
     if (!grads[0].defined()) return result;
     const variable_list saved = ctx->get_saved_variables();
     const bool needs_bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
     const std::array<bool, 3> needed = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), needs_bias};
     auto [grad_image, grad_weight, grad_bias] =
         conv_relu_pool_backward_op().call(grads[0], saved[0], saved[1], saved[2], ctx->saved_data["padding"].toSymInt(),
-                                          ctx->saved_data["mean"].toBool(), needed);
+                                          ctx->saved_data["mean"].toBool(), needed, if_defined(saved[3]));
     if (needed[0]) result[0] = grad_image;
     if (needed[1]) result[1] = grad_weight;
     if (needed[2]) result[2] = grad_bias;
@@ -321,21 +323,24 @@ struct ConvReluPoolFunction : torch::autograd::Function<ConvReluPoolFunction> {
 };
 
 std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& weight, const OptionalTensor& bias,
-                                          c10::SymInt padding, bool mean) {
+                                          c10::SymInt padding, bool mean, const OptionalTensor& pairs) {
+  TORCH_CHECK_VALUE(!pairs || !needs_gradient(image),
+                    "conv_relu_pool: image must not require a gradient where it is given as pairs");
   if (needs_gradient(image, weight) || (bias && needs_gradient(*bias))) {
-    const variable_list out = ConvReluPoolFunction::apply(image, weight, bias, std::move(padding), mean);
+    const variable_list out = ConvReluPoolFunction::apply(image, weight, bias, std::move(padding), mean, pairs);
     return {out[0], out[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return conv_relu_pool_op().call(image, weight, bias, std::move(padding), mean);
+  return conv_relu_pool_op().call(image, weight, bias, std::move(padding), mean, pairs);
 }
 
 // Under autocast features may come in half precision and the weights do not: the wider one is taken.
 std::tuple<Tensor, Tensor> conv_relu_pool_under_autocast(const Tensor& image, const Tensor& weight,
-                                                         const OptionalTensor& bias, c10::SymInt padding, bool mean) {
+                                                         const OptionalTensor& bias, c10::SymInt padding, bool mean,
+                                                         const OptionalTensor& pairs) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
   const auto [x, w, shift] = in_widest(image, weight, bias ? *bias : weight);
-  return conv_relu_pool_op().call(x, w, bias ? OptionalTensor(shift) : std::nullopt, std::move(padding), mean);
+  return conv_relu_pool_op().call(x, w, bias ? OptionalTensor(shift) : std::nullopt, std::move(padding), mean, pairs);
 }
 
 auto& labels_op() {

@@ -85,12 +85,12 @@ TORCH_LIBRARY(lada_ext, m) {
   m.def("relu_mix_logits_backward(Tensor grad, Tensor a, Tensor b, Tensor lam, Tensor weight) -> Tensor", pure);
 
   m.def(
-      "conv_relu_pool(Tensor image, Tensor weight, Tensor? bias=None, SymInt padding=0, bool mean=False) "
-      "-> (Tensor, Tensor)",
+      "conv_relu_pool(Tensor image, Tensor weight, Tensor? bias=None, SymInt padding=0, bool mean=False, "
+      "Tensor? pairs=None) -> (Tensor, Tensor)",
       pure);
   m.def(
       "conv_relu_pool_backward(Tensor grad, Tensor image, Tensor weight, Tensor where, SymInt padding, bool mean, "
-      "bool[3] needed) -> (Tensor, Tensor, Tensor)",
+      "bool[3] needed, Tensor? pairs=None) -> (Tensor, Tensor, Tensor)",
       pure);
 
   m.def("mix_labels(Tensor y_a, Tensor y_b, Tensor lam, SymInt num_classes) -> Tensor", pure);

@@ -14,7 +14,7 @@ from lada_ext._images import Numbers, check_pair
 from lada_ext._library import check_tensor, score_dtype
 from lada_ext.affine_sample import affine_sample
 from lada_ext.beta_mix import Gradient, beta_mix_pairs, check_gradient
-from lada_ext.conv_relu_pool import Pool, check_pool, conv_relu_pool, pooled
+from lada_ext.conv_relu_pool import Pool, check_pool, conv_relu_pool, pooled, side_by_side
 from lada_ext.keys import make_key
 
 __all__ = ["STN", "AffineSample", "BetaMix", "ConvReluPool"]
@@ -113,12 +113,13 @@ class ConvReluPool(nn.Conv2d):
         check_pool("ConvReluPool", pool)
         self.pool: Pool = pool
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to half as many rows and columns as the convolution has, rounded down."""
+    def forward(self, image: Tensor, pairs: Tensor | None = None) -> Tensor:
+        """Maps (B, C, H, W) to half as many rows and columns as the convolution has, rounded down; or pairs (P, 2) of
+        maps (B, C / 2, H, W), side by side."""
         composed = (self.out_channels >= 16 and self.in_channels >= 8) if self.composed is None else self.composed
         if image.device.type == "cpu" and not composed:
-            return conv_relu_pool(image, self.weight, self.bias, int(self.padding[0]), self.pool)
-        return pooled(F.relu(super().forward(image)), self.pool)
+            return conv_relu_pool(image, self.weight, self.bias, int(self.padding[0]), self.pool, pairs)
+        return pooled(F.relu(super().forward(side_by_side(image, pairs))), self.pool)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pool={self.pool!r}"

@@ -214,9 +214,16 @@ def relu_mix_logits(a: Tensor, b: Tensor, lam: Tensor, weight: Tensor, bias: Ten
 
 
 def conv_relu_pool(
-    image: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, pool: str = "max"
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    padding: int = 0,
+    pool: str = "max",
+    pairs: Tensor | None = None,
 ) -> Tensor:
-    """The greatest, or the mean, of each 2 x 2 rectified results of a convolution."""
+    """The greatest, or the mean, of each 2 x 2 rectified results of a convolution, of images or of pairs of them."""
+    if pairs is not None:
+        image = torch.cat([image[pairs[:, 0]], image[pairs[:, 1]]], 1)
     rectified = F.conv2d(image, weight, bias, padding=padding).relu()
     return F.max_pool2d(rectified, 2) if pool == "max" else F.avg_pool2d(rectified, 2)
 

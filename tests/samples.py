@@ -428,6 +428,23 @@ CONVOLUTIONS: dict[str, Make] = {
 }
 
 
+def paired_convolution(pairs: int, *arguments: Any, **options: Any) -> Make:
+    def make(g: torch.Generator) -> dict[str, Any]:
+        made = convolution(*arguments, **options)(g)
+        return {**made, "pairs": torch.randint(len(made["image"]), (2, pairs), generator=g).t()}
+
+    return make
+
+
+PAIRED_CONVOLUTIONS: dict[str, Make] = {
+    "odd": paired_convolution(6, (5, 4, 7, 9), (4, 8, 4, 3), 1),
+    "policy": paired_convolution(7, (9, 32, 14, 14), (6, 64, 5, 5), 2),
+    "one_channel_of_each": paired_convolution(2, (3, 1, 8, 7), (5, 2, 3, 3), 0, pool="mean"),
+    "more_pairs_than_threads": paired_convolution(41, (2, 3, 6, 6), (2, 6, 3, 3), 0, bias=False),
+    "no_pairs": paired_convolution(0, (3, 2, 6, 6), (2, 4, 3, 3), 0),
+}
+
+
 def labelled(shape: tuple[int, ...], classes: int, scale: float = 2.0) -> Make:
     def make(g: torch.Generator) -> dict[str, Any]:
         logits = scale * torch.randn(*shape, classes, generator=g, dtype=torch.float64)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import CONVOLUTIONS, INF, NAN, cast, convolution, generator
+from samples import CONVOLUTIONS, INF, NAN, PAIRED_CONVOLUTIONS, cast, convolution, generator
 from tolerance import assert_close
 from torch import Tensor
 
@@ -46,7 +46,9 @@ def with_gradients(op: Any, arguments: dict[str, Any], grad: Tensor | None = Non
 
 
 def doubled(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.detach().double() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    """With the numbers in float64."""
+    floating = {k: v for k, v in arguments.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    return {**arguments, **{k: v.detach().double() for k, v in floating.items()}}
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -125,6 +127,91 @@ def test_an_image_does_not_depend_on_the_others() -> None:
         result, to_image, *_ = with_gradients(lada_ext.conv_relu_pool, one, grad[i : i + 1])
         assert torch.equal(result[0], whole[0][i])
         assert torch.equal(to_image[0], whole[1][i])
+
+
+def paired(name: str, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments, and those by which torch puts the pairs' images side by side."""
+    arguments = cast(PAIRED_CONVOLUTIONS[name](generator(name)), dtype, "cpu")
+    first, second = arguments["pairs"].unbind(1)
+    joined = torch.cat([arguments["image"][first], arguments["image"][second]], 1)
+    return arguments, {**arguments, "image": joined, "pairs": None}
+
+
+@pytest.mark.parametrize("name", PAIRED_CONVOLUTIONS)
+def test_pairs_are_images_side_by_side(name: str, dtype: torch.dtype) -> None:
+    arguments, joined = paired(name, dtype)
+    found = []
+    for each in (arguments, joined):
+        leaves = {k: each[k].detach().requires_grad_() for k in ("weight", "bias") if each[k] is not None}
+        result = lada_ext.conv_relu_pool(**{**each, **leaves})
+        grad = torch.randn(result.shape, generator=generator("grad"), dtype=torch.float64).to(dtype)
+        found.append([result, *torch.autograd.grad(result, list(leaves.values()), grad)])
+    for actual, expected in zip(*found, strict=True):
+        assert torch.equal(actual, expected)
+    assert_close(found[0][0], reference.conv_relu_pool(**doubled(arguments)), slack=8)
+
+
+def test_images_of_pairs_may_have_gradients() -> None:
+    """By way of a composition, as in the training of AdaMixup's policy."""
+    arguments, _ = paired("odd", torch.float64)
+    gradients = []
+    for op in (lada_ext.conv_relu_pool, reference.conv_relu_pool):
+        image = arguments["image"].detach().requires_grad_()
+        gradients.append(torch.autograd.grad(op(**{**arguments, "image": image}).square().sum(), image)[0])
+    torch.testing.assert_close(*gradients)
+    image = arguments["image"].requires_grad_()
+    with torch.no_grad():
+        torch.testing.assert_close(lada_ext.conv_relu_pool(**arguments), reference.conv_relu_pool(**arguments))
+    with pytest.raises(ValueError, match="image must not require a gradient where it is given as pairs"):
+        torch.ops.lada_ext.conv_relu_pool(image, arguments["weight"], None, 1, False, arguments["pairs"])
+
+
+@pytest.mark.parametrize("name", PAIRED_CONVOLUTIONS)
+def test_ops_on_pairs_keep_their_promises(name: str) -> None:
+    """Of opcheck, and to be what they are on other devices."""
+    on_cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    arguments, _ = paired(name, torch.float64)
+    image, weight, bias, padding, pool, pairs = arguments.values()
+    op, backward = torch.ops.lada_ext.conv_relu_pool.default, torch.ops.lada_ext.conv_relu_pool_backward.default
+    forward = image, weight, bias, padding, pool == "mean", pairs
+    torch.library.opcheck(op, (image, weight.requires_grad_(), *forward[2:]))
+    result, where = op(*forward)
+    for ours, theirs in zip((result, where), op.redispatch(on_cuda, *forward), strict=True):
+        torch.testing.assert_close(theirs, ours)
+    grad = torch.randn(result.shape, generator=generator("grad"), dtype=torch.float64)
+    back = grad, image, weight.detach(), where, padding, pool == "mean", [False, True, True], pairs
+    torch.library.opcheck(backward, back)
+    torch.testing.assert_close(backward.redispatch(on_cuda, *back), backward(*back))
+    with pytest.raises(ValueError, match="image has no gradient where it is given as pairs"):
+        backward(*back[:6], [True, True, True], pairs)
+
+
+def test_vmap_of_pairs_is_a_loop() -> None:
+    arguments, _ = paired("odd")
+    both = torch.stack([arguments["pairs"], arguments["pairs"].flip(0)])
+    images = torch.stack([arguments["image"], -arguments["image"]])
+    of_pairs = lambda pairs: lada_ext.conv_relu_pool(**{**arguments, "pairs": pairs})  # noqa: E731
+    of_images = lambda image: lada_ext.conv_relu_pool(**{**arguments, "image": image})  # noqa: E731
+    assert torch.equal(torch.vmap(of_pairs)(both), torch.stack([*map(of_pairs, both)]))
+    assert torch.equal(torch.vmap(of_images)(images), torch.stack([*map(of_images, images)]))
+
+
+def test_errors_of_pairs_name_the_argument() -> None:
+    arguments, _ = paired("odd")
+    for name, value, error, message in (
+        ("pairs", torch.zeros(3, dtype=torch.int64), ValueError, r"pairs must have shape \(P, 2\), got \[3\]"),
+        ("pairs", torch.zeros(3, 2), TypeError, "pairs must have dtype int64, got Float"),
+        ("pairs", torch.tensor([[0, 1], [5, 0]]), ValueError, r"pairs must lie in \[0, 5\), got pairs\[1, 0\] = 5"),
+        ("pairs", torch.tensor([[0, -1]]), ValueError, r"pairs must lie in \[0, 5\), got pairs\[0, 1\] = -1"),
+        (
+            "weight",
+            torch.zeros(2, 4, 3, 3),
+            ValueError,
+            r"weight must have .* C = 8 as two of image, got \[2, 4, 3, 3\]",
+        ),
+    ):
+        with pytest.raises(error, match=f"conv_relu_pool: {message}"):
+            lada_ext.conv_relu_pool(**{**arguments, name: value})
 
 
 @pytest.mark.parametrize("name", ["odd", "policy"])
@@ -259,6 +346,8 @@ def test_the_module_is_the_layers_it_stands_for(channels: int, bias: bool, compo
     layers[0].load_state_dict(module.state_dict())
     pooling = torch.nn.MaxPool2d(2) if pool == "max" else torch.nn.AvgPool2d(2)
     torch.testing.assert_close(module(image), pooling(layers(image)))
+    if channels % 2 == 0:
+        torch.testing.assert_close(module(torch.cat(image.chunk(2, 1)), torch.arange(6).view(2, 3).t()), module(image))
     assert repr(module).endswith(f"pool={pool!r})")
 
 

@@ -10,20 +10,31 @@ namespace lada {
 namespace {
 
 using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
 Tensor channels_last(const Tensor& tensor, at::ScalarType type) { return tensor.to(type).contiguous(kChannelsLast); }
 
 // The tensors behind ConvReluPool, kept alive as long as they are used.
 struct Convolution {
-  Tensor image, weight;
+  Tensor image, weight, pairs;
   int64_t padding;
   bool mean;
 
   ConvReluPool pointers() const {
-    return {
-        image.const_data_ptr(), weight.const_data_ptr(), image.size(0),  image.size(1), image.size(2), image.size(3),
-        weight.size(0),         weight.size(2),          weight.size(3), padding,       mean,          dtype_of(image)};
+    return {image.const_data_ptr(),
+            pairs.defined() ? pairs.const_data_ptr<int64_t>() : nullptr,
+            weight.const_data_ptr(),
+            pairs.defined() ? pairs.size(0) : image.size(0),
+            weight.size(1),
+            image.size(2),
+            image.size(3),
+            weight.size(0),
+            weight.size(2),
+            weight.size(3),
+            padding,
+            mean,
+            dtype_of(image)};
   }
 
   std::array<int64_t, 4> pooled() const {
@@ -32,14 +43,17 @@ struct Convolution {
   }
 };
 
-void check_convolution(const Tensor& image, const Tensor& weight, int64_t padding, const char* op) {
+void check_convolution(const Tensor& image, const Tensor& weight, int64_t padding, const OptionalTensor& pairs,
+                       const char* op) {
   check_floating(image, op, "image");
   TORCH_CHECK_VALUE(image.dim() == 4 && image.size(1) >= 1, op,
                     ": image must have shape (B, C, H, W) with at least one channel, got ", image.sizes());
   check_same(weight, op, "weight", image, "image");
-  TORCH_CHECK_VALUE(weight.dim() == 4 && weight.size(1) == image.size(1) && weight.numel() > 0, op,
-                    ": weight must have shape (O, C, KH, KW), none of them 0, with C = ", image.size(1),
-                    " as image, got ", weight.sizes());
+  const int64_t channels = image.size(1) * (pairs ? 2 : 1);
+  TORCH_CHECK_VALUE(weight.dim() == 4 && weight.size(1) == channels && weight.numel() > 0, op,
+                    ": weight must have shape (O, C, KH, KW), none of them 0, with C = ", channels, " as ",
+                    pairs ? "two of image" : "image", ", got ", weight.sizes());
+  if (pairs) check_pairs(*pairs, op, image, "image");
   TORCH_CHECK_VALUE(padding >= 0, op, ": padding must be at least 0, got ", padding);
   for (const int axis : {2, 3})
     TORCH_CHECK_VALUE(image.size(axis) + 2 * padding > weight.size(axis), op, ": image must be at least ",
@@ -47,25 +61,37 @@ void check_convolution(const Tensor& image, const Tensor& weight, int64_t paddin
                       ", so that a window of 2 x 2 results is whole, got ", image.size(axis));
 }
 
-void check_bias(const std::optional<Tensor>& bias, const Tensor& image, const Tensor& weight, const char* op) {
+void check_bias(const OptionalTensor& bias, const Tensor& image, const Tensor& weight, const char* op) {
   if (!bias) return;
   check_same(*bias, op, "bias", image, "image");
   check_shape(*bias, op, "bias", {weight.size(0)});
 }
 
-Convolution convolution_of(const Tensor& image, const Tensor& weight, int64_t padding, bool mean, const char* op) {
-  check_convolution(image, weight, padding, op);
+Convolution convolution_of(const Tensor& image, const Tensor& weight, int64_t padding, bool mean,
+                           const OptionalTensor& pairs, const char* op) {
+  check_convolution(image, weight, padding, pairs, op);
   const auto type = arithmetic_type(image);
-  return {channels_last(image, type), arithmetic(weight, type), padding, mean};
+  return {channels_last(image, type), arithmetic(weight, type), pairs ? pairs->contiguous() : Tensor(), padding, mean};
+}
+
+void check_gradients(std::array<bool, 3> needed, const OptionalTensor& pairs) {
+  TORCH_CHECK_VALUE(!needed[0] || !pairs, "conv_relu_pool: image has no gradient where it is given as pairs");
 }
 
 // The bits of places 0 to 3 of a window.
 Tensor bits_of(const Tensor& place) { return at::bitwise_left_shift(at::ones_like(place), place); }
 
-std::tuple<Tensor, Tensor> composed(const Tensor& image, const Tensor& weight, const std::optional<Tensor>& bias,
-                                    int64_t padding, bool mean) {
-  check_convolution(image, weight, padding, "conv_relu_pool");
-  check_bias(bias, image, weight, "conv_relu_pool");
+// What is convolved: the images, or pairs of them.
+Tensor convolved(const Tensor& image, const OptionalTensor& pairs) {
+  if (!pairs) return image;
+  return at::cat({image.index_select(0, pairs->select(1, 0)), image.index_select(0, pairs->select(1, 1))}, 1);
+}
+
+std::tuple<Tensor, Tensor> composed(const Tensor& images, const Tensor& weight, const OptionalTensor& bias,
+                                    int64_t padding, bool mean, const OptionalTensor& pairs) {
+  check_convolution(images, weight, padding, pairs, "conv_relu_pool");
+  check_bias(bias, images, weight, "conv_relu_pool");
+  const Tensor image = convolved(images, pairs);
   const Tensor sums = at::conv2d(image, weight, bias, {1, 1}, {padding, padding});
   Tensor pooled, where;
   if (mean) {
@@ -82,9 +108,11 @@ std::tuple<Tensor, Tensor> composed(const Tensor& image, const Tensor& weight, c
   return {pooled.clone(kChannelsLast), where.to(at::kByte).clone(kChannelsLast)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const Tensor& image, const Tensor& weight,
+std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const Tensor& images, const Tensor& weight,
                                                      const Tensor& where, int64_t padding, bool mean,
-                                                     std::array<bool, 3> needed) {
+                                                     std::array<bool, 3> needed, const OptionalTensor& pairs) {
+  check_gradients(needed, pairs);
+  const Tensor image = convolved(images, pairs);
   std::vector<Tensor> places;
   for (int place = 0; place < 4; ++place)
     places.push_back(at::where(where.bitwise_and(1 << place) != 0, mean ? grad / 4 : grad, 0));
@@ -99,10 +127,10 @@ std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const T
           needed[1] ? grad_weight.contiguous() : no_gradient(weight), needed[2] ? grad_bias : no_gradient(weight)};
 }
 
-std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& weight, const std::optional<Tensor>& bias,
-                                          int64_t padding, bool mean) {
+std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& weight, const OptionalTensor& bias,
+                                          int64_t padding, bool mean, const OptionalTensor& pairs) {
   constexpr const char* op = "conv_relu_pool";
-  const Convolution convolution = convolution_of(image, weight, padding, mean, op);
+  const Convolution convolution = convolution_of(image, weight, padding, mean, pairs, op);
   check_bias(bias, image, weight, op);
   const Tensor shift = bias ? arithmetic(*bias, arithmetic_type(image)) : Tensor();
   Tensor result = fresh(convolution.pooled(), convolution.image.options(), kChannelsLast);
@@ -115,9 +143,11 @@ std::tuple<Tensor, Tensor> conv_relu_pool(const Tensor& image, const Tensor& wei
 
 std::tuple<Tensor, Tensor, Tensor> conv_relu_pool_backward(const Tensor& grad, const Tensor& image,
                                                            const Tensor& weight, const Tensor& where, int64_t padding,
-                                                           bool mean, std::array<bool, 3> needed) {
+                                                           bool mean, std::array<bool, 3> needed,
+                                                           const OptionalTensor& pairs) {
   constexpr const char* op = "conv_relu_pool_backward";
-  const Convolution convolution = convolution_of(image, weight, padding, mean, op);
+  check_gradients(needed, pairs);
+  const Convolution convolution = convolution_of(image, weight, padding, mean, pairs, op);
   check_gradient(grad, op, "grad", convolution.pooled(), image, "image");
   check_shape(where, op, "where", convolution.pooled());
   check_on_device_of(where, op, "where", image, "image");

@@ -8,8 +8,10 @@ namespace lada {
 
 // All tensors but `where` are in arithmetic type.
 struct ConvReluPool {
-  const void* image;   // (batch, height, width, channels)
-  const void* weight;  // (outputs, channels, kernel_height, kernel_width)
+  const void* image;     // (batch, height, width, channels)
+  const int64_t* pairs;  // (batch, 2), or null; if given, `image` is (images, height, width, channels / 2), and the
+                         // channels of a pair lie side by side in what is convolved
+  const void* weight;    // (outputs, channels, kernel_height, kernel_width)
   int64_t batch, channels, height, width, outputs, kernel_height, kernel_width, padding;
   bool mean;  // of the windows, instead of the greatest
   DType dtype;

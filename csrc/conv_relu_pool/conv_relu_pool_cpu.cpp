@@ -31,7 +31,7 @@ void for_each_image(const ConvReluPoolForward& k, const Layout& l, int64_t lanes
   balanced_for(k.of.batch, cost(k.of), threads, [&](int64_t begin, int64_t end) {
     Buffer<A> image(l.padded(lanes));
     for (int64_t b = begin; b < end; ++b) {
-      pad(l, static_cast<const A*>(k.of.image) + b * l.pixels(), image.data());
+      pad(l, k.of, b, image.data());
       const int64_t at = b * l.windows() * l.outputs;
       pool(image.data(), static_cast<A*>(k.result) + at, k.where + at);
     }
@@ -143,7 +143,7 @@ void backward(const ConvReluPoolBackward& k, int threads) {
       const A* const grads = static_cast<const A*>(k.grad) + b * l.windows() * l.outputs;
       const uint8_t* const where = k.where + b * l.windows() * l.outputs;
       A* const to_image = adds || turns ? static_cast<A*>(k.grad_image) + b * l.pixels() : nullptr;
-      if (k.grad_weight != nullptr) pad(l, static_cast<const A*>(k.of.image) + b * l.pixels(), image.data());
+      if (k.grad_weight != nullptr) pad(l, k.of, b, image.data());
       std::fill(grad_image.begin(), grad_image.end(), A(0));
       for (int64_t o = 0; o < l.outputs && (adds || k.grad_weight != nullptr || k.grad_bias != nullptr); ++o) {
         passed.find(l, grads, where, share, k.of.mean ? 4 : 1, o);

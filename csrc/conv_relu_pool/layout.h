@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "../common/cpu.h"
 #include "conv_relu_pool.h"
 
 namespace lada::cpu {
@@ -96,8 +97,28 @@ void for_each_row(const Layout& l, const F& f) {
   for (int64_t y = 0; y < l.height; ++y) f(y * l.width * l.channels, (y + l.padding) * l.line + l.padding * l.channels);
 }
 
+// Halves of the channels of all pixels, each from an image of its own.
 template <class A>
-void pad(const Layout& l, const A* image, A* padded) {
+LADA_CLONES void pad_pair(const Layout& l, const A* first, const A* second, A* padded) {
+  const int64_t half = l.channels / 2;
+  for_each_row(l, [&](int64_t from, int64_t to) {
+    for (int64_t x = 0; x < l.width; ++x)
+      for (int64_t c = 0; c < half; ++c) {
+        padded[to + x * l.channels + c] = first[from / 2 + x * half + c];
+        padded[to + x * l.channels + half + c] = second[from / 2 + x * half + c];
+      }
+  });
+}
+
+// Image or pair `b`.
+template <class A>
+void pad(const Layout& l, const ConvReluPool& k, int64_t b, A* padded) {
+  const A* const images = static_cast<const A*>(k.image);
+  if (k.pairs != nullptr) {
+    const int64_t pixels = l.pixels() / 2;
+    return pad_pair(l, images + k.pairs[2 * b] * pixels, images + k.pairs[2 * b + 1] * pixels, padded);
+  }
+  const A* const image = images + b * l.pixels();
   for_each_row(l, [&](int64_t from, int64_t to) { std::copy_n(image + from, l.width * l.channels, padded + to); });
 }
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 
 from lada_ext.nn import ConvReluPool
 
 
 class PairNet(nn.Module):
-    """Features of both, (B, channels, H, W) each, to one number (InfoMixup) and to three (AdaMixup) for each pair.
+    """Features of both, (channels, H, W) each, to one number (InfoMixup) and to three (AdaMixup) for each pair.
 
     Layers and sizes are those of the authors' code: 77,246 parameters for 64-channel maps of 28 x 28. Each method reads
     one of the two heads; both are kept because the paper counts both.
@@ -35,7 +34,12 @@ class PairNet(nn.Module):
         self.concentration = nn.Linear(60, 1)
         self.region = nn.Linear(60, 3)
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B,) of the concentration, and (B, 3) of the region."""
-        h = self.trunk(self.convolutions(torch.cat([a, b], 1)))
+    def forward(self, h: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (P,) of the concentration, and (P, 3) of the region, of features (P, 2 channels, H, W) that lie side
+        by side, or of pairs (P, 2) of features (B, channels, H, W)."""
+        first, *rest = self.convolutions
+        h = first(h, pairs)
+        for layer in rest:
+            h = layer(h)
+        h = self.trunk(h)
         return self.concentration(h).squeeze(1), self.region(h)

@@ -134,10 +134,10 @@ def units_at_a_time(views: list[View], now: Round, draws: int, most: int) -> int
     if first.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
         return max(1, most)
     reach = net.mixing_reach(first.k)
-    mixed = first.at(reach)
+    mixed = first[:1].at(reach)
     if affine_tail.behind_relu(net, reach, mixed.shape[1:]) is not None:
         return max(1, most)  # their features are never in memory
-    return min(max(1, most), max(LEAST_UNITS, CACHED // max(1, mixed[:1].numel() * draws)))
+    return min(max(1, most), max(LEAST_UNITS, CACHED // max(1, mixed.numel() * draws)))
 
 
 def mean_of_draws(scores: Tensor) -> Tensor:

@@ -30,17 +30,21 @@ class Known(MutableMapping[int, Tensor]):
         self._inherited = frozenset(whole or ())  # what the whole comes to know later is computed for it, not for us
 
     def __getitem__(self, step: int) -> Tensor:
-        if step not in self._own and self._whole is not None and step in self._inherited:
+        if step not in self._own and step in self._inherited:
             with torch.enable_grad():  # kept, as what a view computes
-                self._own[step] = self._whole._part(step, self._index)
+                values, places = self.source(step)
+                self._own[step] = values if places is None else _rows(values, places)
         return self._own[step]
 
-    def _part(self, step: int, index: Tensor | slice | None) -> Tensor:
-        """Some of the instances: out of what they are a part of themselves, as long as that part is not in memory."""
-        if step in self._own or self._whole is None or not isinstance(self._index, Tensor):
-            return _taken(self[step], index)
-        index = index.to(self._index.device) if isinstance(index, Tensor) else index
-        return self._whole._part(step, self._index[index])
+    def source(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """A tensor that holds the instances, and their places in it; None if they are all that it holds."""
+        if step in self._own or self._whole is None:
+            return self._own[step], None
+        values, places = self._whole.source(step)
+        if isinstance(self._index, Tensor):
+            index = self._index.to(values.device)
+            return values, index if places is None else places[index]
+        return (values[self._index], None) if places is None else (values, places[self._index])
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +58,9 @@ class Known(MutableMapping[int, Tensor]):
     def __delitem__(self, step: int) -> None:
         raise TypeError("a view forgets nothing")
 
+    def __contains__(self, step: object) -> bool:
+        return step in self._own or step in self._inherited
+
     def __iter__(self) -> Iterator[int]:
         return iter({**dict.fromkeys(self._inherited), **self._own})
 
@@ -61,12 +68,9 @@ class Known(MutableMapping[int, Tensor]):
         return len(self._inherited | self._own.keys())
 
 
-def _taken(values: Tensor, index: Tensor | slice | None) -> Tensor:
+def _rows(values: Tensor, index: Tensor) -> Tensor:
     """Instances out of many. Those of channels-last maps are whole pieces of memory, which only `index_select` of the
     memory as it lies copies as such."""
-    if not isinstance(index, Tensor):
-        return values[index]
-    index = index.to(values.device)
     if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
         return values.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
     return values.index_select(0, index)
@@ -230,6 +234,22 @@ class View:
             raise RuntimeError("View: the network was trained after this view was made; make a new one")
         with torch.enable_grad():
             return f()
+
+    def source(self) -> tuple[Tensor, Tensor | None]:
+        """A tensor that holds h^k of these instances, and their places in it; None if they are all that it holds."""
+        step = self.net.cut(self.k)
+        if step not in self._known:
+            self.at(step)
+        return self._known.source(step)
+
+
+def pairs_within(a: View, b: View) -> tuple[Tensor, Tensor]:
+    """A tensor that holds h^k of both views, and the places (P, 2) in it of what are pairs."""
+    (h, first), (other, second) = a.source(), b.source()
+    if first is None or second is None or h is not other:
+        h = torch.cat([a.hidden, b.hidden])
+        first, second = torch.arange(len(h), device=h.device).chunk(2)
+    return h, torch.stack([first, second], 1)
 
 
 def together(views: Sequence[View], start: int, stop: int) -> None:

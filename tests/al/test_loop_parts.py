@@ -83,6 +83,19 @@ class TestView:
         assert part.device == view.device
         assert not part._known._own
 
+    @pytest.mark.parametrize("same", [True, False])
+    def test_pairs_are_found_where_they_lie(self, same: bool) -> None:
+        """In the candidates' features, as long as nobody took them out of these."""
+        net = counting_net()
+        view = View(net, 1, image=self.image).computed(5)
+        a, b = view[torch.tensor([4, 3, 1])][1:], view[torch.tensor([0, 2])]
+        if not same:
+            b.hidden  # noqa: B018
+        h, pairs = pairs_within(a, b)
+        assert (h is view.hidden) == same
+        assert torch.equal(h[pairs[:, 0]], view.hidden[[3, 1]])
+        assert torch.equal(h[pairs[:, 1]], view.hidden[[0, 2]])
+
     def test_what_the_whole_learns_later_a_part_computes(self) -> None:
         net = counting_net()
         view = View(net, 1, image=self.image)

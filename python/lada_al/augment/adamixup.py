@@ -21,7 +21,7 @@ import lada_ext
 from lada_al.augment import Augmentation
 from lada_al.models import Network, SplitModel
 from lada_al.pair_net import PairNet
-from lada_al.view import View
+from lada_al.view import View, pairs_within
 
 if TYPE_CHECKING:
     from lada_al.data import Task
@@ -104,5 +104,5 @@ class Region(nn.Module):
         self.net = net
 
     def forward(self, a: View, b: View) -> Tensor:
-        _, region = self.net(a.hidden, b.hidden)
+        _, region = self.net(*pairs_within(a, b))
         return region.softmax(1)[:, :2]

@@ -17,7 +17,7 @@ from lada_al import affine_tail
 from lada_al.augment import Augmentation, FixedTau
 from lada_al.models import Network, SplitModel
 from lada_al.pair_net import PairNet
-from lada_al.view import View
+from lada_al.view import View, pairs_within
 
 if TYPE_CHECKING:
     from lada_al.data import Task
@@ -96,7 +96,7 @@ class Concentration(nn.Module):
         self.net, self.largest_tau = net, largest_tau
 
     def forward(self, a: View, b: View) -> Tensor:
-        concentration, _ = self.net(a.hidden, b.hidden)
+        concentration, _ = self.net(*pairs_within(a, b))
         return self.largest_tau * concentration.sigmoid().clamp_min(SMALLEST_TAU)
 
 
