@@ -48,7 +48,7 @@ class Curves:
         """Values (P, N, V) at lam (P, N) in [0, 1], differentiable in lam."""
         pairs, steps = self.coefficients.shape[:2]
         position = steps * lam
-        node = position.detach().long().clamp_(max=steps - 1)
+        node = position.detach().long().clamp_(0, steps - 1)  # of NaN too
         t = (position - node)[..., None]
         rows = node + steps * torch.arange(pairs, device=lam.device)[:, None]
         cubics = self.coefficients.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)

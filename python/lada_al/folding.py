@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lada_al.models import SplitModel, steps_of
+from lada_al.models import SplitModel, does_as, steps_of
 from lada_al.ranks import BatchNormOfAll
 from lada_ext.nn import ConvReluPool
 
@@ -42,7 +42,7 @@ def _foldable(net: SplitModel) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, 
         if type(parts) is not nn.Sequential:
             continue
         for i, (first, second) in enumerate(pairwise(parts)):
-            if not (_is(first, nn.Conv2d) and _is(second, nn.BatchNorm2d, BatchNormOfAll)):
+            if not (does_as(first, nn.Conv2d) and does_as(second, nn.BatchNorm2d, BatchNormOfAll)):
                 continue
             assert isinstance(first, nn.Conv2d)
             assert isinstance(second, nn.BatchNorm2d)
@@ -50,16 +50,10 @@ def _foldable(net: SplitModel) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, 
                 yield parts, i, first, second
 
 
-def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether it does what modules of these types do: what is derived from one may do more, and so does what has hooks,
-    as of pruning or spectral normalisation."""
-    return type(module) in kinds and not (module._forward_pre_hooks or module._forward_hooks)
-
-
 def _pool(parts: nn.Sequential, i: int) -> None:
     """One module for a folded convolution, the ReLU and the pooling behind it, if these are what follows."""
     convolution, _, *behind = parts[i : i + 4]
-    if len(behind) < 2 or not (_is(behind[0], nn.ReLU) and _is(behind[1], nn.AvgPool2d)):
+    if len(behind) < 2 or not (does_as(behind[0], nn.ReLU) and does_as(behind[1], nn.AvgPool2d)):
         return
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(behind[1], nn.AvgPool2d)

@@ -221,8 +221,7 @@ def _scores_to_buy_by(views: list[View], tau: Tensor, now: Round, curves: Curves
     """
     if curves is None or not curves.of_logits or views[0].net.mixes_logits(views[0].k):
         return unit_scores(views, tau, now)
-    key = now.keys.key("score samples", now.number, device=tau.device)
-    scores, entropies = _scores_with(views, read_off(curves, views, tau, key, now), now)
+    scores, entropies = _scores_by_curves(views, tau, now, curves)
     order, error = (-scores).argsort(stable=True), scores.new_zeros(())  # NaN last
     wanted = min(now.shortlist, len(order))
     step = max(2 * wanted, FEWEST_FINALISTS)
@@ -235,6 +234,17 @@ def _scores_to_buy_by(views: list[View], tau: Tensor, now: Round, curves: Curves
         if (scores[order[start + step :][:1]] + MARGIN * error < worst).any():
             break
     return scores, entropies
+
+
+def _scores_by_curves(views: list[View], tau: Tensor, now: Round, curves: Curves) -> tuple[Tensor, Tensor]:
+    key = now.keys.key("score samples", now.number, device=tau.device)
+    parts = []
+    for start in range(0, len(tau), now.config.scoring_batch):
+        span = slice(start, start + now.config.scoring_batch)
+        real = [view[span] for view in views]
+        parts.append(_scores_with(real, read_off(curves[span], real, tau[span], key, now), now))
+    scores, entropies = zip(*parts, strict=True)
+    return torch.cat(scores), torch.cat(entropies)
 
 
 def _scores_of(real: list[View], tau: Tensor, key: Tensor, now: Round) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from lada_al.ranks import BatchNormOfAll
+
 if TYPE_CHECKING:
     from lada_al.affine_tail import AffineTail
     from lada_al.wrap import WrappedModel
@@ -92,7 +94,7 @@ class SplitModel(nn.Module):
 
     def rectifies(self, step: int) -> bool:
         """Whether this module of the chain is known to be a ReLU."""
-        return step < len(self.steps) and type(self.steps[step]) is nn.ReLU
+        return step < len(self.steps) and does_as(self.steps[step], nn.ReLU)
 
     def tail(self) -> int:
         """The first module of the affine end of the chain, as the net is now; behind all of them if there is none."""
@@ -141,7 +143,9 @@ class SplitModel(nn.Module):
         return shapes
 
 
-AFFINE = {nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity}
+AFFINE = nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity
+NORMALISATIONS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, BatchNormOfAll
+DROPOUTS = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
 
 
 def steps_of(stages: Iterable[nn.Module]) -> list[nn.Module]:
@@ -149,13 +153,18 @@ def steps_of(stages: Iterable[nn.Module]) -> list[nn.Module]:
     return [step for stage in stages for step in (steps_of(stage) if type(stage) is nn.Sequential else [stage])]
 
 
+def does_as(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether it does what modules of these types do: what is derived from one may do more, and so does what has hooks,
+    as of pruning or spectral normalisation."""
+    return type(module) in kinds and not (module._forward_pre_hooks or module._forward_hooks)
+
+
 def _is_affine(module: nn.Module) -> bool:
-    """By type alone: what is derived from a convolution may do more."""
-    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-        return not module.training
-    if isinstance(module, Classifier):
+    if does_as(module, *NORMALISATIONS):
+        return not module.training and module.running_mean is not None
+    if does_as(module, Classifier):
         return not (module.dropout and module.training)
-    return type(module) in AFFINE
+    return does_as(module, *AFFINE) or (does_as(module, *DROPOUTS) and not module.training)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import torch
 from lada_al import View
 from lada_al.augment.mix import Mix
 from lada_al.models import SplitModel, frozen, resnet18, small
+from lada_al.ranks import BatchNormOfAll
+from torch import nn
 
 import lada_ext
 
@@ -50,6 +52,37 @@ def test_reach() -> None:
     assert net.affine_reach(net.cut(1), end) == net.cut(1) + 1
     wide = resnet18(1, (20, 20), 3).eval()
     assert wide.affine_reach(wide.cut(1), wide.cut(wide.depth)) == wide.cut(1)  # a residual block
+
+
+class Bounded(nn.BatchNorm2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).tanh()
+
+
+def hooked() -> nn.Module:
+    flat = nn.Flatten()
+    flat.register_forward_hook(lambda module, inputs, output: output.tanh())
+    return flat
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Bounded(4), nn.BatchNorm2d(4, track_running_stats=False), hooked()],
+    ids=["derived", "of a batch", "hook"],
+)
+def test_what_may_do_more_is_not_affine(module: nn.Module) -> None:
+    net = SplitModel([nn.Sequential(nn.Conv2d(3, 4, 3), module), nn.Flatten(), nn.Linear(144, 2)])
+    with frozen(net):
+        assert net.affine_reach(0, net.cut(net.depth)) == 1
+        assert not net.mixes_logits(0)
+
+
+@pytest.mark.parametrize("module", [nn.BatchNorm2d(4), BatchNormOfAll(4), nn.Dropout2d(0.5)])
+def test_what_is_affine_once_it_is_frozen(module: nn.Module) -> None:
+    net = SplitModel([nn.Sequential(nn.Conv2d(3, 4, 3), module), nn.Flatten(), nn.Linear(144, 2)])
+    assert not net.mixes_logits(0)
+    with frozen(net):
+        assert net.mixes_logits(0)
 
 
 def test_a_mixture_has_the_features_that_are_asked_for() -> None:

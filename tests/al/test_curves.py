@@ -74,6 +74,8 @@ class TestReading:
         values[0, 2] = torch.nan
         read = Curves.through(values, of_logits=False).at(torch.full((2, 1), 0.5))
         assert read.isnan().flatten().tolist() == [True, False]
+        lam = torch.tensor([[0.5], [torch.nan]])
+        assert Curves.through(torch.rand(2, 5, 1), of_logits=False).at(lam).isnan().flatten().tolist() == [False, True]
 
 
 @pytest.mark.parametrize("f_acq", MIXING)
@@ -209,7 +211,9 @@ def test_what_is_bought_is_scored_by_the_classifier_not_by_curves(
 ) -> None:
     """Curves of three nodes are rough, and tell only which pairs come into question: the purchase and its scores are
     those of all pairs scored by the classifier. Fewer are."""
-    changes = {"curve": 3, "policy_lr": 1e-3, "selection": selection, "gamma": 0.8, "query": 2}
+    changes = {
+        "curve": 3, "policy_lr": 1e-3, "selection": selection, "gamma": 0.8, "query": 2, "scoring_batch": 17
+    }  # fmt: skip
     now = round_of(net, pool, tiny_config.model_copy(update=changes), f_acq, "mix", learn=True)
     monkeypatch.setattr(lookahead, "FEWEST_FINALISTS", 4)
     views, evaluated, unit_scores = views_of(net, pool, now, 40), [], lookahead.unit_scores

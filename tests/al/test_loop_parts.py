@@ -15,6 +15,7 @@ from lada_al.loop import balanced_choice
 from lada_al.models import SplitModel, frozen
 from lada_al.pair_net import PairNet
 from lada_al.pool import Pool
+from lada_al.view import pairs_within
 from torch import Tensor, nn
 
 SIZES = {"small": (1, (20, 20)), "resnet18": (3, (32, 32))}
