@@ -29,10 +29,12 @@ class Shape(NamedTuple):
     of: str
     """What has a gradient, of OF."""
     pool: Pool = "max"
+    pairs: int = 0
+    """How many pairs of the images are convolved; 0: each image by itself."""
 
 
 # pi_phi at k = 2 and k = 1 of `small`, its second block, both of STN's f_tau, the frozen `small`'s first when images
-# learn, and pi_phi at k = 1 of `resnet18`
+# learn, pi_phi at k = 1 of `resnet18`, and the first again, of pairs among 2,000 candidates
 SHAPES = [
     Shape(100, 64, 14, 6, 5, 2, "weights"),
     Shape(100, 16, 14, 6, 5, 2, "weights"),
@@ -41,35 +43,41 @@ SHAPES = [
     Shape(100, 8, 11, 10, 5, 0, "all"),
     Shape(100, 1, 28, 8, 3, 1, "image", "mean"),
     Shape(100, 128, 32, 6, 5, 2, "weights"),
+    Shape(2000, 32, 14, 6, 5, 2, "weights", pairs=100),
 ]
 
 
-def eager(image: Tensor, weight: Tensor, bias: Tensor, padding: int, pool: Pool) -> Tensor:
+def eager(image: Tensor, weight: Tensor, bias: Tensor, padding: int, pool: Pool, pairs: Tensor | None = None) -> Tensor:
+    if pairs is not None:
+        image = torch.cat([image[pairs[:, 0]], image[pairs[:, 1]]], 1)
     rectified = F.relu(F.conv2d(image, weight, bias, padding=padding))
     return F.max_pool2d(rectified, 2) if pool == "max" else F.avg_pool2d(rectified, 2)
 
 
 def block(shape: Shape, with_gradient: bool, g: torch.Generator) -> Arguments:
-    images, channels, size, outputs, kernel, padding, of, pool = shape
+    images, channels, size, outputs, kernel, padding, of, pool, pairs = shape
     image = torch.randn(images, channels, size, size, generator=g).relu().to(memory_format=torch.channels_last)
-    weight = torch.randn(outputs, channels, kernel, kernel, generator=g) / (channels * kernel**2) ** 0.5
+    seen = channels * (2 if pairs else 1)
+    weight = torch.randn(outputs, seen, kernel, kernel, generator=g) / (seen * kernel**2) ** 0.5
     bias = torch.randn(outputs, generator=g)
+    ends = torch.randint(images, (2, pairs), generator=g).t() if pairs else None
     if not with_gradient:
-        return image, weight, bias, padding, pool
+        return image, weight, bias, padding, pool, ends
     pooled = (size + 2 * padding - kernel + 1) // 2
-    grad = torch.randn(images, outputs, pooled, pooled, generator=g)
+    grad = torch.randn(pairs or images, outputs, pooled, pooled, generator=g)
     for i, tensor in enumerate((image, weight, bias)):
         tensor.requires_grad_(i in OF[of])
-    return image, weight, bias, padding, pool, grad
+    return image, weight, bias, padding, pool, ends, grad
 
 
 def case(shape: Shape, device: str, with_gradient: bool) -> Case:
-    images, channels, size, outputs, kernel, padding, of, pool = shape
-    pooled = (size + 2 * padding - kernel + 1) // 2
-    once = 4 * (images * (channels * size**2 + outputs * pooled**2) + outputs * channels * kernel**2)
+    images, channels, size, outputs, kernel, padding, of, pool, pairs = shape
+    pooled, batch, seen = (size + 2 * padding - kernel + 1) // 2, pairs or images, channels * (2 if pairs else 1)
+    once = 4 * (batch * (seen * size**2 + outputs * pooled**2) + outputs * seen * kernel**2)
     return op_case(
         "conv_relu_pool",
-        f"B={images} C={channels} {size}x{size} O={outputs} K={kernel}"
+        f"B={batch} C={seen} {size}x{size} O={outputs} K={kernel}"
+        + (f" of {images} in pairs" if pairs else "")
         + (" mean" if pool == "mean" else "")
         + (f", forward + backward of {of}" if with_gradient else ""),
         device,
