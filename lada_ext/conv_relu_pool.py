@@ -67,8 +67,14 @@ def check_pool(op: str, pool: str) -> None:
 
 
 def side_by_side(image: Tensor, pairs: Tensor | None) -> Tensor:
-    """The channels of pairs of images as those of one, (P, 2 C, H, W); without pairs the images."""
-    return image if pairs is None else torch.cat([image.index_select(0, end) for end in pairs.unbind(1)], 1)
+    """The channels of pairs of images as those of one, (P, 2 C, H, W), in the memory format that `image` has; without
+    pairs the images."""
+    if pairs is None:
+        return image
+    if image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last):
+        whole = image.permute(0, 2, 3, 1)  # pieces of memory, which index_select copies as such
+        return torch.cat([whole.index_select(0, end) for end in pairs.unbind(1)], 3).permute(0, 3, 1, 2)
+    return torch.cat([image.index_select(0, end) for end in pairs.unbind(1)], 1)
 
 
 def pooled(x: Tensor, pool: Pool) -> Tensor:

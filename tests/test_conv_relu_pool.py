@@ -17,6 +17,7 @@ from torch import Tensor
 
 import lada_ext
 from lada_ext import reference
+from lada_ext.conv_relu_pool import side_by_side
 from lada_ext.nn import ConvReluPool
 
 # Weights of 9 MiB; prints by how many MiB the gradient of the images made the process larger at its peak.
@@ -184,6 +185,15 @@ def test_ops_on_pairs_keep_their_promises(name: str) -> None:
     torch.testing.assert_close(backward.redispatch(on_cuda, *back), backward(*back))
     with pytest.raises(ValueError, match="image has no gradient where it is given as pairs"):
         backward(*back[:6], [True, True, True], pairs)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_images_are_put_side_by_side_as_they_lie(memory_format: torch.memory_format) -> None:
+    arguments, joined = paired("odd")
+    image = arguments["image"].contiguous(memory_format=memory_format)
+    made = side_by_side(image, arguments["pairs"])
+    assert torch.equal(made, joined["image"])
+    assert made.is_contiguous(memory_format=memory_format)
 
 
 def test_vmap_of_pairs_is_a_loop() -> None:
