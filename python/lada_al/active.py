@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lada_al import lookahead
 from lada_al.data import Dataset
-from lada_al.errors import UsageError, first_line, one_line
+from lada_al.errors import UsageError, first_line, one_line, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
@@ -180,12 +180,13 @@ class ActiveLearner:
         """Trains the network on all labels, and on virtual instances of the last batch (Eq. 14).
 
         Raises:
-            UsageError: there are not labels of two classes, on images that can be read.
+            UsageError: there are not labels of two classes, on images that can be read; or training diverged.
         """
         known, pixels = self._read_labelled()
         pool = self._pool(known, pixels)
         with arithmetic(self.config):
-            self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
+            loss = self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
+        refuse_divergence(loss, self.config.lr)
         self._fitted = len(self.labels)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ def perceptron() -> nn.Module:
     """Without feature maps: only its images have layers that a policy can be learned for."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(400, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def convolutional() -> nn.Module:
+    """Without a linear layer."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
 
 
 def learner(method: str = "lada-ent-mix", net: nn.Module | None = None, **settings: Any) -> ActiveLearner:
@@ -270,6 +279,14 @@ def test_one_pass_over_a_parquet_file_reads_the_row_groups_of_what_is_asked_for(
             {"model": perceptron(), "layers": (1, 2)},
             r"layers must lie below 1, from where your model has no feature maps, got .*; e.g. layers=\(0,\), the images$",
         ),
+        *(
+            (
+                {"model": convolutional(), "method": method},
+                rf"^method {re.escape(method)} needs a network that ends with a linear layer, got your model, whose last "
+                r"cut is at features of shape \(6, 20, 20\)$",
+            )
+            for method in ("bald", "coreset", "badge", "ent+adamixup")
+        ),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
         ({"epoch": 1}, "^ActiveLearner: epoch is no setting here$"),
         ({"schedule": (4, 4), "rounds": 2}, "^ActiveLearner: (schedule|rounds) is for experiments on a data set; "),
@@ -282,6 +299,17 @@ def test_bad_arguments(wrong: dict[str, Any], message: str) -> None:
     arguments = {"model": network(), "pool": Images(), **SETTINGS, **wrong}
     with pytest.raises(UsageError, match=message):
         ActiveLearner(**arguments)
+
+
+@pytest.mark.parametrize("method", ["entropy", "coreset", "lada-ent-mix"])
+def test_a_network_that_diverges_chooses_nothing(method: str) -> None:
+    active = learner(method, lr=1e30)
+    ids = active.ask(4)
+    active.tell(ids, CLASSES * 2)
+    with pytest.raises(
+        UsageError, match=r"^lr: expected a rate at which training converges, got 1e\+30, and a loss of"
+    ):
+        active.ask(4)
 
 
 def test_candidates_may_be_fewer_than_an_experiment_would_buy() -> None:

@@ -117,6 +117,17 @@ class TestQuery:
         assert fits[1].k in (1, 2)
         assert len(fits[1].tau) == 1
 
+    def test_a_network_that_diverges_asks_for_nothing(self, pool: Path, tmp_path: Path) -> None:
+        begin(tmp_path, pool, method="entropy", settings={"lr": 1e30})
+        assert lada("query", "--project", tmp_path, "--out", tmp_path / "batch.csv", "--count", 8)[0] == 0
+        fill_in(tmp_path / "batch.csv", tmp_path / "labels.csv")
+        assert lada("ingest", tmp_path / "labels.csv", "--project", tmp_path)[0] == 0
+        code, _, err = lada("query", "--project", tmp_path, "--out", tmp_path / "second.csv")
+        assert code == 2
+        assert err.startswith("lada: lr: expected a rate at which training converges, got 1e+30, and a loss of ")
+        with Store(tmp_path / "labels.sqlite") as store:
+            assert len(store.queries()) == 1
+
     def test_a_ranking_is_a_function_of_labels_and_seed(self, project: Path, pool: Path, tmp_path: Path) -> None:
         fill_in(project / "batch.csv", project / "labels.csv")
         outcomes = []

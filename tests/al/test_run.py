@@ -126,6 +126,26 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
     assert "own" in page.write(tmp_path / "out").read_text()
 
 
+def test_images_that_are_too_small_for_a_network_are_refused_before_any_work(tmp_path: Path) -> None:
+    images, labels = np.zeros((90, 16, 16), np.uint8), np.arange(90) % 3
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    settings = {**TINY_SETTINGS, "dataset": "own", "data": str(tmp_path / "own.npz"), "method": "lada-ent-stn"}
+    with pytest.raises(UsageError, match="LocalisationNet: images must be at least 18 x 18, got 16 x 16"):
+        experiment.check(Config(**settings), tmp_path / "out", resume=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["random", "lada-ent-mix"])
+def test_a_run_that_diverges_is_ended_and_leaves_no_checkpoint(name: str, tiny_config: Config, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(
+        UsageError, match=r"^lr: expected a rate at which training converges, got 1e\+30, and a loss of"
+    ):
+        events.extend(run_experiment(with_changes(tiny_config, method=name, lr=1e30), tmp_path / "out"))
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+    assert [type(event) for event in journal.read(tmp_path / "out" / "rounds.jsonl")] == [Bought]
+
+
 def test_image_size_is_for_own_images() -> None:
     with pytest.raises(ValueError, match="image_size is for data set own; images of mnist5k are of one size"):
         Config(image_size=32)
@@ -367,6 +387,8 @@ class TestConfig:
             ({"lr": float("nan")}, "lr: Input should be"),
             ({"fixed_tau": 0}, "fixed_tau: Input should be greater than 0, got 0"),
             ({"layers": ()}, "layers: "),
+            ({"bald_samples": 1}, "bald_samples: Input should be greater than or equal to 2, got 1"),
+            ({"cal_views": 1}, "cal_views: Input should be greater than or equal to 2, got 1"),
             ({"pairs": "some"}, "pairs: Input should be 'random' or 'all'"),
             ({"pairs": "all", "method": "lada-vaal-mix"}, "pairs=all works for entropy or var-ratio with mix, got"),
             ({"pairs": "all", "method": "lada-ent-adamixup"}, "pairs=all works for entropy or var-ratio with mix"),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lada_al import lookahead
 from lada_al.data import Dataset, statistics
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.label.images import Images
@@ -68,7 +68,7 @@ class Ranker:
         pool.add(range(len(known)), [self.project.classes.index(labelled[id_]) for id_ in known])
         with arithmetic(config):
             learner = make_learner(config, dataset, keys, pool.device)
-            learner.fit(pool, self._last_purchase(known, pool), keys, self.meter)
+            refuse_divergence(learner.fit(pool, self._last_purchase(known, pool), keys, self.meter), config.lr)
             now = lookahead.Round(
                 self.round, config, keys, learner.f_acq, learner.f_aug, self.meter, Clock(pool.device)
             )

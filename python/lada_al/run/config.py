@@ -37,6 +37,7 @@ FOR_BENCHMARKS = {"dataset", "data", "image_size", "rounds", "schedule", "query"
 FOR_BENCHMARKS |= {"official_statistics", "headline"}
 
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]  # one alone would leave nothing to compare
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -95,8 +96,8 @@ class Config(BaseModel):
     scoring_batch: Count = Field(500, description="images or features at a time through the network when scoring")
 
     dropout: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="before the last layer, in BALD and BGADL")
-    bald_samples: Count = Field(20, description="draws of the dropout masks, T")
-    cal_views: Count = Field(50, description="random shifts and mirror images of each image")
+    bald_samples: Several = Field(20, description="draws of the dropout masks, T")
+    cal_views: Several = Field(50, description="random shifts and mirror images of each image")
     vaal_steps: Count = Field(500, description="steps of autoencoder and discriminator each round")
     vaal_batch: Annotated[int, Field(ge=2)] = 64
     vaal_lr: Positive = 5e-4
@@ -218,8 +219,15 @@ class Config(BaseModel):
     def check_layers(self, shapes: list[tuple[int, ...]], mixing_logits: list[int], model: str) -> None:
         """Refuses layers at which the method cannot work in the model, which has this name; see `check_fits`.
 
-        Methods that neither mix features nor learn from them use no layers.
+        Methods that neither mix features nor learn from them use no layers. Those that read what the last layer sees as
+        a vector are refused where it is none.
         """
+        parts = [part for part in (self.chosen.acquisition, self.chosen.augmentation) if part is not None]
+        if any(part.needs_vector for part in parts) and len(shapes[-2]) != 1:
+            raise UsageError(
+                f"method {self.method} needs a network that ends with a linear layer, got {model}, "
+                f"whose last cut is at features of shape {shapes[-2]}"
+            )
         if self.seeks_pairs and not set(self.layers) <= set(mixing_logits):
             layers = " or ".join(map(str, mixing_logits))
             raise UsageError(
