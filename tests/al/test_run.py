@@ -146,9 +146,11 @@ def test_a_run_that_diverges_is_ended_and_leaves_no_checkpoint(name: str, tiny_c
     assert [type(event) for event in journal.read(tmp_path / "out" / "rounds.jsonl")] == [Bought]
 
 
-def test_image_size_is_for_own_images() -> None:
+def test_image_size_and_white_are_for_own_images() -> None:
     with pytest.raises(ValueError, match="image_size is for data set own; images of mnist5k are of one size"):
         Config(image_size=32)
+    with pytest.raises(ValueError, match="white is for data set own; images of mnist5k have 8 bits"):
+        Config(white=4095)
 
 
 @pytest.fixture(scope="module", params=["lada-ent-mix", "lada-ent-stn", "lada-ll4al-adamixup", "bgadl"])

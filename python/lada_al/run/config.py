@@ -10,6 +10,7 @@ from lada_al import data, models
 from lada_al.curves import FEWEST_NODES
 from lada_al.errors import UsageError
 from lada_al.methods import Method, method
+from lada_al.pools.decode import WHITE
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The default: weights start anew each round, and nothing is chosen on the test set.
@@ -33,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Labels bought a round, initial labels, training batch: the paper's numbers for 10 and for 100 classes (Section 4.1).
 BUDGETS = {"cifar100": {"query": 100, "initial": 1000, "batch": 100}}
 # Fields that mean something only where the labels and a test set are at hand; where people label, they are refused.
-FOR_BENCHMARKS = {"dataset", "data", "image_size", "rounds", "schedule", "query", "initial"}
+FOR_BENCHMARKS = {"dataset", "data", "image_size", "white", "rounds", "schedule", "query", "initial"}
 FOR_BENCHMARKS |= {"official_statistics", "headline"}
 
 Count = Annotated[int, Field(ge=1)]
@@ -55,6 +56,9 @@ class Config(BaseModel):
     dataset: str = "mnist5k"
     data: str | None = Field(None, description="folder of the data set's files; mnist5k needs none")
     image_size: Count | None = Field(None, description="height and width that image files of `own` are brought to")
+    white: Annotated[int, Field(ge=1, le=WHITE)] = Field(
+        WHITE, description="white in grey image files of `own` of 16 bits: 4095 where 12 of them are used"
+    )
     model: str = "small"
     preset: Literal["clean", "paper", "official"] = "clean"
     seed: Whole = 1
@@ -158,6 +162,8 @@ class Config(BaseModel):
         augmentation = self.chosen.augmentation
         if self.image_size is not None and self.dataset != "own":
             raise UsageError(f"image_size is for data set own; images of {self.dataset} are of one size")
+        if self.white != WHITE and self.dataset != "own":
+            raise UsageError(f"white is for data set own; images of {self.dataset} have 8 bits")
         if self.seeks_pairs and not (augmentation and augmentation.mixes_by_beta and self.chosen.acquisition.fused):
             raise UsageError(f"pairs=all works for entropy or var-ratio with mix, got {self.method}")
         for query in {self.query, *self.schedule}:

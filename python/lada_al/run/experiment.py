@@ -210,12 +210,14 @@ def read_config(out: Path) -> Config:
 
 def load_data(config: Config, download: bool = False) -> Dataset:
     """The data set that the configuration names."""
-    return _load_data(config.dataset, config.data, download, config.official_statistics, config.image_size)
+    return _load_data(
+        config.dataset, config.data, download, config.official_statistics, config.image_size, config.white
+    )
 
 
 @functools.lru_cache(maxsize=1)
-def _load_data(name: str, folder: str | None, download: bool, official_statistics: bool, size: int | None) -> Dataset:
-    return data.load(name, None if folder is None else Path(folder), download, official_statistics, size)
+def _load_data(name: str, folder: str | None, *options: Any) -> Dataset:
+    return data.load(name, None if folder is None else Path(folder), *options)
 
 
 def find_device(name: str) -> torch.device:
