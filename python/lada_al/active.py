@@ -32,10 +32,10 @@ from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, no_oracle
 from lada_al.pools import Id, ImageSpec, UnreadableError, open_pool
 from lada_al.pools.decode import decode
+from lada_al.run import checkpoint
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner
-from lada_al.run.files import write_atomically
 from lada_al.timing import Clock, NoMeter
 from lada_al.wrap import taking_images
 
@@ -224,7 +224,7 @@ class ActiveLearner:
             spec=_fields(self.spec),
         )
         payload = {"state": json.dumps(state.model_dump()), "learner": self._learner.state_dict()}
-        write_atomically(Path(path), lambda file: torch.save(payload, file))
+        checkpoint.write(Path(path), payload)
 
     @classmethod
     def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -353,6 +354,18 @@ class TestFolder:
     def test_a_foreign_checkpoint_is_as_none(self, payload: object, tmp_path: Path) -> None:
         torch.save(payload, tmp_path / "checkpoint.pt")
         assert checkpoint.load(tmp_path / "checkpoint.pt", torch.device("cpu")) is None
+
+    def test_a_full_disk_is_said_as_the_system_says_it(self, tmp_path: Path) -> None:
+        small = resource.RLIMIT_FSIZE
+        before, handler = resource.getrlimit(small), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(small, (10_000, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                checkpoint.save(tmp_path / "checkpoint.pt", Trained(0, 2, 0.5, 1.0, {}), {"w": torch.zeros(9_000)})
+        finally:
+            resource.setrlimit(small, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert not list(tmp_path.iterdir())
 
     def test_a_folder_whose_first_write_was_cut_short_counts_as_empty(
         self, tiny_config: Config, tmp_path: Path

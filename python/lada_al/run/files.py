@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Puts a file of these bytes in the place of `path`."""
     write_atomically(path, lambda file: file.write(data))
 
