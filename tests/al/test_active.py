@@ -76,6 +76,18 @@ def convolutional() -> nn.Module:
     )
 
 
+def shrinking() -> nn.Module:
+    """With maps of 5 x 5 at layer 1 and of 3 x 3 at layer 2."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 6, 4, stride=4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(6, 2),
+    )
+
+
 def learner(method: str = "lada-ent-mix", net: nn.Module | None = None, **settings: Any) -> ActiveLearner:
     return ActiveLearner(net or network(), Images(), method=method, **{**SETTINGS, **settings})
 
@@ -287,6 +299,14 @@ def test_one_pass_over_a_parquet_file_reads_the_row_groups_of_what_is_asked_for(
             )
             for method in ("bald", "coreset", "badge", "ent+adamixup")
         ),
+        *(
+            (
+                {"model": shrinking(), "method": method},
+                rf"^layers: the policy network of {re.escape(method)} looks at maps of 4 x 4 or more, those of layer 2 of "
+                r"your model are 3 x 3$",
+            )
+            for method in ("lada-ent-mix", "ent+adamixup")
+        ),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
         ({"epoch": 1}, "^ActiveLearner: epoch is no setting here$"),
         ({"schedule": (4, 4), "rounds": 2}, "^ActiveLearner: (schedule|rounds) is for experiments on a data set; "),
@@ -299,6 +319,17 @@ def test_bad_arguments(wrong: dict[str, Any], message: str) -> None:
     arguments = {"model": network(), "pool": Images(), **SETTINGS, **wrong}
     with pytest.raises(UsageError, match=message):
         ActiveLearner(**arguments)
+
+
+@pytest.mark.parametrize("method", ["lada-ent-mix", "ent+adamixup"])
+def test_the_smallest_maps_that_a_policy_can_look_at(method: str) -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(1, 6, 5, stride=5), nn.ReLU()), nn.Flatten(), nn.Linear(96, 2))
+    active = learner(method, net, layers=(1,))
+    assert active.model.shapes(SPEC.shape)[1] == (6, 4, 4)
+    for _ in range(2):
+        ids = active.ask(4)
+        active.tell(ids, CLASSES * 2)
+    assert len(active.ask(4)) == 4
 
 
 @pytest.mark.parametrize("method", ["entropy", "coreset", "lada-ent-mix"])

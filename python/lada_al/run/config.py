@@ -37,6 +37,8 @@ BUDGETS = {"cifar100": {"query": 100, "initial": 1000, "batch": 100}}
 FOR_BENCHMARKS = {"dataset", "data", "image_size", "white", "rounds", "schedule", "query", "initial"}
 FOR_BENCHMARKS |= {"official_statistics", "headline"}
 
+SMALLEST_MAP = 4  # of which the convolutions of pair_net.py leave something
+
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]  # one alone would leave nothing to compare
 Whole = Annotated[int, Field(ge=0)]
@@ -243,13 +245,26 @@ class Config(BaseModel):
         mixes_hidden = augmentation is not None and augmentation.uses_hidden
         if not mixes_hidden and not self.chosen.acquisition.in_training:
             return
-        if augmentation is not None and augmentation.mixes_by_beta and not self.chosen.learn:
+        fixed = augmentation is not None and augmentation.mixes_by_beta and not self.chosen.learn
+        if fixed:
             end, why = len(shapes) - 1, f"behind which {model} has no more layers"
         else:
             end = next(k for k, shape in enumerate(shapes) if len(shape) != 3)
             why = f"from where {model} has no feature maps"
         if max(self.layers) >= end:
             raise UsageError(f"layers must lie below {end}, {why}, got {self.layers}; e.g. layers=(0,), the images")
+        if mixes_hidden and not fixed:
+            self._check_maps(shapes, model)
+
+    def _check_maps(self, shapes: list[tuple[int, ...]], model: str) -> None:
+        """Refuses layers whose feature maps are too small for a policy network."""
+        for k in self.layers:
+            if min(shapes[k][1:]) < SMALLEST_MAP:
+                least = f"{SMALLEST_MAP} x {SMALLEST_MAP}"
+                raise UsageError(
+                    f"layers: the policy network of {self.method} looks at maps of {least} or more, "
+                    f"those of layer {k} of {model} are {shapes[k][1]} x {shapes[k][2]}"
+                )
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:
