@@ -62,7 +62,8 @@ class ActiveLearner:
 
     Args:
         model: an image classifier: a SplitModel, or any module that SplitModel.wrap takes. It is trained in place.
-        pool: what lada_al.pools.open_pool opens: a path, a Hugging Face data set, or a Dataset of (image, id).
+        pool: what lada_al.pools.open_pool opens: a path, a Hugging Face data set, or a Dataset of (image, id); or what
+            it returns, opened with limits of your own (white of 12-bit images, say).
         classes: their names, in the order of the network's outputs.
         method: `lada methods` lists them.
         spec: size and statistics of the images as the network takes them; by default 3 x 224 x 224, ImageNet's.

@@ -131,8 +131,7 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     if ours().is_first and resume:
         _check_data(dataset, out)
     config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), net.mixing_layers())
-    with torch.device("meta"):
-        _make_parts(config, dataset, net)
+    _make_parts(config, dataset, net)
     return dataset
 
 
