@@ -164,6 +164,9 @@ class TopPairs(NamedTuple):
     above that bound than can be kept at once."""
 
 
+torch.serialization.add_safe_globals([TopPairs])  # torch.load reads saved ones with weights_only
+
+
 def top_pairs(
     logits: Tensor,
     k: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -273,6 +274,14 @@ class TestTopPairsTrace:
         program = torch.export.export(Best(), (logits,), dynamic_shapes=({0: torch.export.Dim("m", min=2)},))
         for rows in (2, 5):
             assert program.module()(logits[:rows]) == Best()(logits[:rows])
+
+    def test_saved_and_loaded_as_weights_alone(self) -> None:
+        best, file = lada_ext.top_pairs(torch.eye(6, 3), 2), io.BytesIO()
+        torch.save(best, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        assert isinstance(loaded, lada_ext.TopPairs)
+        assert all(map(torch.equal, loaded, best))
 
     def test_evaluated_is_float64(self) -> None:
         assert lada_ext.top_pairs(torch.zeros(3, 2), 1).evaluated.dtype == torch.float64

@@ -25,17 +25,17 @@ from torch import Tensor, nn
 
 from lada_al import lookahead
 from lada_al.data import Dataset
-from lada_al.errors import UsageError, first_line, one_line
+from lada_al.errors import UsageError, first_line, one_line, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, no_oracle
 from lada_al.pools import Id, ImageSpec, UnreadableError, open_pool
 from lada_al.pools.decode import decode
+from lada_al.run import checkpoint
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner
-from lada_al.run.files import write_atomically
 from lada_al.timing import Clock, NoMeter
 from lada_al.wrap import taking_images
 
@@ -62,7 +62,8 @@ class ActiveLearner:
 
     Args:
         model: an image classifier: a SplitModel, or any module that SplitModel.wrap takes. It is trained in place.
-        pool: what lada_al.pools.open_pool opens: a path, a Hugging Face data set, or a Dataset of (image, id).
+        pool: what lada_al.pools.open_pool opens: a path, a Hugging Face data set, or a Dataset of (image, id); or what
+            it returns, opened with limits of your own (white of 12-bit images, say).
         classes: their names, in the order of the network's outputs.
         method: `lada methods` lists them.
         spec: size and statistics of the images as the network takes them; by default 3 x 224 x 224, ImageNet's.
@@ -180,12 +181,13 @@ class ActiveLearner:
         """Trains the network on all labels, and on virtual instances of the last batch (Eq. 14).
 
         Raises:
-            UsageError: there are not labels of two classes, on images that can be read.
+            UsageError: there are not labels of two classes, on images that can be read; or training diverged.
         """
         known, pixels = self._read_labelled()
         pool = self._pool(known, pixels)
         with arithmetic(self.config):
-            self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
+            loss = self._learner.fit(pool, self._answered_units(known), self._keys, NoMeter())
+        refuse_divergence(loss, self.config.lr)
         self._fitted = len(self.labels)
         return self
 
@@ -223,7 +225,7 @@ class ActiveLearner:
             spec=_fields(self.spec),
         )
         payload = {"state": json.dumps(state.model_dump()), "learner": self._learner.state_dict()}
-        write_atomically(Path(path), lambda file: torch.save(payload, file))
+        checkpoint.write(Path(path), payload)
 
     @classmethod
     def load(

@@ -211,7 +211,7 @@ def methods(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder, or one above several.")]) -> None:
-    """Write report.html, and all tables and figures as LaTeX, CSV and PNG, over all runs in or below a folder."""
+    """Write report.html, and all tables and figures as LaTeX, CSV, PDF and PNG, over all runs in or below a folder."""
     from lada_al.report import page
 
     console.print(f"report: {page.write(folder, whole=True)}", soft_wrap=True)

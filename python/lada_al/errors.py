@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import ValidationError
 
 
 class UsageError(ValueError):
     """Bad arguments or input files; the command line prints its text and exits with 2."""
+
+
+def refuse_divergence(loss: float, lr: float) -> None:
+    """Refuses a network whose training has ended with a loss that is no number: what it chooses would be chance.
+
+    Raises:
+        UsageError: naming the learning rate and the loss.
+    """
+    if not math.isfinite(loss):
+        raise UsageError(f"lr: expected a rate at which training converges, got {lr:g}, and a loss of {loss}")
 
 
 def one_line(error: ValidationError) -> str:

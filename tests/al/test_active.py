@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,26 @@ def perceptron() -> nn.Module:
     """Without feature maps: only its images have layers that a policy can be learned for."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(400, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def convolutional() -> nn.Module:
+    """Without a linear layer."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def shrinking() -> nn.Module:
+    """With maps of 5 x 5 at layer 1 and of 3 x 3 at layer 2."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 6, 4, stride=4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(6, 2),
+    )
 
 
 def learner(method: str = "lada-ent-mix", net: nn.Module | None = None, **settings: Any) -> ActiveLearner:
@@ -270,6 +291,22 @@ def test_one_pass_over_a_parquet_file_reads_the_row_groups_of_what_is_asked_for(
             {"model": perceptron(), "layers": (1, 2)},
             r"layers must lie below 1, from where your model has no feature maps, got .*; e.g. layers=\(0,\), the images$",
         ),
+        *(
+            (
+                {"model": convolutional(), "method": method},
+                rf"^method {re.escape(method)} needs a network that ends with a linear layer, got your model, whose last "
+                r"cut is at features of shape \(6, 20, 20\)$",
+            )
+            for method in ("bald", "coreset", "badge", "ent+adamixup")
+        ),
+        *(
+            (
+                {"model": shrinking(), "method": method},
+                rf"^layers: the policy network of {re.escape(method)} looks at maps of 4 x 4 or more, those of layer 2 of "
+                r"your model are 3 x 3$",
+            )
+            for method in ("lada-ent-mix", "ent+adamixup")
+        ),
         ({"epochs": 0}, "^ActiveLearner: epochs: Input should be greater than or equal to 1, got 0$"),
         ({"epoch": 1}, "^ActiveLearner: epoch is no setting here$"),
         ({"schedule": (4, 4), "rounds": 2}, "^ActiveLearner: (schedule|rounds) is for experiments on a data set; "),
@@ -282,6 +319,28 @@ def test_bad_arguments(wrong: dict[str, Any], message: str) -> None:
     arguments = {"model": network(), "pool": Images(), **SETTINGS, **wrong}
     with pytest.raises(UsageError, match=message):
         ActiveLearner(**arguments)
+
+
+@pytest.mark.parametrize("method", ["lada-ent-mix", "ent+adamixup"])
+def test_the_smallest_maps_that_a_policy_can_look_at(method: str) -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(1, 6, 5, stride=5), nn.ReLU()), nn.Flatten(), nn.Linear(96, 2))
+    active = learner(method, net, layers=(1,))
+    assert active.model.shapes(SPEC.shape)[1] == (6, 4, 4)
+    for _ in range(2):
+        ids = active.ask(4)
+        active.tell(ids, CLASSES * 2)
+    assert len(active.ask(4)) == 4
+
+
+@pytest.mark.parametrize("method", ["entropy", "coreset", "lada-ent-mix"])
+def test_a_network_that_diverges_chooses_nothing(method: str) -> None:
+    active = learner(method, lr=1e30)
+    ids = active.ask(4)
+    active.tell(ids, CLASSES * 2)
+    with pytest.raises(
+        UsageError, match=r"^lr: expected a rate at which training converges, got 1e\+30, and a loss of"
+    ):
+        active.ask(4)
 
 
 def test_candidates_may_be_fewer_than_an_experiment_would_buy() -> None:

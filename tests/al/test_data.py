@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def unusual(mode: str) -> list[bytes]:
     for image, file in zip(images, stored, strict=True):
         image.save(file, "PNG", exif=exif)
     return [file.getvalue() for file in stored]
+
+
+def png_of_16_bits(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((9, 7), value, np.uint16)).save(file, "PNG")
+    return file.getvalue()
 
 
 def in_folders(root: Path, images: list[bytes]) -> Path:
@@ -187,6 +194,20 @@ class TestOwn:
         assert torch.equal(of_folder.test_images, of_parquet.test_images)
         if mode == "grey of 16 bits":
             assert of_parquet.test_images.unique().tolist() == [0, 127, 255]
+
+    @pytest.mark.parametrize("form", [in_folders, in_parquet])
+    def test_white_of_twelve_bits(self, form: Callable[[Path, list[bytes]], Path], tmp_path: Path) -> None:
+        folder = form(tmp_path, [png_of_16_bits(value) for value in (0, 2048, 4095)])
+        dataset = data.load("own", folder, white=4095)
+        assert dataset.train_images[:, 0, 0, 0].tolist() + dataset.test_images[:, 0, 0, 0].tolist() == [0, 128, 255]
+        assert data.load("own", folder).test_images.unique().tolist() == [15]
+
+    def test_grey_with_alpha_is_grey(self, tmp_path: Path) -> None:
+        self.folders(tmp_path)
+        Image.new("LA", (20, 16), (7, 9)).save(tmp_path / "test" / "dog" / "b.png")
+        dataset = data.load("own", tmp_path)
+        assert dataset.shape == (1, 16, 20)
+        assert sorted(dataset.test_images[:, 0, 0, 0].tolist()) == [1, 7]
 
     @pytest.mark.parametrize("form", ["in_folders", "in_parquet"])
     def test_an_image_that_would_fill_the_memory(self, form: str, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from labelling import begin, lada, truth, write_pool
 from lada_al.label.store import Ranked, Store, Vote
+from lada_al.report import page as report
 from PIL import Image
+from test_report import made_up
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -248,6 +250,15 @@ def test_it_fits_a_phone(page: Any, start: Callable[..., Server], project: Path)
         assert box["y"] + box["height"] <= PHONE["height"]
     image = page.locator("#image").bounding_box()
     assert min(image["width"], image["height"]) >= 200
+
+
+def test_a_report_fits_a_phone(page: Any) -> None:
+    """Its tables, which are wider, scroll by themselves."""
+    runs = [made_up(name, [0.2, 0.4], seed=seed) for name in ("random", "lada-ent-mix-fixed") for seed in (1, 2)]
+    page.set_viewport_size(PHONE)
+    page.set_content(report.render(runs, [report._section("mnist5k", runs, whole=True)], whole=True))
+    assert page.locator("table").first.evaluate("table => table.scrollWidth") > PHONE["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 def test_names_are_text_and_broken_images_can_be_skipped(

@@ -117,6 +117,17 @@ class TestQuery:
         assert fits[1].k in (1, 2)
         assert len(fits[1].tau) == 1
 
+    def test_a_network_that_diverges_asks_for_nothing(self, pool: Path, tmp_path: Path) -> None:
+        begin(tmp_path, pool, method="entropy", settings={"lr": 1e30})
+        assert lada("query", "--project", tmp_path, "--out", tmp_path / "batch.csv", "--count", 8)[0] == 0
+        fill_in(tmp_path / "batch.csv", tmp_path / "labels.csv")
+        assert lada("ingest", tmp_path / "labels.csv", "--project", tmp_path)[0] == 0
+        code, _, err = lada("query", "--project", tmp_path, "--out", tmp_path / "second.csv")
+        assert code == 2
+        assert err.startswith("lada: lr: expected a rate at which training converges, got 1e+30, and a loss of ")
+        with Store(tmp_path / "labels.sqlite") as store:
+            assert len(store.queries()) == 1
+
     def test_a_ranking_is_a_function_of_labels_and_seed(self, project: Path, pool: Path, tmp_path: Path) -> None:
         fill_in(project / "batch.csv", project / "labels.csv")
         outcomes = []
@@ -226,6 +237,20 @@ class TestQuery:
         assert "&lt;script&gt;alert(1)" in html
         assert 'src="data:image/png;base64,' in html
         assert "http://" not in html.replace("http-equiv", "")
+
+    def test_a_large_batch_keeps_no_pixels_and_has_a_page_of_its_first_images(
+        self, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queries, "SHOWN", 5)
+        monkeypatch.delattr("lada_al.label.rank._pixels")  # a batch that is drawn at random is read to be seen alone
+        begin(tmp_path, pool, method="entropy")
+        code, _, err = lada("query", "--project", tmp_path, "--out", tmp_path / "batch.csv", "--count", 12)
+        assert code == 0, err
+        ids = [row["id"] for row in read_csv(tmp_path / "batch.csv")]
+        html = (tmp_path / "batch.html").read_text()
+        assert [id_ in html for id_ in ids] == [True] * 5 + [False] * 7
+        assert "12 images asked for" in html
+        assert "Here are the first 5; the CSV file lists all." in html
 
     def test_labelled_images_that_left_the_pool_are_counted(self, tmp_path: Path) -> None:
         pool = write_pool(tmp_path / "pool", 20)

@@ -461,6 +461,14 @@ class TestImages:
         spec = ImageSpec(channels, 12, 12, (0.5,) * channels, (0.5,) * channels)
         assert spec.pixels(image).shape == (12, 12, channels)
 
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_palette_with_alpha_is_taken_without_a_warning(self, channels: int) -> None:
+        image, file = Image.effect_noise((9, 7), 90).convert("P"), io.BytesIO()
+        image.save(file, "PNG", transparency=bytes(range(256)))
+        spec = ImageSpec(channels, 7, 9, (0.5,) * channels, (0.5,) * channels)
+        assert np.array_equal(decode(file.getvalue(), spec, Limits()), decode(image, spec, Limits()))
+
     @pytest.mark.parametrize("mode", ["La", "LAB", "RGBX"])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_of_less_usual_modes_are_taken(self, mode: str, channels: int) -> None:

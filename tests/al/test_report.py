@@ -223,6 +223,25 @@ def test_the_paper_s_figures_have_the_colours_and_legends_of_the_page_s(folder: 
     assert legend.get_texts()[0].get_fontsize() == figures.STYLE["font.size"]
 
 
+def test_legends_lie_within_their_figures_whatever_the_names() -> None:
+    """And on no curve of many."""
+    names = ["random", "entropy", "var-ratio", "lada-bald-autoaugment-fixed", "pi+lada-var-stn-fixed"]
+    runs = [made_up(name, [0.2, 0.5 - 0.1 * i]) for i, name in enumerate(names)]
+    runs = [
+        replace(run, trained=[replace(t, seconds=dict.fromkeys(figures.PHASES, 1.0)) for t in run.trained])
+        for run in runs
+    ]
+    curves = figures.learning_curves(runs)
+    assert curves is not None
+    for figure in (curves, figures.seconds_per_phase(runs)):
+        figures.settle(figure)
+        (axes,) = figure.axes
+        (legend,) = [*figure.legends, *filter(None, [axes.get_legend()])]
+        box = legend.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert not box.overlaps(axes.get_window_extent())
+
+
 def test_entropies_in_figure_1_cover_no_mark_and_no_other() -> None:
     figure = paper_figures.figure_1()
     for axes in figure.axes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -126,9 +127,31 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
     assert "own" in page.write(tmp_path / "out").read_text()
 
 
-def test_image_size_is_for_own_images() -> None:
+def test_images_that_are_too_small_for_a_network_are_refused_before_any_work(tmp_path: Path) -> None:
+    images, labels = np.zeros((90, 16, 16), np.uint8), np.arange(90) % 3
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    settings = {**TINY_SETTINGS, "dataset": "own", "data": str(tmp_path / "own.npz"), "method": "lada-ent-stn"}
+    with pytest.raises(UsageError, match="LocalisationNet: images must be at least 18 x 18, got 16 x 16"):
+        experiment.check(Config(**settings), tmp_path / "out", resume=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["random", "lada-ent-mix"])
+def test_a_run_that_diverges_is_ended_and_leaves_no_checkpoint(name: str, tiny_config: Config, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(
+        UsageError, match=r"^lr: expected a rate at which training converges, got 1e\+30, and a loss of"
+    ):
+        events.extend(run_experiment(with_changes(tiny_config, method=name, lr=1e30), tmp_path / "out"))
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+    assert [type(event) for event in journal.read(tmp_path / "out" / "rounds.jsonl")] == [Bought]
+
+
+def test_image_size_and_white_are_for_own_images() -> None:
     with pytest.raises(ValueError, match="image_size is for data set own; images of mnist5k are of one size"):
         Config(image_size=32)
+    with pytest.raises(ValueError, match="white is for data set own; images of mnist5k have 8 bits"):
+        Config(white=4095)
 
 
 @pytest.fixture(scope="module", params=["lada-ent-mix", "lada-ent-stn", "lada-ll4al-adamixup", "bgadl"])
@@ -332,6 +355,18 @@ class TestFolder:
         torch.save(payload, tmp_path / "checkpoint.pt")
         assert checkpoint.load(tmp_path / "checkpoint.pt", torch.device("cpu")) is None
 
+    def test_a_full_disk_is_said_as_the_system_says_it(self, tmp_path: Path) -> None:
+        small = resource.RLIMIT_FSIZE
+        before, handler = resource.getrlimit(small), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(small, (10_000, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                checkpoint.save(tmp_path / "checkpoint.pt", Trained(0, 2, 0.5, 1.0, {}), {"w": torch.zeros(9_000)})
+        finally:
+            resource.setrlimit(small, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert not list(tmp_path.iterdir())
+
     def test_a_folder_whose_first_write_was_cut_short_counts_as_empty(
         self, tiny_config: Config, tmp_path: Path
     ) -> None:
@@ -367,6 +402,8 @@ class TestConfig:
             ({"lr": float("nan")}, "lr: Input should be"),
             ({"fixed_tau": 0}, "fixed_tau: Input should be greater than 0, got 0"),
             ({"layers": ()}, "layers: "),
+            ({"bald_samples": 1}, "bald_samples: Input should be greater than or equal to 2, got 1"),
+            ({"cal_views": 1}, "cal_views: Input should be greater than or equal to 2, got 1"),
             ({"pairs": "some"}, "pairs: Input should be 'random' or 'all'"),
             ({"pairs": "all", "method": "lada-vaal-mix"}, "pairs=all works for entropy or var-ratio with mix, got"),
             ({"pairs": "all", "method": "lada-ent-adamixup"}, "pairs=all works for entropy or var-ratio with mix"),

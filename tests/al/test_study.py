@@ -261,7 +261,7 @@ def test_a_run_that_fails_ends_the_others_at_once(tiny_folder: Path, tmp_path: P
     jobs = compare.make_jobs(["random", "entropy"], [1], settings, tmp_path, workers=2, resume=True)
     jobs[1].folder.parent.mkdir()
     jobs[1].folder.touch()
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="^entropy, seed 1: --out: .* is not a folder"):
         for _ in compare.carry_out([[job] for job in jobs], workers=2):
             pass
     assert jobs[0].rounds_done == 0
@@ -311,8 +311,12 @@ def test_the_whole_report(study: Path) -> None:
         "curves", "seconds", "entropy", "tau", "tau-bought", "lambda", "figure-4", "figure-5a", "figure-5b",
         "figure-6", "figure-7a", "figure-7b", "figure-8",
     }  # fmt: skip
-    assert {f"{name}-fashion.png" for name in drawings} <= files
-    assert {"figure-1.png", "table-1.tex", "table-1.csv", "methods.csv", "comparisons.csv", "penalties.csv",
+    figures = {"figure-1", *(f"{name}-fashion" for name in drawings)}
+    assert {f"{name}.{kind}" for name in figures for kind in ("png", "pdf")} <= files
+    pdf = (study / "report" / "figure-1.pdf").read_bytes()
+    assert b"/FontFile2" in pdf  # TrueType, whole or in part
+    assert b"/Type3" not in pdf
+    assert {"table-1.tex", "table-1.csv", "methods.csv", "comparisons.csv", "penalties.csv",
             "labels-saved.csv"} <= files  # fmt: skip
     for title in ("Table 1", "Figure 1", "Figure 6", "Figure 8", "One method against another", "Labels saved"):
         assert f"<h2>{title}</h2>" in html

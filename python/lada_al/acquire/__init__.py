@@ -12,6 +12,7 @@ which returns an `Acquisition` for one run, and `SCORES = False` if that picks. 
 - `SHORT`: its name inside a composed method's name (lada-SHORT-mix), default the file's name;
 - `FUSED`: the `score` argument of lada_ext.pair_score that computes the same, for the fused path of the look-ahead;
 - `NEEDS_IMAGE = True`: it scores images, so it cannot look ahead to instances mixed at a hidden layer;
+- `NEEDS_VECTOR = True`: it reads what the last layer sees, which has to be a vector;
 - `DROPOUT = True`: it samples the dropout that the classifier was trained with;
 - `IN_TRAINING = True`: it adds to the loss of labelled batches (`Acquisition.loss`);
 - `SETTINGS`: names of settings that it reads and the rest of the package does not, so that the report does not hold
@@ -96,6 +97,7 @@ class AcquisitionKind:
     """Whether it has score(), so that it composes with look-ahead; else it picks a set."""
     fused: str | None
     needs_image: bool
+    needs_vector: bool
     dropout: bool
     in_training: bool
     settings: tuple[str, ...]
@@ -116,6 +118,7 @@ def load(name: str) -> AcquisitionKind:
         scores=getattr(module, "SCORES", not hasattr(module, "pick")),
         fused=getattr(module, "FUSED", None),
         needs_image=getattr(module, "NEEDS_IMAGE", False),
+        needs_vector=getattr(module, "NEEDS_VECTOR", False),
         dropout=getattr(module, "DROPOUT", False),
         in_training=getattr(module, "IN_TRAINING", False),
         settings=getattr(module, "SETTINGS", ()),

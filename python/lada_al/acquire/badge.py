@@ -13,6 +13,8 @@ import lada_ext
 from lada_al.acquire import Occasion
 from lada_al.view import View
 
+NEEDS_VECTOR = True
+
 
 def pick(view: View, n: int, occasion: Occasion) -> Tensor:
     view.computed(occasion.config.scoring_batch, view.net.depth - 1, view.net.depth)

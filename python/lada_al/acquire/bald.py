@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lada_al.run.config import Config
 
 DROPOUT = True
+NEEDS_VECTOR = True
 SETTINGS = ("bald_samples",)
 
 

@@ -11,6 +11,8 @@ import lada_ext
 from lada_al.acquire import Occasion
 from lada_al.view import View
 
+NEEDS_VECTOR = True
+
 
 def pick(view: View, n: int, occasion: Occasion) -> Tensor:
     batch, penultimate = occasion.config.scoring_batch, view.net.depth - 1

@@ -5,6 +5,7 @@ made of: 2 for Mixup, 1 for a spatial transformer) and `PIPELINE`, its name in e
 by the name of its file. Besides:
 
 - `USES_HIDDEN = True`: it acts on the features at a layer k drawn from the configuration, not on images (k = 0);
+- `NEEDS_VECTOR = True`: as of acquisition functions;
 - `LEARNABLE = False`: its policy cannot be moved by gradients of the score, so there is only lada-...-fixed;
 - `LOOK_AHEAD = False`: it needs labels to make virtual instances, so it works in pipelines alone;
 - `WHOLE_BATCHES = True`: its draws depend on which instances are made together, so processes cannot share a batch;
@@ -102,6 +103,7 @@ class AugmentationKind:
     arity: int
     summary: str
     uses_hidden: bool
+    needs_vector: bool
     learnable: bool
     look_ahead: bool
     mixes_by_beta: bool
@@ -122,6 +124,7 @@ def load(name: str) -> AugmentationKind:
         arity=module.ARITY,
         summary=(module.__doc__ or "").strip().splitlines()[0],
         uses_hidden=getattr(module, "USES_HIDDEN", False),
+        needs_vector=getattr(module, "NEEDS_VECTOR", False),
         learnable=getattr(module, "LEARNABLE", True),
         look_ahead=getattr(module, "LOOK_AHEAD", True),
         mixes_by_beta=getattr(module, "MIXES_BY_BETA", False),

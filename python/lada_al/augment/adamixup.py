@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ARITY = 2
 PIPELINE = "adamixup"
 USES_HIDDEN = True
+NEEDS_VECTOR = True
 SETTINGS = ("adamixup_untrained", "adamixup_mean_label")
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lada_al.augment import Augmentation, FixedTau
+from lada_al.errors import UsageError
 from lada_al.models import Network, SplitModel, frozen
 from lada_al.view import View
 
@@ -96,7 +97,7 @@ class VaeAcgan(nn.Module):
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int) -> None:
         super().__init__()
         if min(shape[1:]) < 4:
-            raise ValueError(f"VaeAcgan: images must be at least 4 x 4, got {shape[1]} x {shape[2]}")
+            raise UsageError(f"VaeAcgan: images must be at least 4 x 4, got {shape[1]} x {shape[2]}")
         self.encoder, self.generator = Encoder(shape, width), Generator(shape, classes, width)
         self.discriminator = Discriminator(shape, width)
 

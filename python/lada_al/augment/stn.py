@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lada_ext
 from lada_al.augment import Augmentation
+from lada_al.errors import UsageError
 from lada_al.models import Network, SplitModel
 from lada_al.view import View
 
@@ -85,7 +86,7 @@ class LocalisationNet(nn.Module):
         )
         rows, columns = (((size - 6) // 2 - 4) // 2 for size in (height, width))
         if rows < 1 or columns < 1:
-            raise ValueError(f"LocalisationNet: images must be at least 18 x 18, got {height} x {width}")
+            raise UsageError(f"LocalisationNet: images must be at least 18 x 18, got {height} x {width}")
         self.trunk = nn.Sequential(nn.Linear(10 * rows * columns, 32), nn.ReLU())
         self.regression = nn.Linear(32, 6)
 

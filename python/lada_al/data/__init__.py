@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lada_al.errors import UsageError
+from lada_al.pools.decode import WHITE, Limits
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ def load(
     download: bool = False,
     official_statistics: bool = False,
     size: int | None = None,
+    white: int = WHITE,
 ) -> Dataset:
     """The data set `name`: built in (mnist5k), from Parquet files in `folder`, or by torchvision from or into it; `own`
-    is whatever is there, with images made of this size if one is given (own.py).
+    is whatever is there, with images made of this size if one is given, grey ones of 16 bits by this white; see own.py.
 
     Raises:
         UsageError: the name is unknown, or the files are missing or not as they should be.
@@ -87,15 +89,16 @@ def load(
 
     if name not in NAMES:
         raise UsageError(f"unknown data set '{name}'; choose one of {', '.join(NAMES)}")
+    limits = Limits(white=white)
     if name == "mnist5k":
         dataset = mnist5k.load()
     elif folder is None:
         what = own.EXPECTED if name == own.NAME else "a folder of Parquet files, or one for torchvision"
         raise UsageError(f"data set '{name}' needs --data DIR: {what}")
     elif name == own.NAME:
-        dataset = own.load(folder, size)
+        dataset = own.load(folder, size, limits)
     elif (source := parquet.find(folder, name)) is not None:
-        dataset = parquet.load(source, name)
+        dataset = parquet.load(source, name, None, limits)
     else:
         dataset = torchvision_sets.load(name, folder, download)
     if official_statistics and name in OFFICIAL_STATISTICS:

@@ -16,12 +16,13 @@ from lada_al.errors import UsageError
 from lada_al.pools.decode import Limits, UnreadableError, open_image
 
 
-def stacked(files: Iterable[tuple[str, bytes]], size: int | None) -> Tensor:
+def stacked(files: Iterable[tuple[str, bytes]], size: int | None, limits: Limits) -> Tensor:
     """(M, 1 or 3, H, W) uint8.
 
     Args:
         files: where each is stored, as errors name it, and its bytes.
         size: height and width that images are brought to; None for images that are of one size.
+        limits: what is too large to be decoded, and how bright white is.
 
     Raises:
         UsageError: naming the first file that cannot be read as an image, or is of another size than the first.
@@ -29,7 +30,7 @@ def stacked(files: Iterable[tuple[str, bytes]], size: int | None) -> Tensor:
     images: list[Image.Image] = []
     first = ""
     for where, stored in files:
-        image = _opened(where, stored)
+        image = _opened(where, stored, limits)
         images.append(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
         first = first or where
         if images[-1].size != images[0].size:
@@ -50,9 +51,9 @@ def channels_first(pixels: np.ndarray) -> Tensor:
     return images.movedim(-1, 1).contiguous() if images.shape[-1] in (1, 3) else images
 
 
-def _opened(where: str, stored: bytes) -> Image.Image:
+def _opened(where: str, stored: bytes, limits: Limits) -> Image.Image:
     try:
-        image = open_image(stored, Limits())
+        image = open_image(stored, limits)
     except UnreadableError as error:
         raise UsageError(f"{where}: cannot be read as an image: {error}") from error
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")

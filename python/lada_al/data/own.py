@@ -18,18 +18,19 @@ from lada_al.data import Dataset, parquet, statistics
 from lada_al.data.image_files import channels_first, stacked
 from lada_al.errors import UsageError
 from lada_al.pools.arrays import load_arrays
-from lada_al.pools.decode import SUFFIXES
+from lada_al.pools.decode import SUFFIXES, Limits
 
 NAME = "own"
 EXPECTED = "train/CLASS/FILE and test/CLASS/FILE, train.parquet and test.parquet, or a .npz file"
 ARRAYS = ["train_images", "train_labels", "test_images", "test_labels"]
 
 
-def load(path: Path, size: int | None) -> Dataset:
+def load(path: Path, size: int | None, limits: Limits) -> Dataset:
     """
     Args:
         path: the folder or .npz file.
         size: height and width that image files are scaled and cut to; None for images that are of one size.
+        limits: what is too large to be decoded, and how bright white is.
 
     Raises:
         UsageError: naming the file, what was expected and what came.
@@ -37,13 +38,13 @@ def load(path: Path, size: int | None) -> Dataset:
     if path.suffix.lower() == ".npz":
         return _of_arrays(path)
     if (path / "train.parquet").exists():
-        return parquet.load(path, NAME, size)
+        return parquet.load(path, NAME, size, limits)
     if (path / "train").is_dir():
-        return _of_folders(path, size)
+        return _of_folders(path, size, limits)
     raise UsageError(f"--data: expected {EXPECTED}, got {path}")
 
 
-def _of_folders(folder: Path, size: int | None) -> Dataset:
+def _of_folders(folder: Path, size: int | None, limits: Limits) -> Dataset:
     classes = sorted(child.name for child in (folder / "train").iterdir() if child.is_dir())
     if len(classes) < 2:
         raise UsageError(f"{folder / 'train'}: expected a folder of images for each of two classes or more")
@@ -53,7 +54,7 @@ def _of_folders(folder: Path, size: int | None) -> Dataset:
     if strangers:
         raise UsageError(f"{folder / 'test' / strangers[0]}: there is no such class in {folder / 'train'}")
     train, test = (_files(folder / part, classes) for part in ("train", "test"))
-    images = stacked(_stored([file for file, _ in [*train, *test]]), size)
+    images = stacked(_stored([file for file, _ in [*train, *test]]), size, limits)
     labels = torch.tensor([label for _, label in [*train, *test]])
     return _dataset(classes, images, labels, len(train))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from lada_al.data import Dataset, has_random_crop, statistics
 from lada_al.data.image_files import stacked
 from lada_al.errors import UsageError
+from lada_al.pools.decode import Limits
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -26,7 +27,7 @@ def find(folder: Path, name: str) -> Path | None:
     return next((f for f in (folder / name, folder) if (f / "train.parquet").exists()), None)
 
 
-def load(folder: Path, name: str, size: int | None = None) -> Dataset:
+def load(folder: Path, name: str, size: int | None, limits: Limits) -> Dataset:
     """With a `size`, images of any are scaled and cut to size x size."""
     train, test = _read(folder / "train.parquet"), _read(folder / "test.parquet")
     train_labels, test_labels = train.labels, test.labels
@@ -34,7 +35,7 @@ def load(folder: Path, name: str, size: int | None = None) -> Dataset:
     classes = train.classes or [str(c) for c in range(count)]
     if count > len(classes):
         raise UsageError(f"{folder}: label {count - 1} is beyond the {len(classes)} class names of the schema")
-    images = stacked(chain(train.files, test.files), size)
+    images = stacked(chain(train.files, test.files), size, limits)
     train_images, test_images = images[: len(train_labels)], images[len(train_labels) :]
     mean, std = statistics(train_images)
     return Dataset(

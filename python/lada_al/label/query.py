@@ -26,6 +26,7 @@ from lada_al.timing import Meter, NoMeter
 UNREADABLE = "unreadable.csv"
 COLUMNS = ["id", "path", "score", "why", "predicted", "entropy", "label"]
 THUMBNAIL = 160
+SHOWN = 1000  # images on a page, which a browser has to hold
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,12 @@ def write_csv(path: Path, items: list[QueryItem], images: Images) -> None:
 
 
 def write_html(path: Path, query: Query, items: list[QueryItem], images: Images) -> None:
-    """A page that shows the batch: one file, with thumbnails inside."""
+    """A page that shows the batch, or the best of it: one file, with thumbnails inside."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lada_al.label", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    shown = [(item.ranked, _thumbnail(images, item.ranked.id)) for item in items]
-    html = environment.get_template("batch.html.j2").render(query=query, items=shown)
+    shown = [(item.ranked, _thumbnail(images, item.ranked.id)) for item in items[:SHOWN]]
+    html = environment.get_template("batch.html.j2").render(query=query, items=shown, count=len(items))
     write_text(path, html)
 
 

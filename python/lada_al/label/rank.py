@@ -6,9 +6,10 @@ again chooses the same items. Training starts from the initial weights each time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from lada_al import lookahead
 from lada_al.data import Dataset, statistics
-from lada_al.errors import UsageError
+from lada_al.errors import UsageError, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.label.images import Images
@@ -31,6 +32,8 @@ from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner, make_net
 from lada_al.timing import Clock, Meter, NoMeter
 from lada_al.train import Learner
+
+Kept = TypeVar("Kept")
 
 
 @dataclass
@@ -54,44 +57,53 @@ class Ranker:
         keys = Keys(self.project.seed)
         free = [id_ for id_ in images.ids() if id_ not in self.asked and id_ not in labelled]
         order = torch.randperm(len(free), generator=keys.generator("candidates", self.round))
+        shuffled = [free[i] for i in order.tolist()]
         known, known_pixels = self._read(images, sorted(labelled), len(labelled))
         classes = {labelled[id_] for id_ in known}
-        looked_at = config.candidates if len(classes) >= 2 else n
-        candidates, pixels = self._read(images, [free[i] for i in order.tolist()], looked_at)
+        if len(classes) < 2:
+            drawn = self._first(images, shuffled, n, lambda image: None)
+            why = f"all labels so far are '{min(classes)}'" if classes else "there are no labels yet"
+            return _at_random(drawn, why)
+        candidates, pixels = self._read(images, shuffled, config.candidates)
         arity = config.chosen.arity
-        if len(classes) < 2 or len(candidates) < arity:
-            why = f"at random: {_why_no_model(classes, len(candidates), arity)}"
-            return [Ranked(id_, None, why, None, None) for id_ in candidates[:n]]
+        if len(candidates) < arity:
+            return _at_random(candidates[:n], "the last image of the pool")
         config = config_of(self.project, min(n, len(candidates)) // arity * arity)
         dataset = _dataset(self.project.classes, torch.cat([known_pixels, pixels]))
         pool = Pool(dataset, find_device(config.device))
         pool.add(range(len(known)), [self.project.classes.index(labelled[id_]) for id_ in known])
         with arithmetic(config):
             learner = make_learner(config, dataset, keys, pool.device)
-            learner.fit(pool, self._last_purchase(known, pool), keys, self.meter)
+            refuse_divergence(learner.fit(pool, self._last_purchase(known, pool), keys, self.meter), config.lr)
             now = lookahead.Round(
                 self.round, config, keys, learner.f_acq, learner.f_aug, self.meter, Clock(pool.device)
             )
             return _acquire(learner, pool, now, known + candidates, self.project.classes)
 
     def _read(self, images: Images, ids: Sequence[str], count: int) -> tuple[list[str], Tensor]:
-        """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8.
+        """The first `count` of `ids` that can be decoded, and their pixels as the network takes them, uint8."""
+        pixels = self._first(images, ids, count, lambda image: _pixels(image, self.project)[None])
+        none = torch.empty(0, self.project.channels, *self.project.size, dtype=torch.uint8)
+        return list(pixels), torch.cat([none, *pixels.values()])
+
+    def _first(
+        self, images: Images, ids: Sequence[str], count: int, keep: Callable[[Image.Image], Kept]
+    ) -> dict[str, Kept]:
+        """The first `count` of `ids` that can be decoded, and what is kept of their images.
 
         Images are read in the order of the pool, for which files are made, and come back in that of `ids`.
         """
-        pixels: dict[str, Tensor] = {}
+        kept: dict[str, Kept] = {}
         at = 0
-        while at < len(ids) and len(pixels) < count:
-            part = ids[at : at + count - len(pixels)]
+        while at < len(ids) and len(kept) < count:
+            part = ids[at : at + count - len(kept)]
             at += len(part)
             for id_ in self.meter.track("read", sorted(part, key=images.place)):
                 try:
-                    pixels[id_] = _pixels(images.image(id_), self.project)
+                    kept[id_] = keep(images.image(id_))
                 except UnreadableError as error:
                     self.unreadable[id_] = str(error)
-        read = [id_ for id_ in ids[:at] if id_ in pixels]
-        none = torch.empty(0, self.project.channels, *self.project.size, dtype=torch.uint8)
-        return read, torch.cat([none, *(pixels[id_][None] for id_ in read)])
+        return {id_: kept[id_] for id_ in ids[:at] if id_ in kept}
 
     def _last_purchase(self, known: list[str], pool: Pool) -> Bought:
         """The units of the last batch of which every item has a label: what virtual instances are made of."""
@@ -164,10 +176,8 @@ def _why(config: Config, bought: Bought, i: int, partner: str | None) -> str:
     return f"{own}, mixtures with {partner} {bought.virtual_entropy[i // 2]:.2f}"
 
 
-def _why_no_model(classes: set[str], candidates: int, arity: int) -> str:
-    if candidates < arity and len(classes) >= 2:
-        return "the last image of the pool"
-    return f"all labels so far are '{min(classes)}'" if classes else "there are no labels yet"
+def _at_random(ids: Iterable[str], why: str) -> list[Ranked]:
+    return [Ranked(id_, None, f"at random: {why}", None, None) for id_ in ids]
 
 
 def _dataset(classes: list[str], images: Tensor) -> Dataset:

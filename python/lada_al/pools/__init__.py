@@ -32,7 +32,7 @@ def open_pool(
         pool: a path or an object.
         listing: where the list of a folder's or a tar file's items is kept, or found if it is there already. Without
             it, the list is held in memory.
-        limits: what is too large to be decoded.
+        limits: what is too large to be decoded, and how bright white is; a Source has its own.
         kind: what `kind_of` said of a path, if that is to hold whatever lies there now.
         own_ids: whether a column `id` of Parquet files says the ids; if not, they are file and row.
 

@@ -17,7 +17,8 @@ from lada_al.errors import UsageError
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"}
 WHITE = 65535  # in 16 bits
-LESS_USUAL = {"La": "LA", "LAB": "RGB"}  # modes that Pillow does not make grey, and what it makes of them first
+# Modes that Pillow does not make grey, or warns of because of their alpha, and what it makes of them first.
+LESS_USUAL = {"La": "LA", "LAB": "RGB", "P": "RGBA", "PA": "RGBA"}
 # By EXIF's orientation, what brings an image the right way up.
 TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

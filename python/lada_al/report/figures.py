@@ -1,6 +1,7 @@
 """Figures of the report, each from runs alone, fit for a paper: labelled axes, intervals, quiet colours.
 
-Each function returns a matplotlib figure, or None where the runs hold nothing to show; `svg` and `png` write it down.
+Each function returns a matplotlib figure, or None where the runs hold nothing to show; `svg`, `png` and `pdf` write it
+down.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lada_al.report.read import Run, by_method
 
 # Okabe and Ito's colours, told apart also by colour-blind readers.
 COLOURS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00"]
+INSIDE = 4  # names for which there is room below rising curves
 LINES = ["-", "--", "-.", ":"]
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -34,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "svg.hashsalt": "lada",
+    "pdf.fonttype": 42,
 }
 styled = mpl.rc_context(STYLE)  # decorates what draws
 PHASES = ["prepare", "features", "match", "policy", "score", "train", "evaluate"]
@@ -58,14 +61,13 @@ def learning_curves(runs: list[Run], methods: list[str] | None = None) -> Figure
             if len(groups) <= len(COLOURS):  # more intervals than that hide one another
                 axes.fill_between(labels, *interval(values * 100), color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="labelled images", ylabel="test accuracy [%]")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         means = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         margin = 0.15 * np.ptp(means) + 1  # wide intervals of few seeds may leave the frame
         axes.set_ylim(means.min() - margin, min(means.max() + margin, 100))
         _legend(axes)
 
-    many = len(groups) > len(COLOURS)
-    return _figure(draw, 9.6 if many else 7.2, 6.0 if many else 4.2)
+    return _figure(draw, 9.6 if len(groups) > INSIDE else 7.2, 6.0 if len(groups) > len(COLOURS) else 4.2)
 
 
 def seconds_per_phase(runs: list[Run]) -> Figure:
@@ -84,7 +86,7 @@ def seconds_per_phase(runs: list[Run]) -> Figure:
         axes.set_xlabel("seconds a round")
         axes.grid(axis="y", visible=False)
         if left.any():
-            axes.legend(ncols=len(PHASES), loc="lower center", bbox_to_anchor=(0.45, 1.0))
+            _legend_above(axes)
 
     return _figure(draw, 7.2, 1.1 + 0.32 * len(groups))
 
@@ -133,7 +135,7 @@ def _entropy_in_all(runs: list[Run]) -> Figure:
         axes.set_yticks(rows, list(groups))
         axes.invert_yaxis()
         axes.set_xlabel("mean entropy [bits]")
-        axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1.0))
+        _legend_above(axes)
 
     return _figure(draw, 7.2, 1.1 + 0.2 * len(groups))
 
@@ -211,10 +213,18 @@ def interval(ys: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarra
 
 def _legend(axes: Axes, *, outside: bool = False) -> None:
     """Inside where there is room, beside the axes where there are many lines."""
-    if outside or len(axes.get_legend_handles_labels()[0]) > len(COLOURS):
+    if outside or len(axes.get_legend_handles_labels()[0]) > INSIDE:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         axes.legend(loc="lower right")
+
+
+def _legend_above(axes: Axes) -> None:
+    """One row, over the whole figure: axes beside long names are narrow."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(handles, labels, ncols=len(labels), loc="outside upper center")
 
 
 @styled
@@ -266,8 +276,17 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
+    return _file(figure, "png", dpi=160, metadata={"Software": None})
+
+
+def pdf(figure: Figure) -> bytes:
+    """For a paper: lines stay lines, and fonts are TrueType, since publishers refuse Type 3."""
+    return _file(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+
+
+def _file(figure: Figure, kind: str, **options: Any) -> bytes:
     data = io.BytesIO()
     with mpl.rc_context(STYLE):
         settle(figure)
-        figure.savefig(data, format="png", dpi=160, metadata={"Software": None})
+        figure.savefig(data, format=kind, **options)
     return data.getvalue()

@@ -17,7 +17,7 @@ from lada_al.events import Bought
 from lada_al.report import figures, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, by_dataset, by_method, find_runs, unlike_settings
 from lada_al.run.experiment import ACQUIRED
-from lada_al.run.files import png_uri, write_atomically, write_text
+from lada_al.run.files import png_uri, write_bytes, write_text
 
 PAGE, NUMBERS, FILES = "report.html", "report.csv", "report"
 ROUNDS_SHOWN = 12
@@ -51,7 +51,7 @@ class Purchase:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its caption; `name` is that of its PNG file."""
+    """A figure with its caption; `name` is that of its files."""
 
     name: str
     title: str
@@ -78,7 +78,7 @@ def write(folder: Path | str, *, whole: bool = False) -> Path:
     """Reads all runs in or below `folder` and writes the page and the numbers into it; returns the page's path.
 
     With `whole`, the page has the paper's tables and figures and the tests too, and all of it lies in the folder
-    `report` as PNG, LaTeX and CSV. That takes longer (t-SNE), so it is not done while runs are still going.
+    `report` as LaTeX, CSV, PDF and PNG. That takes longer (t-SNE), so it is not done while runs are still going.
 
     Raises:
         UsageError: there is no run that has trained yet.
@@ -109,10 +109,10 @@ class GrowingPage:
 
 def _write_files(folder: Path, runs: list[Run], sections: list[Section]) -> None:
     folder.mkdir(exist_ok=True)
-    _write_png(folder / "figure-1.png", paper_figures.figure_1())
+    _write_figure(folder / "figure-1", paper_figures.figure_1())
     for section in sections:
         for drawing in section.drawings:
-            _write_png(folder / f"{drawing.name}-{section.dataset}.png", drawing.figure)
+            _write_figure(folder / f"{drawing.name}-{section.dataset}", drawing.figure)
     for table in tables.paper_tables(runs):
         stem = table.title.lower().replace(" ", "-")
         write_text(folder / f"{stem}.tex", tables.as_latex(table))
@@ -126,8 +126,9 @@ def _write_files(folder: Path, runs: list[Run], sections: list[Section]) -> None
         write_text(folder / f"{name}.csv", make(runs))
 
 
-def _write_png(path: Path, figure: Figure) -> None:
-    write_atomically(path, lambda file: file.write(figures.png(figure)))
+def _write_figure(stem: Path, figure: Figure) -> None:
+    write_bytes(Path(f"{stem}.png"), figures.png(figure))
+    write_bytes(Path(f"{stem}.pdf"), figures.pdf(figure))
 
 
 def render(runs: list[Run], sections: list[Section], whole: bool) -> str:
@@ -229,7 +230,12 @@ _WHOLE: list[_Drawn] = [
         "Single virtual instances spread wider.",
         paper_figures.figure_7b,
     ),
-    ("figure-8", "Figure 8", "t-SNE of all bought and all virtual instances, by class.", paper_figures.figure_8),
+    (
+        "figure-8",
+        "Figure 8",
+        "t-SNE of all bought (stars) and all virtual instances (crosses), first seed; a colour for each class.",
+        paper_figures.figure_8,
+    ),
     (
         "penalties",
         "Pairwise penalties",

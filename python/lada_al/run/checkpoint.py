@@ -4,6 +4,7 @@ trained again from the purchases in the journal.
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from lada_al.events import Trained, from_json, to_json
-from lada_al.run.files import write_atomically
+from lada_al.run.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,18 @@ class Checkpoint:
 
 def save(path: Path, trained: Trained, learner: dict[str, Any]) -> None:
     payload = {"trained": json.dumps(to_json(trained)), "learner": learner}
-    write_atomically(path, lambda file: torch.save(payload, file))
+    write(path, payload)
+
+
+def write(path: Path, payload: dict[str, Any]) -> None:
+    """Puts a file of torch.save in the place of `path`.
+
+    It is made in memory: where torch.save cannot write on, as on a full disk, it raises an error of its own for the
+    system's.
+    """
+    data = io.BytesIO()
+    torch.save(payload, data)
+    write_bytes(path, data.getbuffer())
 
 
 def load(path: Path, device: torch.device) -> Checkpoint | None:

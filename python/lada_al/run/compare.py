@@ -161,7 +161,10 @@ def _carry_out(group: list[Job]) -> None:
 
 
 def _events(job: Job, fit: Fit) -> Iterator[Event]:
-    return experiment.run_experiment(job.config, job.folder, resume=True, fit=fit)
+    try:
+        yield from experiment.run_experiment(job.config, job.folder, resume=True, fit=fit)
+    except UsageError as error:
+        raise UsageError(f"{job.name}: {error}") from error
 
 
 def default_workers(device: str) -> int:

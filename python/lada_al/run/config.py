@@ -10,6 +10,7 @@ from lada_al import data, models
 from lada_al.curves import FEWEST_NODES
 from lada_al.errors import UsageError
 from lada_al.methods import Method, method
+from lada_al.pools.decode import WHITE
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The default: weights start anew each round, and nothing is chosen on the test set.
@@ -33,10 +34,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Labels bought a round, initial labels, training batch: the paper's numbers for 10 and for 100 classes (Section 4.1).
 BUDGETS = {"cifar100": {"query": 100, "initial": 1000, "batch": 100}}
 # Fields that mean something only where the labels and a test set are at hand; where people label, they are refused.
-FOR_BENCHMARKS = {"dataset", "data", "image_size", "rounds", "schedule", "query", "initial"}
+FOR_BENCHMARKS = {"dataset", "data", "image_size", "white", "rounds", "schedule", "query", "initial"}
 FOR_BENCHMARKS |= {"official_statistics", "headline"}
 
+SMALLEST_MAP = 4  # of which the convolutions of pair_net.py leave something
+
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]  # one alone would leave nothing to compare
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -54,6 +58,9 @@ class Config(BaseModel):
     dataset: str = "mnist5k"
     data: str | None = Field(None, description="folder of the data set's files; mnist5k needs none")
     image_size: Count | None = Field(None, description="height and width that image files of `own` are brought to")
+    white: Annotated[int, Field(ge=1, le=WHITE)] = Field(
+        WHITE, description="white in grey image files of `own` of 16 bits: 4095 where 12 of them are used"
+    )
     model: str = "small"
     preset: Literal["clean", "paper", "official"] = "clean"
     seed: Whole = 1
@@ -95,8 +102,8 @@ class Config(BaseModel):
     scoring_batch: Count = Field(500, description="images or features at a time through the network when scoring")
 
     dropout: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="before the last layer, in BALD and BGADL")
-    bald_samples: Count = Field(20, description="draws of the dropout masks, T")
-    cal_views: Count = Field(50, description="random shifts and mirror images of each image")
+    bald_samples: Several = Field(20, description="draws of the dropout masks, T")
+    cal_views: Several = Field(50, description="random shifts and mirror images of each image")
     vaal_steps: Count = Field(500, description="steps of autoencoder and discriminator each round")
     vaal_batch: Annotated[int, Field(ge=2)] = 64
     vaal_lr: Positive = 5e-4
@@ -157,6 +164,8 @@ class Config(BaseModel):
         augmentation = self.chosen.augmentation
         if self.image_size is not None and self.dataset != "own":
             raise UsageError(f"image_size is for data set own; images of {self.dataset} are of one size")
+        if self.white != WHITE and self.dataset != "own":
+            raise UsageError(f"white is for data set own; images of {self.dataset} have 8 bits")
         if self.seeks_pairs and not (augmentation and augmentation.mixes_by_beta and self.chosen.acquisition.fused):
             raise UsageError(f"pairs=all works for entropy or var-ratio with mix, got {self.method}")
         for query in {self.query, *self.schedule}:
@@ -218,8 +227,15 @@ class Config(BaseModel):
     def check_layers(self, shapes: list[tuple[int, ...]], mixing_logits: list[int], model: str) -> None:
         """Refuses layers at which the method cannot work in the model, which has this name; see `check_fits`.
 
-        Methods that neither mix features nor learn from them use no layers.
+        Methods that neither mix features nor learn from them use no layers. Those that read what the last layer sees as
+        a vector are refused where it is none.
         """
+        parts = [part for part in (self.chosen.acquisition, self.chosen.augmentation) if part is not None]
+        if any(part.needs_vector for part in parts) and len(shapes[-2]) != 1:
+            raise UsageError(
+                f"method {self.method} needs a network that ends with a linear layer, got {model}, "
+                f"whose last cut is at features of shape {shapes[-2]}"
+            )
         if self.seeks_pairs and not set(self.layers) <= set(mixing_logits):
             layers = " or ".join(map(str, mixing_logits))
             raise UsageError(
@@ -229,13 +245,26 @@ class Config(BaseModel):
         mixes_hidden = augmentation is not None and augmentation.uses_hidden
         if not mixes_hidden and not self.chosen.acquisition.in_training:
             return
-        if augmentation is not None and augmentation.mixes_by_beta and not self.chosen.learn:
+        fixed = augmentation is not None and augmentation.mixes_by_beta and not self.chosen.learn
+        if fixed:
             end, why = len(shapes) - 1, f"behind which {model} has no more layers"
         else:
             end = next(k for k, shape in enumerate(shapes) if len(shape) != 3)
             why = f"from where {model} has no feature maps"
         if max(self.layers) >= end:
             raise UsageError(f"layers must lie below {end}, {why}, got {self.layers}; e.g. layers=(0,), the images")
+        if mixes_hidden and not fixed:
+            self._check_maps(shapes, model)
+
+    def _check_maps(self, shapes: list[tuple[int, ...]], model: str) -> None:
+        """Refuses layers whose feature maps are too small for a policy network."""
+        for k in self.layers:
+            if min(shapes[k][1:]) < SMALLEST_MAP:
+                least = f"{SMALLEST_MAP} x {SMALLEST_MAP}"
+                raise UsageError(
+                    f"layers: the policy network of {self.method} looks at maps of {least} or more, "
+                    f"those of layer {k} of {model} are {shapes[k][1]} x {shapes[k][2]}"
+                )
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

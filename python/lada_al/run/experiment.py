@@ -21,8 +21,10 @@ from pydantic import ValidationError
 
 import lada_ext
 from lada_al import data, models, sizes
+from lada_al.acquire import Acquisition
+from lada_al.augment import Augmentation
 from lada_al.data import Dataset
-from lada_al.errors import UsageError, first_line, one_line
+from lada_al.errors import UsageError, first_line, one_line, refuse_divergence
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
@@ -53,7 +55,8 @@ def run_experiment(
     settings are as the caller has them.
 
     Raises:
-        UsageError: before anything is written, if the configuration, the data or the folder cannot be used.
+        UsageError: before anything is written, if the configuration, the data or the folder cannot be used; later, if
+            training diverges.
     """
     with closing(_events(config, Path(out), resume=resume, meter=meter, fit=fit)) as events:
         while True:
@@ -98,6 +101,8 @@ def _events(config: Config, out: Path, *, resume: bool, meter: Meter | None, fit
             start=start, known=known, meter=meter, fit=fit,
         )  # fmt: skip
         for event in loop:
+            if isinstance(event, Trained):
+                refuse_divergence(event.loss, config.lr)
             if isinstance(event, Trained) and journal is not None:
                 checkpoint.save(out / CHECKPOINT, event, learner.state_dict())
             if isinstance(event, Trained) and event.round in trained:
@@ -126,6 +131,7 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     if ours().is_first and resume:
         _check_data(dataset, out)
     config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), net.mixing_layers())
+    _make_parts(config, dataset, net)
     return dataset
 
 
@@ -203,12 +209,14 @@ def read_config(out: Path) -> Config:
 
 def load_data(config: Config, download: bool = False) -> Dataset:
     """The data set that the configuration names."""
-    return _load_data(config.dataset, config.data, download, config.official_statistics, config.image_size)
+    return _load_data(
+        config.dataset, config.data, download, config.official_statistics, config.image_size, config.white
+    )
 
 
 @functools.lru_cache(maxsize=1)
-def _load_data(name: str, folder: str | None, download: bool, official_statistics: bool, size: int | None) -> Dataset:
-    return data.load(name, None if folder is None else Path(folder), download, official_statistics, size)
+def _load_data(name: str, folder: str | None, *options: Any) -> Dataset:
+    return data.load(name, None if folder is None else Path(folder), *options)
 
 
 def find_device(name: str) -> torch.device:
@@ -229,16 +237,25 @@ def make_learner(
     config: Config, dataset: Dataset, keys: Keys, device: torch.device, net: SplitModel | None = None
 ) -> Learner:
     """An untrained learner of the configuration's method, with the classifier `net` or the one it names."""
-    chosen = config.chosen
     with keys.scope("network weights", 0):
         net = (net or make_net(config, dataset)).to(memory_format=torch.channels_last)
-        f_acq = chosen.acquisition.make(config, dataset.task, net)
-        f_aug = chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
+        f_acq, f_aug = _make_parts(config, dataset, net)
     net.shortcuts = not config.plain
     synchronise(net)
-    learner = Learner(net, f_acq, f_aug, config, PiModel(config) if chosen.semi_supervised else None)
+    learner = Learner(net, f_acq, f_aug, config, PiModel(config) if config.chosen.semi_supervised else None)
     learner.to(device)
     return learner
+
+
+def _make_parts(config: Config, dataset: Dataset, net: SplitModel) -> tuple[Acquisition, Augmentation | None]:
+    """f_acq and f_aug for a classifier.
+
+    Raises:
+        UsageError: the images are too small for their networks.
+    """
+    chosen = config.chosen
+    f_acq = chosen.acquisition.make(config, dataset.task, net)
+    return f_acq, chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
 
 
 def make_net(config: Config, dataset: Dataset) -> SplitModel:

@@ -41,7 +41,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Puts a file of this text, in UTF-8, in the place of `path`."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Puts a file of these bytes in the place of `path`."""
+    write_atomically(path, lambda file: file.write(data))
 
 
 def read_json(path: Path) -> dict[str, Any]:
