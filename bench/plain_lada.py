@@ -3,7 +3,7 @@
     python -m bench.plain_lada [--rounds 2] [--initial 500] [--model small] [--candidates 2000] [--csv FILE]
 
 runs the same rounds (same seed, same batches) with lada_al; with lada_al, each draw of lam evaluated (curve=0); by
-method random; plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on the device); and
+methods random and lada-ent-stn; plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on the device); and
 "as official", the structure of the authors' code, where Beta is sampled on the CPU, the N draws go through the network
 one after another, gradients reach the classifier's weights, and features are copied for every batch. They take turns
 round by round; `--ways` picks some. It prints the seconds of each phase and their ratios to the first way's. With the
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lada_al import Bought, Config, run_experiment
@@ -217,10 +218,18 @@ def with_the_loop(config: Config, folder: Path) -> Iterator[tuple[list[int], dic
 PHASES = ("features", "policy", "score", "train", "round")
 
 
-WAYS: dict[str, Callable[[Config, Path], Iterator[tuple[list[int], dict[str, float]]]]] = {
+Way = Callable[[Config, Path], Iterator[tuple[list[int], dict[str, float]]]]
+
+
+def changed(**settings: Any) -> Way:
+    return lambda config, folder: with_the_loop(config.model_copy(update=settings), folder)
+
+
+WAYS: dict[str, Way] = {
     "lada_al": with_the_loop,
-    "lada_al, no curves": lambda config, folder: with_the_loop(config.model_copy(update={"curve": 0}), folder),
-    "lada_al, random": lambda config, folder: with_the_loop(config.model_copy(update={"method": "random"}), folder),
+    "lada_al, no curves": changed(curve=0),
+    "lada_al, random": changed(method="random"),
+    "lada_al, InfoSTN": changed(method="lada-ent-stn"),
     "plain": lambda config, _: plainly(config, torch_draw),
     "as official": lambda config, _: plainly(config, torch_draw_one_by_one, as_official=True),
 }
