@@ -3,11 +3,11 @@
     python -m bench.plain_lada [--rounds 2] [--initial 500] [--model small] [--candidates 2000] [--csv FILE]
 
 runs the same rounds (same seed, same batches) with lada_al; with lada_al, each draw of lam evaluated (curve=0); by
-methods random and lada-ent-stn; plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on the device); and
-"as official", the structure of the authors' code, where Beta is sampled on the CPU, the N draws go through the network
-one after another, gradients reach the classifier's weights, and features are copied for every batch. They take turns
-round by round; `--ways` picks some. It prints the seconds of each phase and their ratios to the first way's. With the
-same lam the plain ways buy what lada_al without curves buys (tests/al/test_plain_lada.py).
+methods random and lada-ent-stn; plainly (lam from torch.distributions.Beta, all N draws in one batch, features kept on
+the device); and "as official", the structure of the authors' code, where Beta is sampled on the CPU, the N draws go
+through the network one after another, gradients reach the classifier's weights, and features are copied for every
+batch. They take turns round by round; `--ways` picks some. It prints the seconds of each phase and their ratios to the
+first way's. With the same lam the plain ways buy what lada_al without curves buys (tests/al/test_plain_lada.py).
 """
 
 from __future__ import annotations
