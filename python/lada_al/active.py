@@ -27,6 +27,7 @@ from lada_al import lookahead
 from lada_al.data import Dataset
 from lada_al.errors import UsageError, first_line, one_line
 from lada_al.events import Bought
+from lada_al.files import write_atomically
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, no_oracle
@@ -35,7 +36,6 @@ from lada_al.pools.decode import decode
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import find_device, make_learner
-from lada_al.run.files import write_atomically
 from lada_al.timing import Clock, NoMeter
 from lada_al.wrap import taking_images
 

@@ -20,10 +20,10 @@ from lada_al import Bought, Config, Trained, all_methods, run_experiment
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Event, to_json
+from lada_al.files import write_atomically
 from lada_al.report import page
 from lada_al.report.read import read_run
 from lada_al.run import checkpoint, experiment, journal
-from lada_al.run.files import write_atomically
 from PIL import Image
 from tiny import TINY_SETTINGS, write_parquet
 

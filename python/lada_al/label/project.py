@@ -13,10 +13,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lada_al.errors import UsageError, one_line
+from lada_al.files import write_text
 from lada_al.label.images import Images
 from lada_al.pools import Limits, kind_of, open_pool
 from lada_al.pools.decode import WHITE, UnreadableError
-from lada_al.run.files import write_text
 
 PROJECT = "project.json"
 SMALLEST, LARGEST = 8, 1024  # sides of what the network takes

@@ -11,9 +11,9 @@ import numpy as np
 from lada_al.data import NAMES
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
+from lada_al.files import read_json
 from lada_al.run import experiment, journal, latent
 from lada_al.run.config import Config
-from lada_al.run.files import read_json
 from lada_al.run.in_use import in_use
 
 # Settings that replications of a method have in common.

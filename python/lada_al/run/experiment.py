@@ -24,6 +24,7 @@ from lada_al import data, models, sizes
 from lada_al.data import Dataset
 from lada_al.errors import UsageError, first_line, one_line
 from lada_al.events import Bought, Event, Trained
+from lada_al.files import read_json, write_atomically, write_text
 from lada_al.keys import Keys
 from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
 from lada_al.models import SplitModel
@@ -32,7 +33,6 @@ from lada_al.ranks import gpu_each, ours, synchronise
 from lada_al.run import checkpoint, latent
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import Config
-from lada_al.run.files import read_json, write_atomically, write_text
 from lada_al.run.journal import Journal
 from lada_al.timing import Meter
 from lada_al.train import Learner

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lada_al.errors import UsageError, one_line
+from lada_al.files import write_text
 from lada_al.methods import expand
 from lada_al.run import protocols
 from lada_al.run.config import Config
 from lada_al.run.experiment import MAY_CHANGE
-from lada_al.run.files import write_text
 
 STUDY = "study.json"
 SEEDS = "3"  # unless some are named
