@@ -12,7 +12,7 @@ from lada_al.files import write_text
 from lada_al.methods import expand
 from lada_al.run import protocols
 from lada_al.run.config import Config
-from lada_al.run.experiment import MAY_CHANGE
+from lada_al.run.folder import refuse_changes
 
 STUDY = "study.json"
 SEEDS = "3"  # unless some are named
@@ -97,13 +97,8 @@ def go_on(before: Study, methods: list[str] | None, seeds: list[int] | None, giv
         UsageError: naming the settings that are `given` and differ from those it was begun with.
     """
     settings = {**before.settings, **given}
-    then, now = (
-        Config(**{**s, "method": before.methods[0]}).model_dump() for s in (before.settings, settings)
-    )  # as numbers, with all that a preset fills in
-    different = [name for name in now if now[name] != then[name] and name not in MAY_CHANGE]
-    if different:
-        changes = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in different)
-        raise UsageError(f"--resume: {at} was begun with other settings: {changes}")
+    then, now = (Config(**{**s, "method": before.methods[0]}) for s in (before.settings, settings))
+    refuse_changes(then, now, at)  # of configurations: as numbers, with all that a preset fills in
     return Study(
         methods=list(dict.fromkeys([*before.methods, *(methods or [])])),
         seeds=list(dict.fromkeys([*before.seeds, *(seeds or [])])),
