@@ -165,8 +165,9 @@ def _events(job: Job, fit: Fit) -> Iterator[Event]:
     return experiment.run_experiment(job.config, job.folder, resume=True, fit=fit)
 
 
-def default_workers(device: str) -> int:
-    """One run a CPU core; one in all where a GPU does the work."""
+def default_workers(settings: dict[str, Any]) -> int:
+    """One run a CPU core; one in all where these settings put the work on a GPU."""
+    device = settings.get("device", "auto")
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return 1 if on_gpu else cores()
 

@@ -61,15 +61,15 @@ def asked_for(
 
 
 def seeds_of(text: str) -> list[int]:
-    """One number is how many, 1 to N; several are the seeds themselves."""
+    """One number N is how many, seeds 1 to N; several are the seeds themselves."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) == 1 and numbers[0] > 0:
-        return list(range(1, numbers[0] + 1))
-    if not numbers or len(set(numbers)) < len(numbers) or text.strip() == "0":
-        raise UsageError(f"--seeds takes one number, or different ones separated by commas, got '{text}'")
+    if len(numbers) == 1:
+        numbers = list(range(1, numbers[0] + 1))
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UsageError(f"--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '{text}'")
     return numbers
 
 
