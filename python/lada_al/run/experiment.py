@@ -15,7 +15,8 @@ import torch
 
 from lada_al import data, models
 from lada_al.data import Dataset
-from lada_al.errors import UsageError, first_line
+from lada_al.device import find_device
+from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
@@ -145,20 +146,6 @@ def load_data(config: Config, download: bool = False) -> Dataset:
 @functools.lru_cache(maxsize=1)
 def _load_data(name: str, folder: str | None, download: bool, official_statistics: bool, size: int | None) -> Dataset:
     return data.load(name, None if folder is None else Path(folder), download, official_statistics, size)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name; `auto` is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device '{name}' cannot be used: {first_line(error)}") from error
-    if device.type == "meta":
-        raise UsageError(f"device '{name}' cannot be used: it holds no numbers; expected auto, cpu, cuda or cuda:N")
-    return device
 
 
 def make_learner(

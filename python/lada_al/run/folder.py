@@ -51,6 +51,7 @@ class NoFolder:
     """What the processes of a run keep that are not the first: nothing."""
 
     def past(self) -> Past:
+        """Nothing of its own: the first process sends what is there."""
         return Past([])
 
     def keep(self, event: Event, learner: Learner) -> None:
