@@ -15,9 +15,10 @@ from torch import Tensor
 Dims = Sequence[int | None]
 
 
-def lack_axes(values: Sequence[Tensor], dims: Dims, axes: int = 1) -> bool:
-    """Whether one of them has less than `axes` axes in each map."""
-    return any(value.dim() - (dim is not None) < axes for value, dim in zip(values, dims, strict=True))
+def lack_axes(values: Sequence[Tensor | None], dims: Dims, axes: int = 1) -> bool:
+    """Whether one of them, if it is there, has less than `axes` axes in each map."""
+    given = [(value, dim) for value, dim in zip(values, dims, strict=True) if value is not None]
+    return any(value.dim() - (dim is not None) < axes for value, dim in given)
 
 
 def fold(value: Tensor, dim: int | None, batch: int) -> Tensor:

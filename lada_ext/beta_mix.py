@@ -286,7 +286,7 @@ def _vmap_sample(
     info: Any, dims: Dims, tau: Tensor, n: int, key: Tensor, index: Tensor | None = None, *options: Any
 ) -> tuple[Any, Any]:
     args, dims, batch = (tau, n, key, index, *options), [*dims, None], info.batch_size
-    if dims[2] is not None or lack_axes([tau], dims[:1]):
+    if dims[2] is not None or lack_axes([tau, index], [dims[0], dims[3]]):
         return one_by_one(_ops.beta_sample, batch, dims[: len(args)], args)
     taus, pairs = fold(tau, dims[0], batch), pairs_of(tau, dims[0])
     names = fold_index(index, dims[3], batch, pairs, taus.device)
@@ -298,7 +298,7 @@ def _vmap_mix(
     *options: Any
 ) -> tuple[Any, Any]:  # fmt: skip
     args, dims, batch = (a, b, tau, n, key, index, *options), [*dims, None], info.batch_size
-    if dims[4] is not None or lack_axes([a, b, tau], dims[:3]):
+    if dims[4] is not None or lack_axes([a, b, tau, index], [*dims[:3], dims[5]]):
         return one_by_one(_ops.beta_mix, batch, dims[: len(args)], args)
     a, b, taus = (fold(t, d, batch) for t, d in zip((a, b, tau), dims[:3], strict=True))
     pairs = pairs_of(tau, dims[2])
@@ -311,7 +311,8 @@ def _vmap_mix_pairs(
     *options: Any
 ) -> tuple[Any, Any]:  # fmt: skip
     args, dims, batch = (h, pairs, tau, n, key, index, *options), [*dims, None], info.batch_size
-    if dims[4] is not None or lack_axes([h, pairs, tau], dims[:3]):
+    lacks = lack_axes([h, tau, index], [dims[0], dims[2], dims[5]]) or lack_axes([pairs], dims[1:2], 2)
+    if dims[4] is not None or lacks:
         return one_by_one(_ops.beta_mix_pairs, batch, dims[: len(args)], args)
     h, pairs = fold_pool(h, dims[0], pairs, dims[1], batch)
     taus, count = fold(tau, dims[2], batch), pairs_of(tau, dims[2])

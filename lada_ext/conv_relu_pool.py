@@ -33,7 +33,9 @@ def conv_relu_pool(
     Returns:
         (B, O, (H + 2 padding - KH + 1) // 2, (W + 2 padding - KW + 1) // 2) with the dtype of `image`, channels_last.
         Sums are in float32, or float64 for float64. Differentiable once, in `image`, `weight` and `bias`; bitwise
-        repeatable with any number of threads. NaN is the greatest of its window, as in torch.
+        repeatable with any number of threads. NaN is the greatest of its window, and of equals the first one gets the
+        gradient, as in torch; but products that are left out are 0 where torch's are NaN, because what a gradient of 0
+        meets in `image` is infinite or NaN.
 
     Raises:
         TypeError: the dtypes are not floating or differ.

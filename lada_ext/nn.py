@@ -85,7 +85,8 @@ class ConvReluPool(nn.Conv2d):
     """A convolution of stride 1 and zero padding, ReLU, and pooling by 2 x 2.
 
     On a CPU it is `lada_ext.conv_relu_pool` where that is faster, elsewhere the composition; both are the same up to
-    rounding. The op is for few outputs or channels: with 16 outputs of 8 channels oneDNN's vectors are full.
+    rounding, but under autocast the op keeps the wider dtype of image and weight. The op is for few outputs or
+    channels: with 16 outputs of 8 channels oneDNN's vectors are full.
 
     Args:
         in_channels, out_channels, kernel_size, padding, bias: as of `torch.nn.Conv2d`, of which it has the parameters.

@@ -292,7 +292,7 @@ def _vmap_indexed(
     info: Any, dims: Dims, own: Tensor, pairs: Tensor, mixed: Tensor, *options: Any
 ) -> tuple[Tensor, int]:
     op, batch = torch.ops.lada_ext.indexed_pair_score, info.batch_size
-    if lack_axes([own, pairs, mixed], dims[:3]):
+    if lack_axes([own, mixed], [dims[0], dims[2]]) or lack_axes([pairs], dims[1:2], 2):
         return one_by_one(op, batch, dims, (own, pairs, mixed, *options))
     scores, ends = fold_pool(own, dims[0], pairs, dims[1], batch)
     return unfold(op(scores, ends, fold(mixed, dims[2], batch), *options), batch, pairs_of(pairs, dims[1]))
@@ -303,7 +303,8 @@ def _vmap_mixed(
     score: str = "entropy", index: Tensor | None = None
 ) -> tuple[Tensor, int]:  # fmt: skip
     op, batch, dims = torch.ops.lada_ext.mixed_pair_score, info.batch_size, [*dims, None, None, None][:8]
-    if dims[4] is not None or lack_axes([logits, pairs, tau], dims[:3]):
+    lacks = lack_axes([logits, tau, index], [dims[0], dims[2], dims[7]]) or lack_axes([pairs], dims[1:2], 2)
+    if dims[4] is not None or lacks:
         return one_by_one(op, batch, dims, (logits, pairs, tau, n, key, gamma, score, index))
     rows, ends = fold_pool(logits, dims[0], pairs, dims[1], batch)
     count = pairs_of(pairs, dims[1])

@@ -5,6 +5,8 @@ On the CPU, since on CUDA it is torch's ops; of these the composition alone is t
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -16,6 +18,18 @@ from torch import Tensor
 import lada_ext
 from lada_ext import reference
 from lada_ext.nn import ConvReluPool
+
+# Weights of 9 MiB; prints by how many MiB the gradient of the images made the process larger at its peak.
+IMAGE_ALONE = """
+import torch, lada_ext
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024
+image = torch.randn(16, 512, 5, 5, requires_grad=True)
+result = lada_ext.conv_relu_pool(image, torch.randn(512, 512, 3, 3))
+before = peak()
+result.sum().backward()
+print(peak() - before)
+"""
 
 
 def arguments_of(name: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -113,6 +127,23 @@ def test_an_image_does_not_depend_on_the_others() -> None:
         assert torch.equal(to_image[0], whole[1][i])
 
 
+@pytest.mark.parametrize("name", ["odd", "policy"])
+@pytest.mark.parametrize(("bias", "place"), [(2.0**40, 0), (INF, 0), (NAN, 3)])
+def test_equals_pass_their_gradient_as_in_torch(bias: float, place: int, name: str) -> None:
+    """To the first of them, or the last NaN; what counts is the result, bias and all."""
+    arguments = arguments_of(name, torch.float32)
+    image, weight, shift, padding, _ = arguments.values()
+    arguments["bias"] = torch.full_like(shift, bias)
+    for actual, expected in zip(
+        with_gradients(lada_ext.conv_relu_pool, arguments),
+        with_gradients(reference.conv_relu_pool, arguments),
+        strict=True,
+    ):
+        assert_close(actual, expected, slack=8)
+    _, where = torch.ops.lada_ext.conv_relu_pool(image, weight, arguments["bias"], padding)
+    assert torch.all(where == 1 << place)
+
+
 @pytest.mark.parametrize("name", ["odd", "longer_than_a_vector"])
 @pytest.mark.parametrize("pool", ["max", "mean"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
@@ -167,6 +198,13 @@ def test_places_that_are_none_are_no_places() -> None:
         backward(torch.ones_like(result), *rest, where[:, 0, 0, 0], 1, False, [True] * 3)
     with pytest.raises(TypeError, match="where must have dtype uint8, got Float"):
         backward(torch.ones_like(result), *rest, where.float(), 1, False, [True] * 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_weights_that_are_frozen_take_no_room_for_gradients() -> None:
+    run = subprocess.run([sys.executable, "-c", IMAGE_ALONE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 80
 
 
 def test_vmap_is_a_loop() -> None:

@@ -75,6 +75,11 @@ CASES: dict[str, Case] = {
         MAPS,
     ),
     "conv_relu_pool": (lambda image: lada_ext.conv_relu_pool(image, FILTERS), (maps(2, 1, 5, 6),), 1),
+    "conv_relu_pool of means": (
+        lambda image: lada_ext.conv_relu_pool(image, FILTERS, padding=1, pool="mean"),
+        (maps(2, 1, 5, 6),),
+        1,
+    ),
     "conv_relu_pool by weights": (
         lambda weight: lada_ext.conv_relu_pool(FILTERS, weight, torch.ones(2, dtype=torch.float64)),
         (maps(2, 1, 1, 2),),
@@ -95,6 +100,7 @@ CASES: dict[str, Case] = {
 DIFFERENTIABLE = [
     "consistency_variance",
     "conv_relu_pool",
+    "conv_relu_pool of means",
     "conv_relu_pool by weights",
     "indexed_pair_score",
     "mixed_pair_score",
@@ -174,6 +180,30 @@ def test_no_pair_reaches_the_rows_of_other_maps(op: str, pair: list[int]) -> Non
         ),
         (lambda h: lada_ext.beta_mix_pairs(h, PAIRS, 0.4, 2, KEY), (maps(),), r"beta_mix_pairs: h must have shape"),
         (lambda z: lada_ext.mixed_pair_score(z, PAIRS, 0.4, 2, KEY), (maps(),), r"logits must have shape \(M, C\)"),
+        (
+            lambda z, pair: lada_ext.mixed_pair_score(z, pair, torch.ones(2), 2, KEY),
+            (maps(5, 3)[:1], PAIRS[:1]),
+            r"mixed_pair_score: pairs must have shape \(P, 2\), got \[2\]",
+        ),
+        (
+            lambda h, pair: lada_ext.beta_mix_pairs(h, pair, torch.ones(2), 2, KEY),
+            (maps(5, 3)[:1], PAIRS[:1]),
+            r"beta_mix_pairs: pairs must have shape \(P, 2\), got \[2\]",
+        ),
+        (
+            lambda own, pair: lada_ext.indexed_pair_score(own, pair, MIXED[:2]),
+            (maps(5)[:1], PAIRS[:1]),
+            r"indexed_pair_score: pairs must have shape \(P, 2\), got \[2\]",
+        ),
+        *(
+            (function, (torch.arange(MAPS),), r"index must have shape \[4\], got \[\]")
+            for function in (
+                lambda i: lada_ext.beta_sample(torch.ones(4), 2, KEY, i),
+                lambda i: lada_ext.beta_mix(FEATURES, FEATURES, 0.4, 2, KEY, i),
+                lambda i: lada_ext.beta_mix_pairs(LOGITS, PAIRS, 0.4, 2, KEY, i),
+                lambda i: lada_ext.mixed_pair_score(LOGITS, PAIRS, 0.4, 2, KEY, index=i),
+            )
+        ),
         (lambda own: lada_ext.indexed_pair_score(own, PAIRS, MIXED), (maps(),), r"own must have shape \(M,\)"),
         (
             lambda lam: lada_ext.relu_mix_logits(FEATURES, FEATURES, lam, FEATURES),

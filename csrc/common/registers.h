@@ -32,24 +32,15 @@ struct Lanes {
     return value[0];
   }
 
-  // The sums of four vectors, by a third of the additions: halves of two, then quarters of four are added at a time.
-  LADA_HD static void sums(const Vector (&vectors)[4], A (&sums)[4]) {
-    if constexpr (kCount < 4 || !kShuffles) {
-      for (int i = 0; i < 4; ++i) sums[i] = sum(vectors[i]);
-    } else {
-      constexpr int kHalf = kCount / 2, kQuarter = kCount / 4;
-      Vector halves[2], quarters;
-      for (int i = 0; i < 2; ++i) add_parts<kHalf>(vectors[2 * i], vectors[2 * i + 1], halves[i]);
-      add_parts<kQuarter>(halves[0], halves[1], quarters);
-      A value[kCount];
-      std::memcpy(value, &quarters, sizeof quarters);
-      for (int i = 0; i < 4; ++i) {
-        A* quarter = value + i * kQuarter;
-        for (int size = kQuarter / 2; size > 0; size /= 2)
-          for (int l = 0; l < size; ++l) quarter[l] += quarter[l + size];
-        sums[i] = quarter[0];
-      }
-    }
+  // The sums of the vectors, at most kCount, as the first lanes of one: halves of two are added at a time, then
+  // quarters of four, and so on, in the order of `sum`.
+  template <int kVectors>
+  LADA_HD static void sums(const Vector (&vectors)[kVectors], Vector& result) {
+    static_assert(kVectors <= kCount);
+    if constexpr (kShuffles)
+      add_halves<kVectors, kCount / 2>(vectors, result);
+    else
+      for (int i = 0; i < kVectors; ++i) result[i] = sum(vectors[i]);
   }
 
  private:
@@ -64,6 +55,17 @@ struct Lanes {
       second[i] = first[i] + kPart;
     }
     sum = __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second);
+  }
+
+  template <int kVectors, int kPart>
+  LADA_HD static void add_halves(const Vector (&vectors)[kVectors], Vector& result) {
+    if constexpr (kPart == 0) {
+      result = vectors[0];
+    } else {
+      Vector half[(kVectors + 1) / 2];
+      for (int i = 0; i < kVectors; i += 2) add_parts<kPart>(vectors[i], vectors[i + (i + 1 < kVectors)], half[i / 2]);
+      add_halves<(kVectors + 1) / 2, kPart / 2>(half, result);
+    }
   }
 };
 

@@ -20,25 +20,12 @@ struct Block {
 
 // (blocks, kernel_height, reach, lanes)
 template <class A>
-std::vector<A> packed_by_outputs(const Layout& l, const A* weight, int64_t lanes) {
-  std::vector<A> result((l.outputs + lanes - 1) / lanes * l.kernel_height * l.reach * lanes);
+Buffer<A> packed_by_outputs(const Layout& l, const A* weight, int64_t lanes) {
+  Buffer<A> result((l.outputs + lanes - 1) / lanes * l.kernel_height * l.reach * lanes);
   for_each_weight(l, [&](int64_t o, int64_t c, int64_t y, int64_t x, int64_t at) {
     result[((o / lanes * l.kernel_height + y) * l.reach + x * l.channels + c) * lanes + o % lanes] = weight[at];
   });
   return result;
-}
-
-// Inlined for a known count, these are two vectors.
-template <class L, class A>
-LADA_HD void store(const typename L::Vector& value, const typename L::Vector& bits, int64_t count, A* result,
-                   uint8_t* where) {
-  A values[L::kCount], places[L::kCount];
-  L::store(value, values);
-  L::store(bits, places);
-  for (int64_t o = 0; o < count; ++o) {
-    result[o] = values[o];
-    where[o] = static_cast<uint8_t>(places[o]);
-  }
 }
 
 // kWindows of them, of which the first has its corner at `image`.
@@ -57,8 +44,8 @@ LADA_HD void pool_windows(const Layout& l, const A* image, const Block<A, Tile>&
   for (int b = 0; b < kWindows; ++b) {
     pool<A>(kMean, sums[b], bias, value, bits);
     const int64_t at = b * l.outputs;
-    block.count == L::kCount ? store<L>(value, bits, L::kCount, result + at, where + at)
-                             : store<L>(value, bits, block.count, result + at, where + at);
+    block.count == L::kCount ? store_pooled(value, bits, L::kCount, result + at, where + at)
+                             : store_pooled(value, bits, block.count, result + at, where + at);
   }
 }
 

@@ -20,10 +20,10 @@ struct Row {
   }
 };
 
-// sums[o][p] += what vector `v` of a kernel's row adds to place p of a window, for a block of outputs.
+// sums[p][o] += what vector `v` of a kernel's row adds to place p of a window, for a block of outputs.
 template <class A, class Tile, int kOutputs, bool kLast>
 LADA_HD void add_products(const Layout& l, const A* image, const A* weight, int64_t v,
-                          typename Row<A, Tile>::Vector (&sums)[kOutputs][4]) {
+                          typename Row<A, Tile>::Vector (&sums)[4][kOutputs]) {
   using R = Row<A, Tile>;
   using L = typename R::L;
   typename R::Vector seen[4], w;
@@ -33,29 +33,28 @@ LADA_HD void add_products(const Layout& l, const A* image, const A* weight, int6
   }
   for (int o = 0; o < kOutputs; ++o) {
     L::load(weight + (o * l.kernel_height * l.vectors + v) * L::kCount, w);
-    for (int p = 0; p < 4; ++p) sums[o][p] += seen[p] * w;
+    for (int p = 0; p < 4; ++p) sums[p][o] += seen[p] * w;
   }
 }
 
-// Calls f(row of windows, column, output, its four sums) for `kOutputs` outputs from `first`; f must be LADA_HD.
+// Calls f(row of windows, column, first, the sums of each place, kOutputs), where the first kOutputs lanes are those of
+// the outputs from `first` on; f must be LADA_HD.
 template <class A, class Tile, int kOutputs, class F>
 LADA_CLONES void convolve_block(const Layout& l, const A* image, const A* weight, int64_t first, const F& f) {
   using R = Row<A, Tile>;
   for (int64_t row = 0; row < l.rows; ++row)
     for (int64_t column = 0; column < l.columns; ++column) {
-      typename R::Vector sums[kOutputs][4] = {};
+      typename R::Vector sums[4][kOutputs] = {}, places[4];
       const A* corner = image + l.corner(row, column);
-      for (int64_t y = 0; y < l.kernel_height; ++y) {
+      int64_t y = 0;
+      do {  // once at least, so that the sums are in registers from the start
         const A* of_row = weight + (first * l.kernel_height + y) * l.vectors * R::L::kCount;
         for (int64_t v = 0; v + 1 < l.vectors; ++v)
           add_products<A, Tile, kOutputs, false>(l, corner + y * l.line, of_row, v, sums);
         add_products<A, Tile, kOutputs, true>(l, corner + y * l.line, of_row, l.vectors - 1, sums);
-      }
-      for (int o = 0; o < kOutputs; ++o) {
-        A four[4];
-        R::L::sums(sums[o], four);
-        f(row, column, first + o, four);
-      }
+      } while (++y < l.kernel_height);
+      for (int p = 0; p < 4; ++p) R::L::sums(sums[p], places[p]);
+      f(row, column, first, places, kOutputs);
     }
 }
 

@@ -29,7 +29,7 @@ int64_t cost(const ConvReluPool& k) { return k.height * k.width * k.channels * k
 template <class A, class F>
 void for_each_image(const ConvReluPoolForward& k, const Layout& l, int64_t lanes, int threads, const F& pool) {
   balanced_for(k.of.batch, cost(k.of), threads, [&](int64_t begin, int64_t end) {
-    std::vector<A> image(l.padded(lanes));
+    Buffer<A> image(l.padded(lanes));
     for (int64_t b = begin; b < end; ++b) {
       pad(l, static_cast<const A*>(k.of.image) + b * l.pixels(), image.data());
       const int64_t at = b * l.windows() * l.outputs;
@@ -39,30 +39,46 @@ void for_each_image(const ConvReluPoolForward& k, const Layout& l, int64_t lanes
 }
 
 // Pools what `convolve` finds.
-template <class A>
+template <class A, class Tile>
 struct Pool {
+  using L = typename Row<A, Tile>::L;
+  using Some = Lanes<A, Tile::kBlockBytes>;  // of which g++ compares any two at once
   const Layout& l;
-  const A* bias;
+  const A* bias;  // a vector may overhang
   bool mean;
   A* result;
   uint8_t* where;
 
-  LADA_HD void operator()(int64_t row, int64_t column, int64_t output, const A (&sums)[4]) const {
-    const int64_t at = (row * l.columns + column) * l.outputs + output;
-    A bits;
-    pool<A>(mean, sums, bias != nullptr ? bias[output] : A(0), result[at], bits);
-    where[at] = static_cast<uint8_t>(bits);
+  LADA_HD void operator()(int64_t row, int64_t column, int64_t first, const typename L::Vector (&sums)[4],
+                          int count) const {
+    const int64_t at = (row * l.columns + column) * l.outputs + first;
+    A all[4][L::kCount];
+    for (int p = 0; p < 4; ++p) L::store(sums[p], all[p]);
+    for (int o = 0; o < count; o += Some::kCount) {
+      typename Some::Vector some[4], shift, value, bits;
+      for (int p = 0; p < 4; ++p) Some::load(all[p] + o, some[p]);
+      Some::load(bias + first + o, shift);
+      pool<A>(mean, some, shift, value, bits);
+      store_pooled(value, bits, std::min(count - o, Some::kCount), result + at + o, where + at + o);
+    }
   }
 };
+
+template <class A>
+Buffer<A> biases_of(const ConvReluPoolForward& k, int64_t lanes) {
+  Buffer<A> result(k.of.outputs + lanes);
+  if (k.bias != nullptr) std::copy_n(static_cast<const A*>(k.bias), k.of.outputs, result.data());
+  return result;
+}
 
 template <class A, class Tile>
 void forward(const ConvReluPoolForward& k, int threads) {
   constexpr int64_t kLanes = Row<A, Tile>::L::kCount;
   const Layout l(k.of, kLanes);
-  const A* const bias = static_cast<const A*>(k.bias);
-  const std::vector<A> weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
+  const Buffer<A> bias = biases_of<A>(k, kLanes);
+  const Buffer<A> weight = packed(l, static_cast<const A*>(k.of.weight), kLanes);
   for_each_image<A>(k, l, kLanes, threads, [&](const A* image, A* result, uint8_t* where) {
-    convolve<A, Tile>(l, image, weight.data(), 0, Pool<A>{l, bias, k.of.mean, result, where});
+    convolve<A, Tile>(l, image, weight.data(), 0, Pool<A, Tile>{l, bias.data(), k.of.mean, result, where});
   });
 }
 
@@ -70,9 +86,8 @@ template <class A, class Tile>
 void forward_by_outputs(const ConvReluPoolForward& k, int threads) {
   constexpr int64_t kLanes = Block<A, Tile>::L::kCount;
   const Layout l(k.of, kLanes);
-  const std::vector<A> weight = packed_by_outputs(l, static_cast<const A*>(k.of.weight), kLanes);
-  std::vector<A> bias(l.outputs + kLanes);
-  if (k.bias != nullptr) std::copy_n(static_cast<const A*>(k.bias), l.outputs, bias.data());
+  const Buffer<A> weight = packed_by_outputs(l, static_cast<const A*>(k.of.weight), kLanes);
+  const Buffer<A> bias = biases_of<A>(k, kLanes);
   for_each_image<A>(k, l, kLanes, threads, [&](const A* image, A* result, uint8_t* where) {
     for (int64_t first = 0; first < l.outputs; first += kLanes) {
       const Block<A, Tile> block = {weight.data() + first * l.kernel_height * l.reach, bias.data() + first, first,
@@ -94,15 +109,17 @@ void for_each_part(const ConvReluPool& k, int threads, const Body& body) {
   });
 }
 
-// Sums of a part of the batch: of the weights' gradients, in the order of `packed`, and behind them of the biases'.
+// Sums of a part of the batch: of the weights' gradients, in the order of `packed` if these are wanted, and behind them
+// of the biases'.
 template <class A>
-void finish(const Layout& l, int64_t lanes, const std::vector<std::vector<A>>& sums, A* grad_weight, A* grad_bias) {
-  std::vector<A> total(l.weights(lanes) + l.outputs);
-  for (const std::vector<A>& part : sums)
+void finish(const Layout& l, int64_t lanes, const std::vector<Buffer<A>>& sums, A* grad_weight, A* grad_bias) {
+  const int64_t weights = grad_weight != nullptr ? l.weights(lanes) : 0;
+  Buffer<A> total(weights + l.outputs);
+  for (const Buffer<A>& part : sums)
     for (size_t i = 0; i < total.size(); ++i) total[i] += part[i];
   if (grad_weight != nullptr)
     for_each_packed(l, lanes, [&](int64_t to, int64_t from) { grad_weight[to] = total[from]; });
-  if (grad_bias != nullptr) std::copy_n(total.data() + l.weights(lanes), l.outputs, grad_bias);
+  if (grad_bias != nullptr) std::copy_n(total.data() + weights, l.outputs, grad_bias);
 }
 
 template <class A, class Tile>
@@ -112,12 +129,13 @@ void backward(const ConvReluPoolBackward& k, int threads) {
   const bool turns = k.grad_image != nullptr && (k.of.mean || l.short_rows());
   const bool adds = k.grad_image != nullptr && !turns;
   const A* const kernels = static_cast<const A*>(k.of.weight);
-  const std::vector<A> weight = adds ? packed(l, kernels, kLanes) : std::vector<A>();
+  const Buffer<A> weight = adds ? packed(l, kernels, kLanes) : Buffer<A>();
   const A share = k.of.mean ? A(0.25) : A(1);
-  std::vector<std::vector<A>> sums(std::min(kParts, k.of.batch));
+  const int64_t weights = k.grad_weight != nullptr ? l.weights(kLanes) : 0;
+  std::vector<Buffer<A>> sums(std::min(kParts, k.of.batch));
   for_each_part(k.of, threads, [&](int64_t begin, int64_t end, int64_t part) {
-    sums[part].resize(l.weights(kLanes) + l.outputs);
-    std::vector<A> image(l.padded(kLanes)), grad_image(adds ? l.padded(kLanes) : 0);
+    sums[part].resize(weights + l.outputs);
+    Buffer<A> image(l.padded(kLanes)), grad_image(adds ? l.padded(kLanes) : 0);
     std::optional<Turned<A, Tile>> turned;
     if (turns) turned.emplace(k.of, kernels);
     Passed<A> passed(l);
@@ -130,7 +148,7 @@ void backward(const ConvReluPoolBackward& k, int threads) {
       for (int64_t o = 0; o < l.outputs && (adds || k.grad_weight != nullptr || k.grad_bias != nullptr); ++o) {
         passed.find(l, grads, where, share, k.of.mean ? 4 : 1, o);
         const int64_t kernel = o * l.kernel(kLanes);
-        for (int64_t i = 0; i < passed.count; ++i) sums[part][l.weights(kLanes) + o] += passed.grad[i];
+        for (int64_t i = 0; i < passed.count; ++i) sums[part][weights + o] += passed.grad[i];
         if (k.grad_weight != nullptr) add_to_kernel<A, Tile>(l, image.data(), passed, 0, sums[part].data() + kernel);
         if (adds) add_to_image<A, Tile>(l, weight.data() + kernel, passed, grad_image.data());
       }

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "by_rows.h"
+#include "pool.h"
 
 namespace lada::cpu {
 
@@ -13,7 +14,7 @@ namespace lada::cpu {
 template <class A>
 struct Passed {
   std::vector<int64_t> place;
-  std::vector<A> grad;
+  Buffer<A> grad;
   int64_t count = 0;
 
   explicit Passed(const Layout& l) : place(4 * l.windows() + 1), grad(4 * l.windows() + 1) {}
@@ -113,12 +114,12 @@ template <class A, class Tile>
 struct Turned {
   static constexpr int64_t kLanes = Row<A, Tile>::L::kCount;
   Layout of, l;
-  std::vector<A> weight, sums;
+  Buffer<A> weight, sums;
 
   Turned(const ConvReluPool& k, const A* weights) : of(k, kLanes), l(turned(k), kLanes), sums(l.padded(kLanes)) {
     l.rows = (k.height + 1) / 2;
     l.columns = (k.width + 1) / 2;
-    std::vector<A> reordered(of.outputs * of.channels * of.kernel_height * of.kernel_width);
+    Buffer<A> reordered(of.outputs * of.channels * of.kernel_height * of.kernel_width);
     for_each_weight(of, [&](int64_t o, int64_t c, int64_t y, int64_t x, int64_t at) {
       const int64_t row = of.kernel_height - 1 - y, column = of.kernel_width - 1 - x;
       reordered[((c * of.outputs + o) * of.kernel_height + row) * of.kernel_width + column] = weights[at];
@@ -146,10 +147,12 @@ struct Turned {
     const Layout& of;
     A* grad_image;
 
-    LADA_HD void operator()(int64_t row, int64_t column, int64_t channel, const A (&four)[4]) const {
+    template <class V>
+    LADA_HD void operator()(int64_t row, int64_t column, int64_t first, const V (&places)[4], int count) const {
       for (int64_t p = 0; p < 4; ++p) {
         const int64_t y = 2 * row + p / 2, x = 2 * column + p % 2;
-        if (y < of.height && x < of.width) grad_image[(y * of.width + x) * of.channels + channel] = four[p];
+        if (y < of.height && x < of.width)
+          store_first(places[p], count, grad_image + (y * of.width + x) * of.channels + first);
       }
     }
   };

@@ -4,11 +4,30 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "conv_relu_pool.h"
 
 namespace lada::cpu {
+
+// Memory that begins with a cache line: where channels fill whole ones, no vector crosses from one to the next.
+template <class A>
+struct CacheLines {
+  using value_type = A;
+  static constexpr std::align_val_t kLine{64};
+
+  CacheLines() = default;
+  template <class B>
+  CacheLines(const CacheLines<B>&) {}
+
+  A* allocate(size_t count) { return static_cast<A*>(::operator new(count * sizeof(A), kLine)); }
+  void deallocate(A* memory, size_t) { ::operator delete(memory, kLine); }
+  bool operator==(const CacheLines&) const { return true; }
+};
+
+template <class A>
+using Buffer = std::vector<A, CacheLines<A>>;
 
 // Numbers of an output's kernel, and of a row of it, by measurements.
 constexpr int64_t kSmallKernel = 150, kShortRow = 24;
@@ -65,8 +84,8 @@ void for_each_packed(const Layout& l, int64_t lanes, const F& f) {
 }
 
 template <class A>
-std::vector<A> packed(const Layout& l, const A* weight, int64_t lanes) {
-  std::vector<A> result(l.weights(lanes));
+Buffer<A> packed(const Layout& l, const A* weight, int64_t lanes) {
+  Buffer<A> result(l.weights(lanes));
   for_each_packed(l, lanes, [&](int64_t from, int64_t to) { result[to] = weight[from]; });
   return result;
 }

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lada_al.models import SplitModel, steps_of
+from lada_al.ranks import BatchNormOfAll
 from lada_ext.nn import ConvReluPool
 
 
@@ -41,16 +42,24 @@ def _foldable(net: SplitModel) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, 
         if type(parts) is not nn.Sequential:
             continue
         for i, (first, second) in enumerate(pairwise(parts)):
-            if type(first) is not nn.Conv2d or not isinstance(second, nn.BatchNorm2d):
+            if not (_is(first, nn.Conv2d) and _is(second, nn.BatchNorm2d, BatchNormOfAll)):
                 continue
+            assert isinstance(first, nn.Conv2d)
+            assert isinstance(second, nn.BatchNorm2d)
             if second.running_mean is not None and not second.training:
                 yield parts, i, first, second
+
+
+def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether it does what modules of these types do: what is derived from one may do more, and so does what has hooks,
+    as of pruning or spectral normalisation."""
+    return type(module) in kinds and not (module._forward_pre_hooks or module._forward_hooks)
 
 
 def _pool(parts: nn.Sequential, i: int) -> None:
     """One module for a folded convolution, the ReLU and the pooling behind it, if these are what follows."""
     convolution, _, *behind = parts[i : i + 4]
-    if [type(module) for module in behind] != [nn.ReLU, nn.AvgPool2d]:
+    if len(behind) < 2 or not (_is(behind[0], nn.ReLU) and _is(behind[1], nn.AvgPool2d)):
         return
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(behind[1], nn.AvgPool2d)

@@ -138,7 +138,7 @@ def _entropy_in_pipeline(bought: View, now: Round) -> Tensor | None:
     if now.f_aug is None or kind is None or not kind.look_ahead:
         return None
     views = members_of(bought, kind.arity)
-    key = now.keys.key("score samples", now.number, device=bought.image.device)
+    key = now.keys.key("score samples", now.number, device=bought.device)
     tau = now.f_aug.policy(*views, learn=False)(*views)
     virtual = now.f_aug(*views, tau=tau, key=key, samples=now.config.samples)
     return mean_of_draws(lada_ext.entropy(virtual.logits))
@@ -189,7 +189,7 @@ def match(view: View, now: Round) -> Tensor:
     assert f_aug is not None
     if not config.seeks_pairs:
         units = len(view) // f_aug.arity
-        return torch.arange(f_aug.arity * units, device=view.hidden.device).view(f_aug.arity, units)
+        return torch.arange(f_aug.arity * units, device=view.device).view(f_aug.arity, units)
     score = config.chosen.acquisition.fused
     assert score is not None
     whole = len(view) // 2

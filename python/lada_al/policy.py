@@ -54,7 +54,7 @@ def learn_policy(policy: nn.Module, views: list[View], now: Round, curves: Curve
         tau of the epoch of least loss, recorded before each step, if the configuration asks for it; else None: tau* is
         then what the learned policy says (Eq. 12).
     """
-    config, device = now.config, views[0].hidden.device
+    config, device = now.config, views[0].device
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy_lr, fused=True)
     least_loss, recorded = float("inf"), None
     for epoch in now.meter.track("policy", range(config.policy_epochs)):
@@ -115,7 +115,7 @@ def curves_of(views: list[View], now: Round) -> Curves:
     of_logits = now.config.chosen.acquisition.fused is not None and all(v.logits.isfinite().all() for v in views)
     a, b = (view[ours().part(len(views[0]))] for view in views)
     nodes = 2 if of_logits and a.net.mixes_logits(a.k) else now.config.curve
-    lam = torch.linspace(0, 1, nodes, device=a.hidden.device)[1:-1]
+    lam = torch.linspace(0, 1, nodes, device=a.device)[1:-1]
 
     def value(view: View) -> Tensor:
         return view.logits if of_logits else now.f_acq.score(view)[..., None]
@@ -131,7 +131,7 @@ def curves_of(views: list[View], now: Round) -> Curves:
 def units_at_a_time(views: list[View], now: Round, draws: int, most: int) -> int:
     """On a CPU so many that the features of their virtual instances, `draws` a unit, stay in its cache; else `most`."""
     first, net = views[0], views[0].net
-    if first.hidden.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
+    if first.device.type != "cpu" or now.f_aug is None or not now.f_aug.uses_hidden:
         return max(1, most)
     reach = net.mixing_reach(first.k)
     mixed = first.at(reach)

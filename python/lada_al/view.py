@@ -32,8 +32,21 @@ class Known(MutableMapping[int, Tensor]):
     def __getitem__(self, step: int) -> Tensor:
         if step not in self._own and self._whole is not None and step in self._inherited:
             with torch.enable_grad():  # kept, as what a view computes
-                self._own[step] = _taken(self._whole[step], self._index)
+                self._own[step] = self._whole._part(step, self._index)
         return self._own[step]
+
+    def _part(self, step: int, index: Tensor | slice | None) -> Tensor:
+        """Some of the instances: out of what they are a part of themselves, as long as that part is not in memory."""
+        if step in self._own or self._whole is None or not isinstance(self._index, Tensor):
+            return _taken(self[step], index)
+        index = index.to(self._index.device) if isinstance(index, Tensor) else index
+        return self._whole._part(step, self._index[index])
+
+    @property
+    def device(self) -> torch.device:
+        if self._own or self._whole is None:
+            return next(iter(self._own.values())).device
+        return self._whole.device
 
     def __setitem__(self, step: int, value: Tensor) -> None:
         self._own[step] = value
@@ -98,6 +111,10 @@ class View:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def device(self) -> torch.device:
+        return self._known.device if self._known else self.parents[0].device
 
     def __getitem__(self, index: Tensor | slice) -> View:
         """A part of the view, which shares what is already known."""

@@ -56,4 +56,4 @@ def virtual_of(view: View, f_aug: Augmentation, origins: Origins, key: Tensor) -
 
 def members_of(view: View, arity: int) -> list[View]:
     """The first instances of the units, which follow one another in a view of images; and the second ones, of pairs."""
-    return [view[torch.arange(i, len(view), arity, device=view.image.device)] for i in range(arity)]
+    return [view[torch.arange(i, len(view), arity, device=view.device)] for i in range(arity)]

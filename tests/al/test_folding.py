@@ -9,7 +9,9 @@ import torch
 from lada_al import models
 from lada_al.folding import folded
 from lada_al.models import SplitModel, frozen
-from torch import nn
+from lada_al.ranks import BatchNormOfAll
+from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
 
 from lada_ext.nn import ConvReluPool
 
@@ -44,9 +46,14 @@ def test_every_layer_gives_the_same_forward_and_backward(name: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormOfAll])
 @pytest.mark.parametrize("name", ["small", "resnet18"])
-def test_no_normalisation_is_left_and_the_network_keeps_its_own(name: str) -> None:
+def test_no_normalisation_is_left_and_the_network_keeps_its_own(name: str, kind: type[nn.Module]) -> None:
+    """Nor of those that several processes train with."""
     net = trained(name)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = kind
     before = copy.deepcopy(net.state_dict())
     with frozen(net):
         lighter = folded(net)
@@ -87,6 +94,44 @@ def test_relu_and_pooling_behind_become_one_with_it(convolution: dict, pooling: 
     assert any(isinstance(module, ConvReluPool) for module in lighter.modules()) == one
     assert len(lighter.steps) == len(net.steps)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Twice(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "foldable"),
+    [
+        ("convolution", spectral_norm(nn.Conv2d(3, 4, 3)), False),
+        ("norm", Twice(4), False),
+        ("norm", hooked(nn.BatchNorm2d(4)), False),
+        ("relu", hooked(nn.ReLU()), True),
+        ("pooling", hooked(nn.AvgPool2d(2)), True),
+    ],
+)
+def test_modules_that_do_more_keep_doing_it(name: str, part: nn.Module, foldable: bool) -> None:
+    """As what is derived from a normalisation, or has hooks."""
+    parts: dict[str, nn.Module] = {
+        "convolution": nn.Conv2d(3, 4, 3),
+        "norm": nn.BatchNorm2d(4),
+        "relu": nn.ReLU(),
+        "pooling": nn.AvgPool2d(2),
+    }
+    net = SplitModel([nn.Sequential(*(parts | {name: part}).values()), nn.Flatten()]).double()
+    image = torch.randn(2, *SHAPE, dtype=torch.float64)
+    net(image)
+    with frozen(net):
+        lighter = folded(net)
+        torch.testing.assert_close(lighter(image), net(image))
+    assert (lighter is not net) == foldable
+    assert not any(isinstance(module, ConvReluPool) for module in lighter.modules())
 
 
 def test_a_block_that_rectifies_is_no_affine_map() -> None:

@@ -73,6 +73,16 @@ class TestView:
         assert torch.equal(logits, view.logits[[3, 1]])
         assert [stage.calls for stage in net.stages] == [1, 1]
 
+    @pytest.mark.parametrize("index", [torch.tensor([2, 0]), slice(1, None)])
+    def test_a_part_of_a_part_is_not_copied_twice(self, index: torch.Tensor | slice) -> None:
+        """The candidates' features are a round's largest tensor, and half of them are in each half of the pairs."""
+        view = View(counting_net(), 1, image=self.image)
+        view.logits  # noqa: B018
+        part = view[torch.tensor([4, 3, 1])]
+        assert torch.equal(part[index].logits, view.logits[[4, 3, 1]][index])
+        assert part.device == view.device
+        assert not part._known._own
+
     def test_what_the_whole_learns_later_a_part_computes(self) -> None:
         net = counting_net()
         view = View(net, 1, image=self.image)

@@ -16,5 +16,5 @@ from lada_al.view import View
 
 def pick(view: View, n: int, occasion: Occasion) -> Tensor:
     view.computed(occasion.config.scoring_batch, view.net.depth - 1, view.net.depth)
-    key = occasion.keys.key("pick", occasion.round, device=view.logits.device)
+    key = occasion.keys.key("pick", occasion.round, device=view.device)
     return lada_ext.badge_select(view.penultimate, view.logits, n, key)

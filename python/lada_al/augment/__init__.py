@@ -90,7 +90,7 @@ class FixedTau(nn.Module):
         self.tau = tau
 
     def forward(self, *views: View) -> Tensor:
-        return torch.full((len(views[0]),), self.tau, device=views[0].hidden.device)
+        return torch.full((len(views[0]),), self.tau, device=views[0].device)
 
 
 @dataclass(frozen=True)

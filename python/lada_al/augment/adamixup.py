@@ -73,7 +73,7 @@ class AdaMixup(Augmentation):
     def loss(self, virtual: View) -> Tensor:
         """The negative of log P(phi(mixed) = 1) + log P(phi(x_i) = 0) + log P(phi(x_j) = 0)."""
         is_mixed = [torch.ones, torch.zeros, torch.zeros]
-        terms = [torch.zeros((), device=virtual.hidden.device)]
+        terms = [torch.zeros((), device=virtual.device)]
         for view, kind in zip((virtual, *virtual.parents), is_mixed, strict=True):
             guess = self.discriminator(view.penultimate.flatten(0, -2))
             terms.append(F.cross_entropy(guess, kind(len(guess), dtype=torch.int64, device=guess.device)))

@@ -184,7 +184,7 @@ class Bgadl(Augmentation):
         (view,) = views
         assert view.target is not None
         generator = torch.Generator().manual_seed(int(key[0]) & (2**63 - 1))
-        noise = torch.randn(2, len(view), LATENT, generator=generator).to(view.image.device)
+        noise = torch.randn(2, len(view), LATENT, generator=generator).to(view.device)
         with torch.no_grad():
             siblings = self.nets.siblings(self.task.to_pixels(view.image), view.target.argmax(1), noise)
         image = self.task.normalised(torch.stack(siblings[:2], 1))

@@ -45,7 +45,7 @@ class Mix(Augmentation):
         if not learn:
             return FixedTau(self.fixed_tau)
         net = self._pair_net(views[0].k).to(memory_format=torch.channels_last)
-        return Concentration(net, self.largest_tau).to(views[0].hidden.device)
+        return Concentration(net, self.largest_tau).to(views[0].device)
 
     def _pair_net(self, k: int) -> PairNet:
         channels, height, width = self.shapes[k]
