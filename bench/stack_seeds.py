@@ -48,7 +48,7 @@ def medians_in_turn(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
     parser.add_argument("--labels", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--model", default="small")

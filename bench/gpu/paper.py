@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of lada_al")
     return parser.parse_args()
 

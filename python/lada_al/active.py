@@ -25,17 +25,19 @@ from torch import Tensor, nn
 
 from lada_al import lookahead
 from lada_al.data import Dataset
+from lada_al.device import find_device
 from lada_al.errors import UsageError, first_line, one_line, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool, no_oracle
-from lada_al.pools import Id, ImageSpec, UnreadableError, open_pool
+from lada_al.pools import Id, ImageSpec, open_pool
 from lada_al.pools.decode import decode
+from lada_al.pools.first import read_first
 from lada_al.run import checkpoint
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
-from lada_al.run.experiment import find_device, make_learner
+from lada_al.run.experiment import make_learner
 from lada_al.timing import Clock, NoMeter
 from lada_al.wrap import taking_images
 
@@ -268,8 +270,7 @@ class ActiveLearner:
             raise UsageError(f"ask: n must be a positive whole number, got {n!r}")
         if n % self.config.chosen.arity:
             raise UsageError(f"ask: {self.config.method} buys pairs, so n must be even, got {n}")
-        query = operator.index(n)
-        return _config({**self.config.model_dump(), "query": query, "candidates": max(query, self.config.candidates)})
+        return self.config.for_batch(operator.index(n))
 
     def _can_fit(self) -> bool:
         return len(set(self.labels.values())) >= 2
@@ -314,23 +315,14 @@ class ActiveLearner:
 
     def _read(self, ids: Iterable[Id], count: int) -> tuple[list[Id], Tensor]:
         """The first `count` of `ids` that can be decoded, in their order, and their pixels (B, channels, H, W)."""
-        pixels: dict[Id, np.ndarray] = {}
-        order: list[Id] = []
-        waiting = iter(ids)
-        while missing := count - len(pixels):
-            part = [id_ for _, id_ in zip(range(missing), waiting, strict=False)]
-            if not part:
-                break
-            order += part
-            for id_ in sorted(part, key=self._place.__getitem__):  # in the order in which they are stored
-                (item,) = self.source.read(self._place[id_], self._place[id_] + 1)
-                try:
-                    pixels[id_] = decode(item.stored, self.spec, self.source.limits)
-                except UnreadableError as error:
-                    self.unreadable[id_] = str(error)
-        read = [id_ for id_ in order if id_ in pixels]
-        stacked = np.stack([pixels[id_] for id_ in read]) if read else np.empty((0, *self.spec.shape[1:], 1), np.uint8)
-        return read, torch.from_numpy(stacked).permute(0, 3, 1, 2).expand(-1, self.spec.channels, -1, -1)
+        pixels = read_first(ids, count, self._pixels, self._place.__getitem__, self.unreadable, NoMeter())
+        none = np.empty((0, *self.spec.shape[1:], 1), np.uint8)
+        stacked = np.stack(list(pixels.values())) if pixels else none
+        return list(pixels), torch.from_numpy(stacked).permute(0, 3, 1, 2).expand(-1, self.spec.channels, -1, -1)
+
+    def _pixels(self, id_: Id) -> np.ndarray:
+        (item,) = self.source.read(self._place[id_], self._place[id_] + 1)
+        return decode(item.stored, self.spec, self.source.limits)
 
     def _place_of(self, id_: Id, step: str) -> int:
         if not isinstance(id_, Hashable) or id_ not in self._place:

@@ -157,7 +157,7 @@ def compare(
     refuse_torchrun("lada compare")
     given = _given(context)
     whole, now = study.asked_for(out, resume=resume, methods=methods, seeds=seeds, protocol=protocol, given=given)
-    workers = jobs if jobs > 0 else comparison.default_workers(device or "auto")
+    workers = jobs if jobs > 0 else comparison.default_workers(now.settings)
     every = comparison.make_jobs(now.methods, now.seeds, now.settings, out, workers=workers, resume=resume)
     comparison.check(every, whole, out, resume=resume, download=download)
     todo = [job for job in every if not job.is_finished]

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from lada_al import cli, data
-from lada_al.label import project as projects
+from lada_al.label.begin import create
 from lada_al.label.project import Project
 from PIL import Image
 
@@ -49,7 +49,7 @@ def truth(id_: str) -> str:
 
 def begin(folder: Path, pool: Path, **options: Any) -> Project:
     settings = {**QUICK, **options.pop("settings", {})}
-    return projects.create(folder, pool, options.pop("classes", CLASSES), None, settings=settings, **options)
+    return create(folder, pool, options.pop("classes", CLASSES), None, settings=settings, **options)
 
 
 def lada(*arguments: object) -> tuple[int, str, str]:

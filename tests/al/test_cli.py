@@ -16,12 +16,14 @@ from pathlib import Path
 
 import lada_al
 import pytest
+import torch
 import typer
 from lada_al import Config, acquire, all_methods, augment, cli
 from lada_al.methods import GROUPS, rows
-from lada_al.run import journal
+from lada_al.run import compare, estimate, journal
 from lada_al.run.compare import _interrupts_held_back
 from lada_al.run.protocols import PROTOCOLS
+from lada_al.run.study import Study
 from lada_al.self_test import CASES
 from tiny import TINY_SETTINGS
 
@@ -120,6 +122,24 @@ def test_a_comparison_keeps_the_settings_it_began_with(lada: Lada, tiny_folder: 
     assert "begun with other settings: epochs was 2 and is 3" in other.stderr
     assert not (out / "var-ratio").exists()
     assert "holds a comparison; add --resume" in lada("compare", *named, *OPTIONS).stderr
+
+
+@pytest.mark.parametrize("option", ["--device=cpu", "--set=device=cpu"])
+def test_the_device_of_the_runs_says_how_many_go_at_a_time(
+    option: str, lada: Lada, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is named, even when the comparison was begun; on a machine that has a GPU, too."""
+    named = ["--out", tmp_path / "c", "--data", tiny_folder, "--methods", "random", "--seeds", "2,7"]
+    others = [other for other in OPTIONS if not other.startswith("--device")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compare, "cores", lambda: 3)
+    monkeypatch.setattr(estimate, "_probe", lambda config: estimate.Pace([], 1))
+    done = lada("compare", *named, *others, option, "--dry-run")
+    assert "2 of 2 runs to do, 3 at a time" in done.stdout, done.stderr
+    settings = {**TINY_SETTINGS, "data": str(tiny_folder), "device": "cpu"}
+    Study(methods=["random"], seeds=[2, 7], settings=settings).write(tmp_path / "c")
+    resumed = lada("compare", "--out", tmp_path / "c", "--resume", "--dry-run")
+    assert "2 of 2 runs to do, 3 at a time" in resumed.stdout, resumed.stderr
 
 
 def is_alive(process: str) -> bool:
@@ -281,7 +301,10 @@ def test_bad_arguments_are_one_line_and_write_nothing(
         ([], "--methods takes different names separated by commas, got ''"),
         (["--protocol", "huge"], "unknown protocol 'huge'; choose one of paper, table3, mini"),
         (["--methods", "random,nonsense"], "unknown method 'nonsense'"),
-        (["--methods", "random", "--seeds", "1,x"], "--seeds takes one number, or different ones separated by commas"),
+        (
+            ["--methods", "random", "--seeds", "1,x"],
+            "--seeds takes a number N, for seeds 1 to N, or different seeds with",
+        ),
         (["--methods", "random", "--seeds", "1,-2"], "seed: Input should be greater than or equal to 0"),
     ],
 )
@@ -335,7 +358,9 @@ def test_a_failure_inside_a_run_exits_with_1(lada: Lada, tiny_folder: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds=0"], "--seeds takes one number, or different ones separated by commas, got '0'"),
+        (["--seeds=0"], "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '0'"),
+        (["--seeds=-1"], "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '-1'"),
+        (["--seeds=2,1,2"], "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '2,1,2'"),
         (["--set=seed=7"], "--set seed: lada compare takes --seeds"),
         (["--set=method=entropy"], "--set method: lada compare takes --methods"),
     ],

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from labelling import lada
 from lada_al.errors import UsageError
-from lada_al.label import project
+from lada_al.label import begin, project
 from lada_al.label.images import Images, decode
 from lada_al.pools import Limits, UnreadableError, open_pool
 from PIL import Image
@@ -198,15 +198,15 @@ class TestProject:
     def test_what_is_created_is_read_again(self, tmp_path: Path) -> None:
         for i in range(3):
             write(tmp_path / "pool" / f"{i}.png", (20, 24))
-        made = project.create(tmp_path, tmp_path / "pool", ["cat", "<b>dog</b>"], None, seed=7)
+        made = begin.create(tmp_path, tmp_path / "pool", ["cat", "<b>dog</b>"], None, seed=7)
         assert made == project.read(tmp_path)
         assert (made.kind, made.size, made.channels, made.seed) == ("folder", (24, 20), 1, 7)
         with pytest.raises(UsageError, match=r"project\.json exists; a project is begun once"):
-            project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
+            begin.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
 
     @pytest.mark.parametrize("kind", POOLS)
     def test_any_pool_that_can_be_scored_will_do(self, kind: str, tmp_path: Path) -> None:
-        made = project.create(tmp_path / "new", POOLS[kind](tmp_path, 20), ["cat", "dog"], None)
+        made = begin.create(tmp_path / "new", POOLS[kind](tmp_path, 20), ["cat", "dog"], None)
         assert (made.size, made.channels) == ((12, 12), 1)
         assert len(project.read(tmp_path / "new").images().ids()) == 20
 
@@ -218,10 +218,10 @@ class TestProject:
             (tmp_path, "holds no image files"),
         ):
             with pytest.raises(UsageError, match=message):
-                project.create(tmp_path / "new", path, ["cat", "dog"], None)
+                begin.create(tmp_path / "new", path, ["cat", "dog"], None)
 
     def test_projects_begun_before_ids_were_the_pools_own_keep_file_and_row(self, tmp_path: Path) -> None:
-        project.create(tmp_path, POOLS["parquet folder"](tmp_path, 20), ["cat", "dog"], None)
+        begin.create(tmp_path, POOLS["parquet folder"](tmp_path, 20), ["cat", "dog"], None)
         path = tmp_path / "project.json"
         about = json.loads(path.read_text())
         assert about.pop("ids") == "own"
@@ -230,7 +230,7 @@ class TestProject:
 
     def test_a_project_keeps_its_kind_of_pool(self, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "a.png", (20, 24))
-        made = project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
+        made = begin.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
         write_parquet(tmp_path / "pool" / "later.parquet", 3, seed=1)
         assert made.images().ids() == ["a.png"]
 
@@ -238,30 +238,30 @@ class TestProject:
         write(tmp_path / "pool" / "a.png", (20, 24), "RGB")
         write(tmp_path / "pool" / "b.png", (30, 24))
         (tmp_path / "pool" / "broken.png").write_text("x")
-        made = project.create(tmp_path / "one", tmp_path / "pool", ["cat", "dog"], None)
+        made = begin.create(tmp_path / "one", tmp_path / "pool", ["cat", "dog"], None)
         assert (made.size, made.channels) == ((64, 64), 3)
-        assert project.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], 32).size == (32, 32)
+        assert begin.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], 32).size == (32, 32)
 
     def test_files_that_cannot_be_read_are_passed_over(self, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "good.png", (20, 24))
         for i in range(70):
             (tmp_path / "pool" / f"!{i}.png").touch()
-        assert project.create(tmp_path / "new", tmp_path / "pool", ["cat", "dog"], None).size == (24, 20)
+        assert begin.create(tmp_path / "new", tmp_path / "pool", ["cat", "dog"], None).size == (24, 20)
         (tmp_path / "pool" / "good.png").unlink()
         with pytest.raises(UsageError, match="--pool: none of the 70 images can be decoded"):
-            project.create(tmp_path / "none", tmp_path / "pool", ["cat", "dog"], None)
+            begin.create(tmp_path / "none", tmp_path / "pool", ["cat", "dog"], None)
 
     def test_the_kind_of_a_pool_is_what_it_is_for_scoring(self, tmp_path: Path) -> None:
         (tmp_path / "deep" / "below").mkdir(parents=True)
         write_parquet(tmp_path / "deep" / "below" / "a.parquet", 3, seed=1)
-        assert project.create(tmp_path / "one", tmp_path / "deep", ["cat", "dog"], None).kind == "parquet"
+        assert begin.create(tmp_path / "one", tmp_path / "deep", ["cat", "dog"], None).kind == "parquet"
         write(tmp_path / "pool" / "a.png", (20, 24))
         write_parquet(tmp_path / "pool" / ".hidden.parquet", 3, seed=1)
-        assert project.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], None).kind == "folder"
+        assert begin.create(tmp_path / "two", tmp_path / "pool", ["cat", "dog"], None).kind == "folder"
         (tmp_path / "pool" / ".hidden.parquet").rename(tmp_path / "pool" / "seen.parquet")
         message = r"^--pool: .*pool holds image files \(a.png\) and Parquet files \(seen.parquet\)"
         with pytest.raises(UsageError, match=message):
-            project.create(tmp_path / "three", tmp_path / "pool", ["cat", "dog"], None)
+            begin.create(tmp_path / "three", tmp_path / "pool", ["cat", "dog"], None)
 
     @pytest.mark.parametrize(
         ("given", "names"),
@@ -276,7 +276,7 @@ class TestProject:
 
     def test_a_pool_that_was_moved_is_told(self, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "a.png", (20, 20))
-        begun = project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
+        begun = begin.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None)
         (tmp_path / "pool").rename(tmp_path / "moved")
         with pytest.raises(UsageError, match=r"pool: there is no .*pool any more; project.json says where it is"):
             begun.images()
@@ -304,7 +304,7 @@ class TestProject:
 
     def test_small_images_are_scaled_up_to_what_a_network_takes(self, tmp_path: Path) -> None:
         write(tmp_path / "pool" / "a.png", (4, 12))
-        assert project.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None).size == (12, 8)
+        assert begin.create(tmp_path, tmp_path / "pool", ["cat", "dog"], None).size == (12, 8)
 
     @pytest.mark.parametrize(
         ("classes", "options", "message"),
@@ -337,7 +337,7 @@ class TestProject:
 
         write(tmp_path / "pool" / "a.png", (20, 20))
         with pytest.raises((UsageError, ValidationError)) as caught:
-            project.create(tmp_path / "new", tmp_path / "pool", classes, None, **options)
+            begin.create(tmp_path / "new", tmp_path / "pool", classes, None, **options)
         error = caught.value
         assert message in (one_line(error) if isinstance(error, ValidationError) else str(error))
         assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from lada_al.errors import UsageError
 from lada_al.pools import ImageSpec, Limits, UnreadableError, kind_of, open_pool
 from lada_al.pools.decode import decode, open_image
+from lada_al.pools.first import read_first
+from lada_al.timing import NoMeter
 from PIL import Image, ImageOps
 from pooling import (
     ODD_NAMES,
@@ -442,6 +445,34 @@ class TestBadItems:
         items = list(pool.read(0, len(pool)))
         assert isinstance(items[2].stored, UnreadableError)
         assert not isinstance(items[1].stored, UnreadableError)
+
+
+class TestFirst:
+    def test_what_is_unreadable_makes_way_for_the_next_and_no_more_is_looked_at(self) -> None:
+        """The first three are read in the order of their places, then two more for the two that cannot be."""
+        looked_at, reads = [], []
+        unreadable: dict[str, str] = {}
+
+        def ids() -> Iterator[str]:
+            for id_ in "hbfaecgd":
+                looked_at.append(id_)
+                yield id_
+
+        def read(id_: str) -> str:
+            reads.append(id_)
+            if id_ in "hf":
+                raise UnreadableError(f"{id_} is no image")
+            return id_.upper()
+
+        found = read_first(ids(), 3, read, ord, unreadable, NoMeter())
+        assert list(found.items()) == [("b", "B"), ("a", "A"), ("e", "E")]
+        assert unreadable == {"h": "h is no image", "f": "f is no image"}
+        assert reads == ["b", "f", "h", "a", "e"]
+        assert looked_at == ["h", "b", "f", "a", "e"]
+
+    def test_fewer_than_are_wanted(self) -> None:
+        assert read_first([5, 3], 4, str, int, {}, NoMeter()) == {5: "5", 3: "3"}
+        assert read_first([5, 3], 0, str, int, {}, NoMeter()) == {}
 
 
 class TestImages:

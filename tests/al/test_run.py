@@ -21,10 +21,11 @@ from lada_al import Bought, Config, Trained, all_methods, run_experiment
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Event, to_json
+from lada_al.files import write_atomically
 from lada_al.report import page
 from lada_al.report.read import read_run
 from lada_al.run import checkpoint, experiment, journal
-from lada_al.run.files import write_atomically
+from lada_al.run.folder import read_config
 from PIL import Image
 from tiny import TINY_SETTINGS, write_parquet
 
@@ -467,7 +468,7 @@ class TestConfig:
 
 def test_experiment_reads_what_it_wrote(tiny_config: Config, tmp_path: Path) -> None:
     finish(tiny_config, tmp_path)
-    assert experiment.read_config(tmp_path) == tiny_config
+    assert read_config(tmp_path) == tiny_config
     about = json.loads((tmp_path / "about.json").read_text())
     assert about["classes"][0] == "bars"
     assert about["torch"] == torch.__version__

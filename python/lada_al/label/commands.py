@@ -16,6 +16,7 @@ from lada_al.errors import UsageError
 from lada_al.label.store import JOURNAL, MAX_WHO, Store, is_name
 
 if TYPE_CHECKING:
+    from lada_al.label import project as projects
     from lada_al.label.query import Batch
 
 app = typer.Typer()
@@ -42,21 +43,22 @@ def init(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE.")] = None,
 ) -> None:
     """Begin a labelling project: a pool of images and the classes that people will give them."""
-    from lada_al.label import project as projects
+    from lada_al.label.begin import DARK, brightest, create
+    from lada_al.label.project import PROJECT
     from lada_al.run.config import parse_settings
 
     names = _names(classes)
     options = {"method": method, "model": model, "seed": seed, "settings": parse_settings(settings or [])}
-    begun = projects.create(project, pool, names, size, white, **options)
+    begun = create(project, pool, names, size, white, **options)
     images = begun.images()
     height, width = begun.size
     images_of = f"{_count(len(images.ids()), 'image')}, {len(names)} classes, seen as {height} x {width}"
-    console.print(f"{project / projects.PROJECT}: {images_of}")
-    brightest = projects.brightest(images)
-    if brightest < projects.DARK:
+    console.print(f"{project / PROJECT}: {images_of}")
+    most = brightest(images)
+    if most < DARK:
         console.print(
-            f"these images are nearly black: the first have no pixel above {brightest} of 255. If they are of 12 bits "
-            f"in files of 16, remove {projects.PROJECT} and begin again with --white 4095"
+            f"these images are nearly black: the first have no pixel above {most} of 255. If they are of 12 bits "
+            f"in files of 16, remove {PROJECT} and begin again with --white 4095"
         )
 
 
@@ -75,7 +77,6 @@ def query(
     ] = None,
 ) -> None:
     """Choose the images whose labels help most, and write them as a batch for people."""
-    from lada_al.label import label_studio as studio
     from lada_al.label import project as projects
     from lada_al.label import query as queries
     from lada_al.run.progress import PhaseProgress
@@ -88,34 +89,24 @@ def query(
         raise UsageError("--image-prefix is for tasks of --label-studio, which is not given")
     if not out.name:
         raise UsageError(f"--out: expected the name of a file, got '{out}'")
-    html = out.with_suffix(".html")
-    _check_new_files([path for path in (out, html, label_studio) if path is not None])
+    _check_new_files([path for path in (out, _page_of(out), label_studio) if path is not None])
     begun = projects.read(project)
     if image_prefix is not None and begun.kind != "folder":
         raise UsageError(f"--image-prefix: the images of {begun.pool} are no files, so they have no addresses")
+    wanted = count or COUNT
     if again is not None:
         batch = queries.again(project, again)
     elif listed is not None:
         batch = queries.make_listed(project, listed, count)
     else:
         with PhaseProgress(console) if console.is_terminal else nullcontext(NoMeter()) as meter:
-            batch = queries.make(project, count or COUNT, meter)
-    number, items, images = batch.query.id, batch.items, begun.images()
-    try:
-        queries.write_csv(out, items, images)
-        queries.write_html(html, batch.query, items, images)
-        if label_studio is not None:
-            without_task = studio.write_tasks(label_studio, batch.query, items, images, image_prefix)
-            if without_task:
-                console.print(f"{_count(without_task, 'image')} left out of {label_studio}: unreadable")
-            console.print(f"labelling interface for Label Studio:\n{studio.interface(begun.classes)}", end="")
-    except OSError as error:
-        raise OSError(f"{error}; batch {number} is entered: `lada query --again {number}` writes it") from error
+            batch = queries.make(project, wanted, meter)
+    _write(batch, begun, out, label_studio, image_prefix)
     _print_rest(project, batch)
-    wanted = len(items) if again is not None or listed is not None else count or COUNT
-    if len(items) < wanted:
+    if again is None and listed is None and len(batch.items) < wanted:
         console.print(f"fewer than the {wanted:,} images that were asked for: the pool is nearly used up")
-    console.print(f"batch {number}: {_count(len(items), 'image')} in {out}, to be looked at in {html}")
+    images = _count(len(batch.items), "image")
+    console.print(f"batch {batch.query.id}: {images} in {out}, to be looked at in {_page_of(out)}")
 
 
 @app.command()
@@ -159,6 +150,33 @@ def label(
     from lada_al.label import server
 
     server.serve(project, _person(who), port, review, lambda url: console.print(f"open {url}"))
+
+
+def _page_of(out: Path) -> Path:
+    """The page that shows the batch of this CSV file."""
+    return out.with_suffix(".html")
+
+
+def _write(batch: Batch, project: projects.Project, out: Path, label_studio: Path | None, prefix: str | None) -> None:
+    """Writes the files of a batch that is in the journal.
+
+    Raises:
+        OSError: one cannot be written; it says how to go on.
+    """
+    from lada_al.label import label_studio as studio
+    from lada_al.label import query as queries
+
+    query, items, images = batch.query, batch.items, project.images()
+    try:
+        queries.write_csv(out, items, images)
+        queries.write_html(_page_of(out), query, items, images)
+        if label_studio is not None:
+            without_task = studio.write_tasks(label_studio, query, items, images, prefix)
+            if without_task:
+                console.print(f"{_count(without_task, 'image')} left out of {label_studio}: unreadable")
+            console.print(f"labelling interface for Label Studio:\n{studio.interface(project.classes)}", end="")
+    except OSError as error:
+        raise OSError(f"{error}; batch {query.id} is entered: `lada query --again {query.id}` writes it") from error
 
 
 def _print_rest(project: Path, batch: Batch) -> None:

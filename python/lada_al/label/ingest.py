@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lada_al.errors import UsageError
+from lada_al.files import plain
 from lada_al.label import label_studio, sheet
 from lada_al.label import project as projects
 from lada_al.label.store import JOURNAL, MAX_WHO, Store, Vote, is_name
-from lada_al.run.files import plain
 
 COLUMNS = ["id", "label", "who", "at"]
 

@@ -21,11 +21,11 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from lada_al.errors import UsageError
+from lada_al.files import write_text
 from lada_al.label.images import Images
 from lada_al.label.query import data_uri
 from lada_al.label.store import Query, QueryItem, Vote
 from lada_al.pools.decode import UnreadableError
-from lada_al.run.files import write_text
 
 LONGEST_SIDE = 1024
 CONTROL, OBJECT = "choice", "image"

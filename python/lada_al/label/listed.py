@@ -7,10 +7,10 @@ from collections.abc import Container
 from pathlib import Path
 
 from lada_al.errors import UsageError
+from lada_al.files import plain
 from lada_al.label import sheet
 from lada_al.label.store import Ranked
 from lada_al.pools.source import as_text
-from lada_al.run.files import plain
 
 COLUMNS = ["id", "score", "entropy"]
 

@@ -14,13 +14,13 @@ import jinja2
 from PIL import Image
 
 from lada_al.errors import UsageError
+from lada_al.files import csv_text, png_uri, safe, write_text
 from lada_al.label import project as projects
 from lada_al.label.images import Images
 from lada_al.label.listed import read as read_list
 from lada_al.label.store import JOURNAL, Query, QueryItem, Store
 from lada_al.pools.decode import UnreadableError
 from lada_al.pools.source import as_text
-from lada_al.run.files import csv_text, png_uri, safe, write_text
 from lada_al.timing import Meter, NoMeter
 
 UNREADABLE = "unreadable.csv"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lada_al import lookahead
 from lada_al.data import Dataset, statistics
+from lada_al.device import find_device
 from lada_al.errors import UsageError, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
@@ -26,10 +27,10 @@ from lada_al.label.project import Project
 from lada_al.label.store import QueryItem, Ranked
 from lada_al.models import frozen
 from lada_al.pool import Pool, no_oracle
-from lada_al.pools.decode import UnreadableError
+from lada_al.pools.first import read_first
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
-from lada_al.run.experiment import find_device, make_learner, make_net
+from lada_al.run.experiment import make_learner, make_net
 from lada_al.timing import Clock, Meter, NoMeter
 from lada_al.train import Learner
 
@@ -53,7 +54,10 @@ class Ranker:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, images: Images, labelled: Mapping[str, str], n: int) -> list[Ranked]:
-        config = config_of(self.project, n)
+        usual = config_of(self.project)
+        arity = usual.chosen.arity
+        if n % arity:
+            raise UsageError(f"--count: {self.project.method} asks for pairs, so it must be even, got {n}")
         keys = Keys(self.project.seed)
         free = [id_ for id_ in images.ids() if id_ not in self.asked and id_ not in labelled]
         order = torch.randperm(len(free), generator=keys.generator("candidates", self.round))
@@ -64,11 +68,10 @@ class Ranker:
             drawn = self._first(images, shuffled, n, lambda image: None)
             why = f"all labels so far are '{min(classes)}'" if classes else "there are no labels yet"
             return _at_random(drawn, why)
-        candidates, pixels = self._read(images, shuffled, config.candidates)
-        arity = config.chosen.arity
+        candidates, pixels = self._read(images, shuffled, max(n, usual.candidates))
         if len(candidates) < arity:
             return _at_random(candidates[:n], "the last image of the pool")
-        config = config_of(self.project, min(n, len(candidates)) // arity * arity)
+        config = usual.for_batch(min(n, len(candidates)) // arity * arity)
         dataset = _dataset(self.project.classes, torch.cat([known_pixels, pixels]))
         pool = Pool(dataset, find_device(config.device))
         pool.add(range(len(known)), [self.project.classes.index(labelled[id_]) for id_ in known])
@@ -89,21 +92,9 @@ class Ranker:
     def _first(
         self, images: Images, ids: Sequence[str], count: int, keep: Callable[[Image.Image], Kept]
     ) -> dict[str, Kept]:
-        """The first `count` of `ids` that can be decoded, and what is kept of their images.
-
-        Images are read in the order of the pool, for which files are made, and come back in that of `ids`.
-        """
-        kept: dict[str, Kept] = {}
-        at = 0
-        while at < len(ids) and len(kept) < count:
-            part = ids[at : at + count - len(kept)]
-            at += len(part)
-            for id_ in self.meter.track("read", sorted(part, key=images.place)):
-                try:
-                    kept[id_] = keep(images.image(id_))
-                except UnreadableError as error:
-                    self.unreadable[id_] = str(error)
-        return {id_: kept[id_] for id_ in ids[:at] if id_ in kept}
+        """The first `count` of `ids` that can be decoded, and what is kept of their images."""
+        read = lambda id_: keep(images.image(id_))  # noqa: E731
+        return read_first(ids, count, read, images.place, self.unreadable, self.meter)
 
     def _last_purchase(self, known: list[str], pool: Pool) -> Bought:
         """The units of the last batch of which every item has a label: what virtual instances are made of."""
@@ -122,8 +113,8 @@ class Ranker:
         return Bought(self.round, rows, pool.labels[rows].tolist(), k=details[0]["k"], tau=tau)
 
 
-def config_of(project: Project, n: int | None = None) -> Config:
-    """The configuration of a ranking that is to choose `n` items; it looks at as many candidates at least.
+def config_of(project: Project) -> Config:
+    """The configuration of the rankings of a project.
 
     Raises:
         UsageError, ValidationError: a setting of the project is not one, or has no use where people label.
@@ -132,10 +123,6 @@ def config_of(project: Project, n: int | None = None) -> Config:
         if name not in Config.model_fields or name in Project.model_fields or name in FOR_BENCHMARKS:
             raise UsageError(f"--set: '{name}' is no setting of a ranking; docs/methods.md lists those there are")
     config = Config(**project.settings, method=project.method, model=project.model, seed=project.seed)
-    if n is not None:
-        if n % config.chosen.arity:
-            raise UsageError(f"--count: {project.method} asks for pairs, so it must be even, got {n}")
-        config = Config(**{**config.model_dump(), "query": n, "candidates": max(n, config.candidates)})
     if not config.restart_weights:
         raise UsageError("--set: a ranking trains from the initial weights each time, so restart_weights must be true")
     blank = _dataset(project.classes, torch.zeros(1, project.channels, *project.size, dtype=torch.uint8))

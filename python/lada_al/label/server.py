@@ -161,15 +161,6 @@ def _shown(item: QueryItem) -> dict[str, Any]:
 def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
     """The pages of a desk, for requests to `address`, HOST:PORT, that know the token."""
     page = resources.files("lada_al.label").joinpath("page.html").read_text(encoding="utf-8")
-    headers = {
-        "Content-Security-Policy": f"default-src 'none'; img-src 'self' data:; connect-src 'self'; {_inline(page)}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cache-Control": "no-store",
-    }
 
     async def show(request: Request) -> Response:
         del request
@@ -209,7 +200,7 @@ def make_app(desk: Desk, token: str, address: str) -> ASGIApp:
         Route("/label", label, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes, exception_handlers={JournalError: _not_now}), token, address, headers)
+    return Guard(Starlette(routes=routes, exception_handlers={JournalError: _not_now}), token, address, _headers(page))
 
 
 class Guard:
@@ -282,6 +273,19 @@ async def _body(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
     if not re.fullmatch(r"[0-9a-f]{32}", body["nonce"]):
         raise HTTPException(400, "nonce must be 32 hexadecimal digits")
     return body
+
+
+def _headers(page: str) -> dict[str, str]:
+    """What every answer says of how a browser may use it."""
+    return {
+        "Content-Security-Policy": f"default-src 'none'; img-src 'self' data:; connect-src 'self'; {_inline(page)}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
 
 
 def _inline(page: str) -> str:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from lada_al.errors import UsageError
-from lada_al.run.files import plain
+from lada_al.files import plain
 
 MAX_BYTES = 256_000_000
 DELIMITERS = ",;\t"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lada_al.errors import UsageError
+from lada_al.files import write_atomically
 from lada_al.pools.decode import Limits, UnreadableError
-from lada_al.run.files import write_atomically
 
 Id = str | int
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, ends of lines, bytes that are none

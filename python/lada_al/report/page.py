@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lada_al.events import Bought
+from lada_al.files import png_uri, write_bytes, write_text
 from lada_al.report import figures, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, by_dataset, by_method, find_runs, unlike_settings
-from lada_al.run.experiment import ACQUIRED
-from lada_al.run.files import png_uri, write_bytes, write_text
+from lada_al.run.folder import ACQUIRED
 
 PAGE, NUMBERS, FILES = "report.html", "report.csv", "report"
 ROUNDS_SHOWN = 12

@@ -11,9 +11,10 @@ import numpy as np
 from lada_al.data import NAMES
 from lada_al.errors import UsageError
 from lada_al.events import Bought, Event, Trained
-from lada_al.run import experiment, journal, latent
+from lada_al.files import read_json
+from lada_al.run import journal, latent
 from lada_al.run.config import Config
-from lada_al.run.files import read_json
+from lada_al.run.folder import ABOUT, JOURNAL, read_config
 from lada_al.run.in_use import in_use
 
 # Settings that replications of a method have in common.
@@ -98,7 +99,7 @@ def find_runs(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
-    runs = [run for path in folder.rglob(experiment.JOURNAL) if (run := read_run(path.parent)) is not None]
+    runs = [run for path in folder.rglob(JOURNAL) if (run := read_run(path.parent)) is not None]
     if not runs:
         raise UsageError(f"{folder} holds no run that has trained yet")
     runs.sort(key=lambda run: (run.config.method, run.config.seed, run.folder))
@@ -155,18 +156,16 @@ def unlike_settings(runs: list[Run]) -> list[str]:
 
 def read_run(folder: Path) -> Run | None:
     """The run in a folder, or None before its first training."""
-    events = journal.read(folder / experiment.JOURNAL)
+    events = journal.read(folder / JOURNAL)
     trained = [event for event in events if isinstance(event, Trained)]
     if not trained:
         return None
-    about = read_json(folder / experiment.ABOUT)
+    about = read_json(folder / ABOUT)
     if not isinstance(about.get("classes"), list):
-        raise UsageError(
-            f"{folder / experiment.ABOUT} is damaged: classes must be a list of names, got {about.get('classes')!r}"
-        )
+        raise UsageError(f"{folder / ABOUT} is damaged: classes must be a list of names, got {about.get('classes')!r}")
     return Run(
         folder=folder,
-        config=experiment.read_config(folder),
+        config=read_config(folder),
         classes=about["classes"],
         parameters=about.get("auxiliary_parameters", 0),
         bought=[event for event in events if isinstance(event, Bought)],

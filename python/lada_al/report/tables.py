@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lada_al.files import csv_text
 from lada_al.methods import GROUPS
 from lada_al.report import statistics
 from lada_al.report.read import Run, by_dataset, by_method, furthest_runs
-from lada_al.run.files import csv_text
 
 ROUNDING = 1e-9  # equal accuracies may have means that differ by as much
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lada_al.events import Trained, from_json, to_json
-from lada_al.run.files import write_bytes
+from lada_al.files import write_bytes
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from lada_al.loop import Fit, fit_alone
 from lada_al.run import experiment, journal
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import Config
+from lada_al.run.folder import JOURNAL
 from lada_al.run.study import Study
 from lada_al.run.together import Together
 
@@ -42,7 +43,7 @@ class Job:
     @property
     def rounds_done(self) -> int:
         """Rounds trained so far, the initial one included."""
-        events = journal.read(self.folder / experiment.JOURNAL)
+        events = journal.read(self.folder / JOURNAL)
         return sum(isinstance(event, Trained) for event in events)
 
     @property
@@ -72,7 +73,7 @@ def check(jobs: list[Job], whole: Study, out: Path, *, resume: bool, download: b
     """Refuses all of it, before anything is written, if one run cannot be carried out, or if `out` holds runs that are
     not of the `whole` comparison: the report is made of all runs that are there."""
     own = {folder_of(out, method, seed) for method in whole.methods for seed in whole.seeds}
-    for path in sorted(out.rglob(experiment.JOURNAL)):
+    for path in sorted(out.rglob(JOURNAL)):
         if path.parent not in own:
             raise UsageError(
                 f"--out: {path.parent} holds a run that is not of this comparison, and would be reported with it; "
@@ -167,8 +168,9 @@ def _events(job: Job, fit: Fit) -> Iterator[Event]:
         raise UsageError(f"{job.name}: {error}") from error
 
 
-def default_workers(device: str) -> int:
-    """One run a CPU core; one in all where a GPU does the work."""
+def default_workers(settings: dict[str, Any]) -> int:
+    """One run a CPU core; one in all where these settings put the work on a GPU."""
+    device = settings.get("device", "auto")
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return 1 if on_gpu else cores()
 

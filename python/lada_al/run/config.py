@@ -199,6 +199,10 @@ class Config(BaseModel):
         """How many labels round 1, 2, ... buys."""
         return self.schedule[round - 1] if self.schedule else self.query
 
+    def for_batch(self, n: int) -> Config:
+        """This configuration where people are asked for `n` labels; it looks at as many candidates at least."""
+        return Config(**{**self.model_dump(), "query": n, "candidates": max(n, self.candidates)})
+
     @property
     def all_labels(self) -> int:
         """Labels after the last round."""

@@ -10,6 +10,7 @@ from lada_al.events import Bought, Event, Trained
 from lada_al.run import experiment, journal
 from lada_al.run.compare import Job
 from lada_al.run.config import Config
+from lada_al.run.folder import JOURNAL
 from lada_al.timing import Meter, NoMeter
 
 PROBE_EPOCHS = 3
@@ -19,7 +20,7 @@ def seconds_left(jobs: list[Job], meter: Meter | None = None) -> float:
     """Seconds that all rounds still to be done would take one after another; the meter shows the short rounds."""
     known: dict[str, Pace] = {}
     for job in jobs:
-        events = journal.read(job.folder / experiment.JOURNAL)
+        events = journal.read(job.folder / JOURNAL)
         if _has_a_round(events):
             known.setdefault(job.config.method, Pace(events, job.config.epochs))
     unknown: dict[str, Config] = {}

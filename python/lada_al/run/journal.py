@@ -37,6 +37,9 @@ class Journal:
     ) -> None:
         self._file.close()
 
+    def holds(self, kind: type[Event], round: int) -> bool:
+        return any(isinstance(event, kind) and event.round == round for event in self.events)
+
     def append(self, event: Event) -> None:
         """Writes the event and waits until it is on disk."""
         self._file.write(json.dumps(to_json(event)).encode() + b"\n")

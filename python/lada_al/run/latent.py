@@ -14,11 +14,11 @@ from torch import Tensor
 import lada_ext
 from lada_al.errors import UsageError, first_line
 from lada_al.events import Bought
+from lada_al.files import write_atomically
 from lada_al.keys import Keys
 from lada_al.models import frozen
 from lada_al.pool import Pool
 from lada_al.run.config import Config
-from lada_al.run.files import write_atomically
 from lada_al.train import Learner
 from lada_al.view import View
 from lada_al.virtual import Origins, virtual_view

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lada_al.errors import UsageError, one_line
+from lada_al.files import write_text
 from lada_al.methods import expand
 from lada_al.run import protocols
 from lada_al.run.config import Config
-from lada_al.run.experiment import MAY_CHANGE
-from lada_al.run.files import write_text
+from lada_al.run.folder import refuse_changes
 
 STUDY = "study.json"
 SEEDS = "3"  # unless some are named
@@ -61,15 +61,15 @@ def asked_for(
 
 
 def seeds_of(text: str) -> list[int]:
-    """One number is how many, 1 to N; several are the seeds themselves."""
+    """One number N is how many, seeds 1 to N; several are the seeds themselves."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) == 1 and numbers[0] > 0:
-        return list(range(1, numbers[0] + 1))
-    if not numbers or len(set(numbers)) < len(numbers) or text.strip() == "0":
-        raise UsageError(f"--seeds takes one number, or different ones separated by commas, got '{text}'")
+    if len(numbers) == 1:
+        numbers = list(range(1, numbers[0] + 1))
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UsageError(f"--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '{text}'")
     return numbers
 
 
@@ -97,13 +97,8 @@ def go_on(before: Study, methods: list[str] | None, seeds: list[int] | None, giv
         UsageError: naming the settings that are `given` and differ from those it was begun with.
     """
     settings = {**before.settings, **given}
-    then, now = (
-        Config(**{**s, "method": before.methods[0]}).model_dump() for s in (before.settings, settings)
-    )  # as numbers, with all that a preset fills in
-    different = [name for name in now if now[name] != then[name] and name not in MAY_CHANGE]
-    if different:
-        changes = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in different)
-        raise UsageError(f"--resume: {at} was begun with other settings: {changes}")
+    then, now = (Config(**{**s, "method": before.methods[0]}) for s in (before.settings, settings))
+    refuse_changes(then, now, at)  # of configurations: as numbers, with all that a preset fills in
     return Study(
         methods=list(dict.fromkeys([*before.methods, *(methods or [])])),
         seeds=list(dict.fromkeys([*before.seeds, *(seeds or [])])),

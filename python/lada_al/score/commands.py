@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +17,8 @@ from rich.text import Text
 from lada_al.errors import UsageError
 
 if TYPE_CHECKING:
-    from lada_al.score.run import Scorer, Summary
+    from lada_al.ranks import Ranks
+    from lada_al.score.run import Scorer, Show, Summary
 
 app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -42,10 +45,9 @@ def score(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the scoring in --out.")] = False,
 ) -> None:
     """Score a pool of any size and list the items to label first. Under torchrun, each process scores its share."""
+    from lada_al.device import find_device
     from lada_al.ranks import ranks
-    from lada_al.run.experiment import find_device
     from lada_al.score import methods, ray_engine, run
-    from lada_al.score.methods import STEP
 
     if embeddings is not None and not (pool or model) and _selected(embeddings, method, top, out, device):
         return
@@ -56,7 +58,9 @@ def score(
         raise UsageError(f"--engine must be local or ray, got '{engine}'")
     if engine == "ray":
         ray_engine.check()
-    size = -(-shard // STEP) * STEP
+    size = -(-shard // methods.STEP) * methods.STEP
+    place = {} if pool is None else {"pool": str(pool.resolve())}
+    about = {**methods.about(method), "shard": size, **place}
     make = functools.partial(
         _scorer, pool, white, model, checkpoint, embeddings, method, out.resolve(), device, batch, workers
     )
@@ -64,27 +68,37 @@ def score(
         if engine == "ray" and our.count > 1:
             raise UsageError("--engine ray starts its processes itself; run it without torchrun")
         find_device(device)
-        if our.rank == 0:
-            run.check_folder(out, resume)
-        else:
-            our.wait()  # for the listing of the pool, and for score.json
-        scorer = make()
-        if our.rank == 0:
-            place = {} if pool is None else {"pool": str(pool.resolve())}
-            run.begin(out, {**methods.about(method), "shard": size, **place, **scorer.about()})
-            our.wait()
-        share = len(scorer) // our.count
-        columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=our.rank > 0) as progress:
-            task = progress.add_task("scored", total=share)
-            show = functools.partial(progress.advance, task)
-            shards = run.Shards(out.resolve(), len(scorer), size)
+        scorer = _begun(make, out, about, resume, our)
+        shards = run.Shards(out.resolve(), len(scorer), size)
+        with _progress(len(scorer) // our.count, our) as show:
             if engine == "ray":
                 summary: Summary | None = ray_engine.score(make, shards, top, actors, show)
             else:
                 summary = run.score(scorer, shards, top, our, show)
     if summary is not None:
         _tell(summary, out, top)
+
+
+def _begun(make: Callable[[], Scorer], out: Path, about: dict[str, Any], resume: bool, our: Ranks) -> Scorer:
+    """The scorer, once the folder is known to hold this scoring; the first process lists the pool and writes."""
+    from lada_al.score import run
+
+    if not our.is_first:
+        our.wait()
+        return make()
+    run.check_folder(out, resume)
+    scorer = make()
+    run.begin(out, {**about, **scorer.about()})
+    our.wait()
+    return scorer
+
+
+@contextmanager
+def _progress(total: int, our: Ranks) -> Iterator[Show]:
+    """Shows on the terminal how many of `total` items are scored, as the first process is told."""
+    columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not our.is_first) as progress:
+        yield functools.partial(progress.advance, progress.add_task("scored", total=total))
 
 
 def _tell(summary: Summary, out: Path, top: int) -> None:
@@ -109,7 +123,7 @@ def _tell(summary: Summary, out: Path, top: int) -> None:
 
 def _selected(embeddings: Path, method: str, top: int, out: Path, device: str) -> bool:
     """Carries out a selection; False if the method is none."""
-    from lada_al.run.experiment import find_device
+    from lada_al.device import find_device
     from lada_al.score import run
     from lada_al.score.selection import SELECTIONS, select
 
@@ -132,9 +146,9 @@ def _scorer(
     batch: int,
     workers: int,
 ) -> Scorer:
+    from lada_al.device import find_device
     from lada_al.load_model import load_model
     from lada_al.pools import Limits, open_pool
-    from lada_al.run.experiment import find_device
     from lada_al.score import run
     from lada_al.score.cached import CachedLogits
     from lada_al.score.images import ImageScores

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lada_al.errors import UsageError
+from lada_al.files import csv_text, read_json, safe, write_atomically, write_text
 from lada_al.ranks import Ranks
-from lada_al.run.files import csv_text, read_json, safe, write_atomically, write_text
 from lada_al.score.top import Top
 
 COLUMNS = ["id", "score", "entropy", "partner", "tau"]
