@@ -93,8 +93,7 @@ class Ranker:
         self, images: Images, ids: Sequence[str], count: int, keep: Callable[[Image.Image], Kept]
     ) -> dict[str, Kept]:
         """The first `count` of `ids` that can be decoded, and what is kept of their images."""
-        read = lambda id_: keep(images.image(id_))  # noqa: E731
-        return read_first(ids, count, read, images.place, self.unreadable, self.meter)
+        return read_first(ids, count, lambda id_: keep(images.image(id_)), images.place, self.unreadable, self.meter)
 
     def _last_purchase(self, known: list[str], pool: Pool) -> Bought:
         """The units of the last batch of which every item has a label: what virtual instances are made of."""
