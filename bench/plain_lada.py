@@ -229,9 +229,9 @@ WAYS: dict[str, Way] = {
     "lada_al": with_the_loop,
     "lada_al, no curves": changed(curve=0),
     "lada_al, random": changed(method="random"),
-    "lada_al, InfoSTN": changed(method="lada-ent-stn"),
     "plain": lambda config, _: plainly(config, torch_draw),
     "as official": lambda config, _: plainly(config, torch_draw_one_by_one, as_official=True),
+    "lada_al, InfoSTN": changed(method="lada-ent-stn"),
 }
 
 
