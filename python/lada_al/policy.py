@@ -82,15 +82,23 @@ def _policy_loss(
     views: list[View], tau: Tensor, key: Tensor, now: Round, curves: Curves | None
 ) -> tuple[Tensor, Tensor]:
     """The sum over the units of -f_integ, and its gradient to tau; a few units at a time where the cache is small."""
-    tau, total = tau.requires_grad_(), torch.zeros((), device=tau.device)
-    most = len(tau) if curves is not None else units_at_a_time(views, now, now.config.samples, most=len(tau))
-    for start in range(0, len(tau), max(1, most)):
+    tau = tau.requires_grad_()
+    if curves is not None:
+        loss = -mean_of_draws(f_integ(views, tau, key, now, curves)).sum()
+        loss.backward()
+        return loss.detach(), _gradient_of(tau)
+    total, most = torch.zeros((), device=tau.device), units_at_a_time(views, now, now.config.samples, most=len(tau))
+    for start in range(0, len(tau), most):
         span = slice(start, start + most)
-        part = None if curves is None else curves[span]
-        loss = -mean_of_draws(f_integ([view[span] for view in views], tau[span], key, now, part)).sum()
+        loss = -mean_of_draws(f_integ([view[span] for view in views], tau[span], key, now)).sum()
         loss.backward()
         total += loss.detach()
-    return total, torch.zeros_like(tau) if tau.grad is None else tau.grad
+    return total, _gradient_of(tau)
+
+
+def _gradient_of(tau: Tensor) -> Tensor:
+    """Of tau that the score may not depend on, as of no units."""
+    return torch.zeros_like(tau) if tau.grad is None else tau.grad
 
 
 def tau_of(policy: nn.Module, views: list[View], now: Round) -> Tensor:

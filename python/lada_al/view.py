@@ -235,19 +235,19 @@ class View:
         with torch.enable_grad():
             return f()
 
-    def source(self) -> tuple[Tensor, Tensor | None]:
-        """A tensor that holds h^k of these instances, and their places in it; None if they are all that it holds."""
-        step = self.net.cut(self.k)
+    def source(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """A tensor that holds these instances after `step` modules, and their places in it; None if they are all that
+        it holds."""
         if step not in self._known:
             self.at(step)
         return self._known.source(step)
 
 
-def pairs_within(a: View, b: View) -> tuple[Tensor, Tensor]:
-    """A tensor that holds h^k of both views, and the places (P, 2) in it of what are pairs."""
-    (h, first), (other, second) = a.source(), b.source()
+def pairs_within(a: View, b: View, step: int) -> tuple[Tensor, Tensor]:
+    """A tensor that holds both views after `step` modules, and the places (P, 2) in it of what are pairs."""
+    (h, first), (other, second) = a.source(step), b.source(step)
     if first is None or second is None or h is not other:
-        h = torch.cat([a.hidden, b.hidden])
+        h = torch.cat([a.at(step), b.at(step)])
         first, second = torch.arange(len(h), device=h.device).chunk(2)
     return h, torch.stack([first, second], 1)
 

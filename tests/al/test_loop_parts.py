@@ -92,7 +92,7 @@ class TestView:
         a, b = view[torch.tensor([4, 3, 1])][1:], view[torch.tensor([0, 2])]
         if not same:
             b.hidden  # noqa: B018
-        h, pairs = pairs_within(a, b)
+        h, pairs = pairs_within(a, b, net.cut(1))
         assert (h is view.hidden) == same
         assert torch.equal(h[pairs[:, 0]], view.hidden[[3, 1]])
         assert torch.equal(h[pairs[:, 1]], view.hidden[[0, 2]])

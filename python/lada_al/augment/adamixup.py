@@ -105,5 +105,5 @@ class Region(nn.Module):
         self.net = net
 
     def forward(self, a: View, b: View) -> Tensor:
-        _, region = self.net(*pairs_within(a, b))
+        _, region = self.net(*pairs_within(a, b, a.net.cut(a.k)))
         return region.softmax(1)[:, :2]

@@ -55,7 +55,7 @@ class Mix(Augmentation):
         a, b = views  # a pair is named in the random stream by `a`, so that batches and orders do not matter
 
         def mix(step: int) -> Tensor:
-            return lada_ext.beta_mix(a.at(step), b.at(step), tau, samples, key, index=a.ids)[0]
+            return lada_ext.beta_mix_pairs(*pairs_within(a, b, step), tau, samples, key, index=a.ids)[0]
 
         def logits() -> Tensor | None:
             return _logits(a, b, lambda: lada_ext.beta_sample(tau, samples, key, index=a.ids))
@@ -96,7 +96,7 @@ class Concentration(nn.Module):
         self.net, self.largest_tau = net, largest_tau
 
     def forward(self, a: View, b: View) -> Tensor:
-        concentration, _ = self.net(*pairs_within(a, b))
+        concentration, _ = self.net(*pairs_within(a, b, a.net.cut(a.k)))
         return self.largest_tau * concentration.sigmoid().clamp_min(SMALLEST_TAU)
 
 
