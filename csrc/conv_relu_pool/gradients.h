@@ -3,8 +3,6 @@
 // done. But what short rows of a kernel add to an image overlaps, and waiting for the last sum takes longer than
 // products that are 0; so there, and for means, the gradient of an image is a convolution.
 #pragma once
-#include <bit>
-
 #include "by_rows.h"
 #include "pool.h"
 
@@ -27,7 +25,7 @@ struct Passed {
       for (int64_t column = 0; column < l.columns; ++column, at += l.outputs) {
         unsigned bits = where[at] & 15u;
         for (int i = 0; i < most; ++i) {
-          place[count] = l.corner(row, column) + l.place(std::countr_zero(bits | 16u));
+          place[count] = l.corner(row, column) + l.place(__builtin_ctz(bits | 16u));
           grad[count] = share * grads[at];
           count += bits != 0;
           bits &= bits - 1;
@@ -88,8 +86,11 @@ LADA_HD void spread_window(const Layout& l, const A* grads, const uint8_t* where
   using Bits = std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>;
   for (int p = 0; p < 4; ++p)
     for (int o = 0; o < kCount; ++o) {
-      const Bits passes = where[o] >> p & 1;
-      sums[l.place(p) + o] = std::bit_cast<A>(-passes & std::bit_cast<Bits>(share * grads[o]));
+      const A passed = share * grads[o];
+      Bits bits;
+      std::memcpy(&bits, &passed, sizeof bits);
+      bits &= -static_cast<Bits>(where[o] >> p & 1);
+      std::memcpy(&sums[l.place(p) + o], &bits, sizeof bits);
     }
 }
 
