@@ -17,11 +17,12 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import torch
-from lada_al import Bought, Config, View, acquire, augment, data, lookahead, models
+from lada_al import Bought, Config, View, acquire, augment, data, models
 from lada_al.keys import Keys
 from lada_al.models import frozen
 from lada_al.policy import learn_policy
 from lada_al.pool import Pool
+from lada_al.round import Round
 from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
 from matplotlib import pyplot as plt
@@ -103,7 +104,7 @@ def infostn(digits: data.Dataset) -> dict[str, list[tuple[str, Tensor]]]:
     rows: dict[str, list[tuple[str, Tensor]]] = {"as it is": []}
     with frozen(net):
         policies = {"STN": f_aug.policy(view(seen), learn=False), "InfoSTN": f_aug.policy(view(seen), learn=True)}
-        now = lookahead.Round(2, config, keys, f_acq, f_aug, NoMeter(), Clock(pool.device))
+        now = Round(2, config, keys, f_acq, f_aug, NoMeter(), Clock(pool.device))
         learn_policy(policies["InfoSTN"], [view(seen)], now)
         images = {"as it is": view(shown).image}
         for name, policy in policies.items():

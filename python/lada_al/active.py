@@ -34,6 +34,7 @@ from lada_al.pool import Pool, no_oracle
 from lada_al.pools import Id, ImageSpec, open_pool
 from lada_al.pools.decode import decode
 from lada_al.pools.first import read_first
+from lada_al.round import Round
 from lada_al.run import checkpoint
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
@@ -300,7 +301,7 @@ class ActiveLearner:
             return free, Bought(0, [], [])
         pool = self._pool(known, torch.cat([known_pixels, free_pixels]))
         learner = self._learner
-        now = lookahead.Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
+        now = Round(round, config, self._keys, learner.f_acq, learner.f_aug, NoMeter(), Clock(pool.device))
         bought = lookahead.acquire(learner.net, pool, no_oracle, now)
         return [free[row - len(known)] for row in bought.ids], bought
 

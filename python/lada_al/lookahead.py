@@ -15,44 +15,19 @@ from torch import Tensor
 import lada_ext
 from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
-from lada_al.augment import Augmentation
 from lada_al.curves import Curves
 from lada_al.events import Bought
 from lada_al.folding import folded
-from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.policy import curves_of, learn_policy, mean_of_draws, read_off, reads_curves, tau_of, units_at_a_time
 from lada_al.pool import Oracle, Pool
+from lada_al.round import Round
 from lada_al.run.config import Config
-from lada_al.timing import Clock, Meter
 from lada_al.view import View
 from lada_al.virtual import members_of
 
 FEWEST_FINALISTS = 50  # pairs that the classifier scores in any case: they show how far curves may be trusted
 MARGIN = 2.0
-
-
-@dataclass(frozen=True)
-class Round:
-    """What the steps of one acquisition share."""
-
-    number: int
-    config: Config
-    keys: Keys
-    f_acq: Acquisition
-    f_aug: Augmentation | None
-    meter: Meter
-    clock: Clock
-
-    @property
-    def query(self) -> int:
-        return self.config.labels_of(self.number)
-
-    @property
-    def shortlist(self) -> int:
-        """The units of which a purchase is made: as many as it has, or more where it is to be diverse."""
-        arity = 1 if self.f_aug is None else self.f_aug.arity
-        return self.query // arity * (diverse.SHORTLIST if self.config.selection == "diverse" else 1)
 
 
 def acquire(net: SplitModel, pool: Pool, oracle: Oracle, now: Round) -> Bought:

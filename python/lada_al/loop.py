@@ -16,6 +16,7 @@ from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.pool import Oracle, Pool
 from lada_al.ranks import ours
+from lada_al.round import Round
 from lada_al.run.config import Config
 from lada_al.timing import Clock, Meter, NoMeter
 
@@ -65,7 +66,7 @@ def active_learning(
             if r == 0:
                 bought = Bought(0, first_ids.tolist(), oracle(first_ids).tolist())
             else:
-                now = lookahead.Round(r, config, keys, learner.f_acq, learner.f_aug, meter, clock)
+                now = Round(r, config, keys, learner.f_acq, learner.f_aug, meter, clock)
                 bought = ours().of_first(lookahead.acquire(learner.net, pool, oracle, now))  # lines 2 to 6
             yield bought
         pool.add(bought.ids, bought.labels)  # line 7

@@ -6,8 +6,6 @@ are mixtures of the same pairs again and again, what the classifier says of them
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +13,8 @@ import lada_ext
 from lada_al import affine_tail
 from lada_al.curves import Curves
 from lada_al.ranks import ours
+from lada_al.round import Round
 from lada_al.view import View
-
-if TYPE_CHECKING:
-    from lada_al.lookahead import Round
 
 CACHED = 1 << 20  # floats
 LEAST_UNITS = 10  # of a policy's step at a time: smaller batches do not use the CPU well

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lada_al import Config, View, lookahead
 from lada_al.curves import Curves
-from lada_al.lookahead import Round
 from lada_al.models import SplitModel, frozen
 from lada_al.policy import curves_of, learn_policy, reads_curves, tau_of
 from lada_al.pool import Pool
+from lada_al.round import Round
 from scipy.interpolate import CubicSpline
 from test_lookahead import LOOKING_AHEAD, round_of, views_of
 from torch import Tensor, nn

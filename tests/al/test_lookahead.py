@@ -16,6 +16,7 @@ from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
 from lada_al.policy import curves_of, f_integ, learn_policy, reads_curves
 from lada_al.pool import Pool, simulated_oracle
+from lada_al.round import Round
 from lada_al.run.experiment import make_learner
 from lada_al.timing import Clock, NoMeter
 from lada_al.virtual import Origins, virtual_view
@@ -31,7 +32,7 @@ LOOKING_AHEAD = sorted(
 
 def round_of(
     net: SplitModel, pool: Pool, config: Config, f_acq: str, f_aug: str | None, *, number: int = 1, learn: bool = False
-) -> lookahead.Round:
+) -> Round:
     """A round of a composition, its acquisition function prepared."""
     acquisition, augmentation = acquire.load(f_acq), augment.load(f_aug) if f_aug else None
     name = f"lada-{acquisition.short}-{f_aug}" if f_aug else f_acq
@@ -39,17 +40,17 @@ def round_of(
     with Keys(5).scope("network weights", 0):
         made = acquisition.make(config, TASK, net)
         made_aug = augmentation.make(config, TASK, net) if augmentation else None
-    now = lookahead.Round(number, config, Keys(1), made, made_aug, NoMeter(), Clock(torch.device("cpu")))
+    now = Round(number, config, Keys(1), made, made_aug, NoMeter(), Clock(torch.device("cpu")))
     with frozen(net, made.trained), torch.no_grad():
         made.prepare(Occasion(net, pool, config, now.keys, number, layer_of(now)))
     return now
 
 
-def layer_of(now: lookahead.Round) -> int:
+def layer_of(now: Round) -> int:
     return 1 if now.f_aug is not None and now.f_aug.uses_hidden else 0
 
 
-def views_of(net: SplitModel, pool: Pool, now: lookahead.Round, count: int = 12, k: int | None = None) -> list[View]:
+def views_of(net: SplitModel, pool: Pool, now: Round, count: int = 12, k: int | None = None) -> list[View]:
     assert now.f_aug is not None
     ids = torch.arange(count * now.f_aug.arity)
     with frozen(net), torch.no_grad():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from lada_al import View, acquire, lookahead
+from lada_al import View, acquire
 from lada_al.augment.adamixup import AdaMixup
 from lada_al.augment.autoaugment import AutoAugment
 from lada_al.augment.bgadl import Bgadl, VaeAcgan
@@ -17,6 +17,7 @@ from lada_al.data import Dataset, Task
 from lada_al.keys import Keys
 from lada_al.models import frozen
 from lada_al.policy import learn_policy
+from lada_al.round import Round
 from lada_al.timing import Clock, NoMeter
 from lada_al.train_pi import PiModel, ramp_up
 from toys import acquisition, augmentation, config, pool_of, small_net, trained, view_of
@@ -26,8 +27,8 @@ import lada_ext
 KEY = lada_ext.make_key(8)
 
 
-def round_of(learner: object, number: int = 1) -> lookahead.Round:
-    return lookahead.Round(
+def round_of(learner: object, number: int = 1) -> Round:
+    return Round(
         number,
         learner.config,
         Keys(1),

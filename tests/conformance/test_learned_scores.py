@@ -12,6 +12,7 @@ from lada_al.acquire.vaal import Autoencoder, Vaal, negative_elbo
 from lada_al.data import Dataset
 from lada_al.keys import Keys
 from lada_al.models import frozen
+from lada_al.round import Round
 from lada_al.timing import Clock, NoMeter
 from toys import acquisition, augmentation, config, occasion, pool_of, prepare, small_net, trained, view_of
 
@@ -182,7 +183,7 @@ class TestInsideLookAhead:
         pool = pool_of(data, torch.arange(12))
         f_acq, f_aug = acquisition("ll4al", settings, data, net), augmentation("mix", settings, data, net)
         assert isinstance(f_acq, LL4AL)
-        now = lookahead.Round(1, settings, Keys(1), f_acq, f_aug, NoMeter(), Clock(torch.device("cpu")))
+        now = Round(1, settings, Keys(1), f_acq, f_aug, NoMeter(), Clock(torch.device("cpu")))
         view = view_of(net, pool, torch.arange(20, 60), k=1)
         views = [view[:20], view[20:]]
         with frozen(net, f_acq.trained), torch.no_grad():

@@ -19,6 +19,7 @@ from lada_al.methods import GROUPS, rows
 from lada_al.models import frozen
 from lada_al.pool import simulated_oracle
 from lada_al.report.read import Run
+from lada_al.round import Round
 from lada_al.run.config import PRESETS
 from lada_al.timing import Clock, NoMeter
 from lada_al.train import Learner
@@ -189,15 +190,13 @@ class TestTheAuthorsCode:
             policies.append(make(*views, learn=learn))
             return policies[-1]
 
-        def watched(views: list[View], tau: torch.Tensor, now: lookahead.Round) -> tuple[torch.Tensor, torch.Tensor]:
+        def watched(views: list[View], tau: torch.Tensor, now: Round) -> tuple[torch.Tensor, torch.Tensor]:
             scored.append((views, tau))
             return score(views, tau, now)
 
         monkeypatch.setattr(learner.f_aug, "policy", made)
         monkeypatch.setattr(lookahead, "unit_scores", watched)
-        now = lookahead.Round(
-            1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu"))
-        )
+        now = Round(1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
         lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         ((views, tau),) = scored
         with frozen(learner.net), torch.no_grad():
@@ -214,7 +213,7 @@ class TestTheAuthorsCode:
         settings = config(method, **FAST)
         learner, pool = trained(method, data, torch.arange(12), **{**FAST, "epochs": 1})
         learner.optimizer.zero_grad()
-        now = lookahead.Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
+        now = Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
         lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         assert all(p.grad is None for p in learner.modules.parameters())
 
@@ -225,9 +224,7 @@ class TestBaselines:
         """Public BALD calls train(), so BatchNorm learns the pool; public VAAL leaves the classifier in evaluation."""
         learner, pool = trained(method, data, torch.arange(12), **{**FAST, "epochs": 1})
         before = copy.deepcopy(learner.modules.state_dict())
-        now = lookahead.Round(
-            1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu"))
-        )
+        now = Round(1, learner.config, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
         lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         assert all(torch.equal(value, before[name]) for name, value in learner.modules.state_dict().items())
         assert learner.net.training
@@ -236,7 +233,7 @@ class TestBaselines:
         """There the scores are of a shuffled pool but index the unshuffled one, and the pool grows by duplicates."""
         settings = config("bgadl", **FAST, candidates=40)
         learner, pool = trained("bgadl", data, torch.arange(12), **{**FAST, "epochs": 1})
-        now = lookahead.Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
+        now = Round(1, settings, Keys(1), learner.f_acq, learner.f_aug, NoMeter(), Clock(torch.device("cpu")))
         bought = lookahead.acquire(learner.net, pool, simulated_oracle(data), now)
         assert bought.scores is not None
         candidates = pool.candidates(40, Keys(1).generator("candidates", 1))

@@ -28,6 +28,7 @@ from lada_al.label.store import QueryItem, Ranked
 from lada_al.models import frozen
 from lada_al.pool import Pool, no_oracle
 from lada_al.pools.first import read_first
+from lada_al.round import Round
 from lada_al.run.arithmetic import arithmetic
 from lada_al.run.config import FOR_BENCHMARKS, Config
 from lada_al.run.experiment import make_learner, make_net
@@ -78,9 +79,7 @@ class Ranker:
         with arithmetic(config):
             learner = make_learner(config, dataset, keys, pool.device)
             refuse_divergence(learner.fit(pool, self._last_purchase(known, pool), keys, self.meter), config.lr)
-            now = lookahead.Round(
-                self.round, config, keys, learner.f_acq, learner.f_aug, self.meter, Clock(pool.device)
-            )
+            now = Round(self.round, config, keys, learner.f_acq, learner.f_aug, self.meter, Clock(pool.device))
             return _acquire(learner, pool, now, known + candidates, self.project.classes)
 
     def _read(self, images: Images, ids: Sequence[str], count: int) -> tuple[list[str], Tensor]:
@@ -130,7 +129,7 @@ def config_of(project: Project) -> Config:
     return config
 
 
-def _acquire(learner: Learner, pool: Pool, now: lookahead.Round, ids: list[str], classes: list[str]) -> list[Ranked]:
+def _acquire(learner: Learner, pool: Pool, now: Round, ids: list[str], classes: list[str]) -> list[Ranked]:
     """What the method buys, with the reason and the network's own opinion of each."""
     config = now.config
     bought = lookahead.acquire(learner.net, pool, no_oracle, now)
