@@ -16,6 +16,7 @@ import lada_ext
 from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.curves import Curves
+from lada_al.errors import UsageError
 from lada_al.events import Bought
 from lada_al.folding import folded
 from lada_al.models import SplitModel, frozen
@@ -125,6 +126,8 @@ def look_ahead(view: View, now: Round) -> Choice:
     assert f_aug is not None
     with now.clock("features"):
         view.computed(now.config.scoring_batch)
+        if now.config.chosen.learn:
+            _refuse_nan(view)
     with now.clock("match"):
         members = match(view, now)
     views = [view[positions] for positions in members]
@@ -144,6 +147,17 @@ def look_ahead(view: View, now: Round) -> Choice:
         virtual_entropy=virtual_entropy[best],
         statistics=_statistics(entropy=lada_ext.entropy(view.logits), virtual_entropy=virtual_entropy, tau=tau),
     )
+
+
+def _refuse_nan(view: View) -> None:
+    """One candidate without logits would make the policy NaN for all."""
+    lacks = view.logits.isnan().any(1)
+    if lacks.any():
+        first = int(lacks.nonzero()[0]) if view.ids is None else int(view.ids[lacks][0])
+        count = f"{int(lacks.sum())} of {len(view)} candidates"
+        raise UsageError(
+            f"the network gives NaN for {count}, of which image {first} is the first: no policy is learned"
+        )
 
 
 def _best(scores: Tensor, views: list[View], n: int, config: Config) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from lada_al import Config, View, acquire, all_methods, augment, diverse, lookahead
 from lada_al.acquire import Occasion
 from lada_al.data import Dataset, Task
+from lada_al.errors import UsageError
 from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel, frozen
@@ -94,6 +95,22 @@ def test_every_acquisition_alone(name: str, net: SplitModel, pool: Pool, tiny_co
 
 def plain_name(acquisition: str) -> str:
     return next(m.name for m in all_methods().values() if m.acquisition.name == acquisition and not m.augmentation)
+
+
+@pytest.mark.parametrize("f_aug", ["mix", "stn"])
+def test_no_policy_is_learned_on_nan(f_aug: str, net: SplitModel, pool: Pool, tiny_config: Config) -> None:
+    """A fixed one ranks such an image last."""
+    image = torch.randn(12, 1, 20, 20)
+    image[5] = torch.nan
+    for learn in (False, True):
+        now = round_of(net, pool, tiny_config, "entropy", f_aug, learn=learn)
+        with frozen(net), torch.no_grad():
+            view = View(net, layer_of(now), image=image, ids=torch.arange(40, 52))
+            if not learn:
+                assert 5 not in lookahead.look_ahead(view, now).positions.tolist()
+                continue
+            with pytest.raises(UsageError, match="NaN for 1 of 12 candidates, first image 45: no policy is learned"):
+                lookahead.look_ahead(view, now)
 
 
 def test_nan_never_ranks_first() -> None:
