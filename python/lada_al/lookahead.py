@@ -155,9 +155,7 @@ def _refuse_nan(view: View) -> None:
     if lacks.any():
         first = int(lacks.nonzero()[0]) if view.ids is None else int(view.ids[lacks][0])
         count = f"{int(lacks.sum())} of {len(view)} candidates"
-        raise UsageError(
-            f"the network gives NaN for {count}, of which image {first} is the first: no policy is learned"
-        )
+        raise UsageError(f"the network gives NaN for {count}, first image {first}: no policy is learned")
 
 
 def _best(scores: Tensor, views: list[View], n: int, config: Config) -> Tensor:
