@@ -147,10 +147,12 @@ def _epoch(replicas: list[Replica], stack: Stack, epoch: int, alone: Step, joint
     return total / len(replicas[0].pool.labelled)
 
 
-def _labelled_step(replicas: list[Replica], stack: Stack, *labelled: Tensor) -> Tensor:
+def _labelled_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: Tensor, *masks: Tensor) -> Tensor:
     """One step of each on a labelled batch of its own; the sums of the cross entropies (S,)."""
     _forget_gradients(replicas, stack)
-    losses = _labelled_losses(stack, *labelled)
+    logits = stack(images, *masks)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    losses = losses.unflatten(0, logits.shape[:2])
     _descend(replicas, losses.mean(1).sum())
     return losses.detach().sum(1)
 
@@ -162,13 +164,6 @@ def _joint_step(replicas: list[Replica], stack: Stack, images: Tensor, targets: 
     labelled, virtual = zip(*(replica.joint_losses(*step) for replica, *step in of_each), strict=True)
     _descend(replicas, torch.stack(labelled + virtual).sum())
     return torch.stack(labelled).detach() * images.shape[1]
-
-
-def _labelled_losses(stack: Stack, images: Tensor, targets: Tensor, *masks: Tensor) -> Tensor:
-    """Cross entropies of a labelled batch of each, (S, B)."""
-    logits = stack(images, *masks)
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
-    return losses.unflatten(0, logits.shape[:2])
 
 
 def _forget_gradients(replicas: list[Replica], stack: Stack) -> None:
