@@ -60,6 +60,15 @@ def conv_relu_pool(
     return pooled(F.relu(F.conv2d(side_by_side(image, pairs), weight, bias, padding=padding)), pool)
 
 
+def _check_pairs(pairs: Tensor) -> None:
+    """As the op does. Which images there are, `index_select` says."""
+    check_tensor("conv_relu_pool", "pairs", pairs)
+    if pairs.dtype != torch.int64:
+        raise TypeError(f"conv_relu_pool: pairs must have dtype int64, got {pairs.dtype}")
+    if pairs.dim() != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"conv_relu_pool: pairs must have shape (P, 2), got {list(pairs.shape)}")
+
+
 def check_pool(op: str, pool: str) -> None:
     """Refuses what is no kind of pooling."""
     if pool not in get_args(Pool):
@@ -71,6 +80,7 @@ def side_by_side(image: Tensor, pairs: Tensor | None) -> Tensor:
     pairs the images."""
     if pairs is None:
         return image
+    _check_pairs(pairs)
     if image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last):
         whole = image.permute(0, 2, 3, 1)  # pieces of memory, which index_select copies as such
         return torch.cat([whole.index_select(0, end) for end in pairs.unbind(1)], 3).permute(0, 3, 1, 2)

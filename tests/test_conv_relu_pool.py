@@ -222,6 +222,14 @@ def test_errors_of_pairs_name_the_argument() -> None:
     ):
         with pytest.raises(error, match=f"conv_relu_pool: {message}"):
             lada_ext.conv_relu_pool(**{**arguments, name: value})
+    learned = {**arguments, "image": arguments["image"].requires_grad_()}  # a composition, which no op checks
+    for value, error, message in (
+        ([[0, 1]], TypeError, "pairs must be a tensor, got list"),
+        (torch.zeros(3, 2), TypeError, "pairs must have dtype int64"),
+        (torch.zeros(3, 3, dtype=torch.int64), ValueError, r"pairs must have shape \(P, 2\), got \[3, 3\]"),
+    ):
+        with pytest.raises(error, match=f"conv_relu_pool: {message}"):
+            lada_ext.conv_relu_pool(**{**learned, "pairs": value})
 
 
 @pytest.mark.parametrize("name", ["odd", "policy"])
