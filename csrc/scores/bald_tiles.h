@@ -46,7 +46,7 @@ class BaldTiles {
   }
 
  private:
-  // body(pass, softmax, d) of each pass; the exponentials are in exps_.
+  // body(pass, softmax, logits) of each pass; the exponentials are in exps_.
   template <int kFirst, class Body>
   LADA_512_HELPER void for_passes(const PassTile& tile, const Body& body) {
     RowTile *now = &work_[0], *next = &work_[1];
@@ -93,14 +93,14 @@ class BaldTiles {
   LADA_512 void store_gradients(const PassTile& tile, const float* factors, float* out, int64_t out_stride) {
     const int64_t size = tile.classes * kVectorLanes;
     LADA_SIMD for (int64_t i = 0; i < size; ++i) mean_[i] = log_of_probability(mean_[i]);
-    for_passes<kFirst>(tile, [&](int64_t pass, const Softmax& s, const float* d) LADA_512_LAMBDA {
+    for_passes<kFirst>(tile, [&](int64_t pass, const Softmax& s, const float* z) LADA_512_LAMBDA {
       const Vector inverse = 1.0f / s.sum, scale = load(factors) * inverse;
       Vector cross = all(0);
       for (int64_t i = 0; i < size; i += kVectorLanes) cross += load(exps_ + i) * load(mean_ + i);
       const Vector offset = (cross - s.weighted) * inverse;
       const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
         const int64_t i = j * kVectorLanes;
-        return scale * load(exps_ + i) * (load(d + i) - load(mean_ + i) + offset);
+        return scale * load(exps_ + i) * (s.below_max(z + i) - load(mean_ + i) + offset);
       };
       float* to = out + pass * out_stride;
       store_tile<kFirst>(gradient, tile.classes, streams_ ? streamed_ : to);

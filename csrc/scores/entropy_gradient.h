@@ -12,29 +12,35 @@ namespace lada::cpu::avx512 {
 
 // (a d + b) e
 struct Slope {
+  Softmax softmax;
   Vector a, b;
 
-  LADA_512_HELPER Slope(Vector factor, Vector sum, Vector weighted) : a(-factor / sum), b(-a * (weighted / sum)) {}
+  LADA_512_HELPER Slope(const Softmax& s, Vector factor, Vector sum, Vector weighted)
+      : softmax(s), a(-factor / sum), b(-a * (weighted / sum)) {}
 
-  LADA_512_HELPER Vector at(const float* d, const float* exp) const { return (a * load(d) + b) * load(exp); }
+  LADA_512_HELPER Vector at(const float* z, const float* exp) const {
+    return (a * softmax.below_max(z) + b) * load(exp);
+  }
 };
 
-// Gradient of a long row; what lies a row behind it is asked of memory.
-LADA_512 inline void gradient_of_long_row(const float* z, int64_t classes, float factor, float* d, float* exps,
-                                          float* out) {
+// Gradient of a long row, whose last logits are put into a vector of their own.
+LADA_512 inline void gradient_of_long_row(const float* z, int64_t classes, float factor, float* exps, float* out) {
   const int64_t left = classes % kVectorLanes, full = classes - left;
-  Vector max = all(lowest<float>());
+  alignas(64) float last[kVectorLanes];
+  store(last, load_some(z + full, left));
+  Vector max = load(last);
   for (int64_t j = 0; j < full; j += kVectorLanes) max = larger_of(load(z + j), max);
-  if (left > 0) max = larger_of(load_some(z + full, left), max);
   Softmax s{all(largest_lane(max))};
-  for (int64_t j = 0; j < full; j += kVectorLanes) {
-    _mm_prefetch(z + classes + j, _MM_HINT_T0);
-    s.add(load(z + j), d + j, exps + j);
+  int64_t j = 0;
+  for (; j + 4 * kVectorLanes <= full; j += 4 * kVectorLanes) {
+    ask_for<4>(z + j + kAhead);
+    s.add<4>(z + j, exps + j);
   }
-  if (left > 0) s.add(load_some(z + full, left), d + full, exps + full);
-  const Slope slope(all(factor), all(sum_of_lanes(s.sum)), all(sum_of_lanes(s.weighted)));
-  for (int64_t j = 0; j < full; j += kVectorLanes) store(out + j, slope.at(d + j, exps + j));
-  if (left > 0) store_some(out + full, left, slope.at(d + full, exps + full));
+  for (; j < full; j += kVectorLanes) s.add<1>(z + j, exps + j);
+  if (left > 0) s.add<1>(last, exps + full);
+  const Slope slope(s, all(factor), all(sum_of_lanes(s.sum)), all(sum_of_lanes(s.weighted)));
+  for (j = 0; j < full; j += kVectorLanes) store(out + j, slope.at(z + j, exps + j));
+  if (left > 0) store_some(out + full, left, slope.at(last, exps + full));
 }
 
 // Gradients of rows of at least kFewestClasses, for one thread.
@@ -45,7 +51,6 @@ class EntropyGradient {
   // With `streams`, results do not pass through the caches; those of whole tiles begin with a cache line.
   EntropyGradient(int64_t classes, bool streams)
       : classes_(classes),
-        d_(padded(classes)),
         exps_(padded(classes) * (classes > kTileClasses ? 1 : kVectorLanes)),
         streamed_(streams ? exps_.size() : 0) {
     work_[1].clear(std::min(classes, kTileClasses));
@@ -56,7 +61,7 @@ class EntropyGradient {
     if (classes_ > kTileClasses) {
       for (int64_t row = 0; row < count; ++row, rows += classes_, out += classes_) {
         float* to = streamed() ? streamed() : out;
-        gradient_of_long_row(rows, classes_, factors[row], d_.data(), exps_.data(), to);
+        gradient_of_long_row(rows, classes_, factors[row], exps_.data(), to);
         if (streamed()) stream(to, classes_, out);
       }
     } else {
@@ -101,7 +106,7 @@ class EntropyGradient {
       const StridedRows following = {after, classes_, after + size};
       const Softmax s = transpose_and_exponentiate<kFirst>(following, classes_, *next, *tile, exps,
                                                            meanwhile<kStreams>(streamed(), done));
-      const Slope slope(load(factors + t * kVectorLanes), s.sum, s.weighted);
+      const Slope slope(s, load(factors + t * kVectorLanes), s.sum, s.weighted);
       const auto gradient = [&](int64_t j) LADA_512_LAMBDA {
         return slope.at(tile->value + j * kVectorLanes, exps + j * kVectorLanes);
       };
@@ -112,7 +117,7 @@ class EntropyGradient {
   }
 
   int64_t classes_;
-  std::vector<float> d_, exps_, streamed_;
+  std::vector<float> exps_, streamed_;
   RowTile work_[2];
 };
 

@@ -33,11 +33,18 @@ struct OtherSums {
   LADA_512_HELPER explicit OtherSums(Vector largest)
       : max(largest), rest(largest - largest), weighted(all(0)), second(all(exp_floor<float>())) {}
 
-  LADA_512_HELPER void add(Vector other) {
-    const Vector d = larger_of(all(exp_floor<float>()), other - max), e = exp_of(d);
-    rest += e;
-    if constexpr (kScore == Score::kEntropy) weighted += e * d;
-    if constexpr (kScore == Score::kMargin) second = larger_of(d, second);
+  // n vectors of others.
+  template <int n>
+  LADA_512_HELPER void add(const float* others) {
+    Vector d[n], e[n];
+    for (int v = 0; v < n; ++v) d[v] = load(others + v * kVectorLanes) - max;
+    exps_of(d, e);
+    Vector sum = e[0], product = add_product(all(0), e[0], d[0]);
+    for (int v = 1; v < n; ++v) sum += e[v], product = add_product(product, e[v], d[v]);
+    rest += sum;
+    if constexpr (kScore == Score::kEntropy) weighted += product;
+    if constexpr (kScore == Score::kMargin)
+      for (int v = 0; v < n; ++v) second = larger_of(d[v], second);
   }
 
   // Relative to a larger maximum; the earlier one is then among the others.
@@ -50,11 +57,20 @@ struct OtherSums {
   }
 };
 
-// Keeps a NaN aside.
-LADA_512_HELPER void put_aside(Vector z, Vector& max, float*& others) {
+// The smaller of the largest and some more logits, which are as many, go to `others`. What is compared is never lost,
+// and no NaN becomes the largest.
+LADA_512_HELPER void put_aside(Vector z, Vector& max, float* others) {
   store(others, smaller_of(max, z));
   max = larger_of(z, max);
-  others += kVectorLanes;
+}
+
+LADA_512_HELPER void put_four_aside(const float* z, Vector& max, float* others) {
+  const Vector a = load(z), b = load(z + kVectorLanes), c = load(z + 2 * kVectorLanes), d = load(z + 3 * kVectorLanes);
+  const Vector ab = larger_of(b, a), cd = larger_of(d, c);
+  store(others, smaller_of(a, b));
+  store(others + kVectorLanes, smaller_of(c, d));
+  store(others + 2 * kVectorLanes, smaller_of(ab, cd));
+  put_aside(larger_of(cd, ab), max, others + 3 * kVectorLanes);
 }
 
 // Parts a tile of rows into the largest logit of each and the others, and meanwhile sums one that has been parted. What
@@ -66,19 +82,18 @@ LADA_512_HELPER OtherSums<kScore> part_and_sum(const float* rows, int64_t classe
   OtherSums<kScore> sums(load(summed.max));
   const float *other = summed.value, *ahead = rows + kVectorLanes * classes;
   float* to = parted.value;
-  const auto take = [&](Vector z, Vector& max) LADA_512_LAMBDA {
-    _mm_prefetch(ahead, _MM_HINT_T0);
-    put_aside(z, max, to);
-    sums.add(load(other));
-    other += kVectorLanes, ahead += kVectorLanes;
-  };
   const FourClasses start(rows, classes);
   Vector max = start.z[0];
-  for (int i = 1; i < kFirst; ++i) take(start.z[i], max);
-  for (int64_t j = kFirst; j < classes; j += 4) {
-    const FourClasses step(rows + j, classes);
-    for (int i = 0; i < 4; ++i) take(step.z[i], max);
-  }
+  const auto take = [&](const Quads* z, auto count) LADA_512_LAMBDA {
+    constexpr int n = decltype(count)::value;
+    sums.template add<n>(other);
+    ask_for<n>(ahead);
+    for (int v = 0; v < n; ++v) put_aside(z[v], max, to + v * kVectorLanes);
+    other += n * kVectorLanes, ahead += n * kVectorLanes, to += n * kVectorLanes;
+  };
+  if constexpr (kFirst > 1) take(start.z + 1, std::integral_constant<int, kFirst - 1>{});
+  for (int64_t j = kFirst; j < classes; j += 4)
+    take(FourClasses(rows + j, classes).z, std::integral_constant<int, 4>{});
   store(parted.max, max);
   return sums;
 }
@@ -113,27 +128,40 @@ constexpr int64_t kChunk = 2048;
 // The logits of a chunk of one long row that have been put aside.
 struct alignas(64) PartedChunk {
   float others[kChunk];
+
+  // The others go to the beginning of the chunk; where they end.
+  LADA_512_HELPER const float* part(const float* z, const float* end, Vector& max) {
+    float* to = others;
+    for (; z + 4 * kVectorLanes <= end; z += 4 * kVectorLanes, to += 4 * kVectorLanes) put_four_aside(z, max, to);
+    for (; z + kVectorLanes <= end; z += kVectorLanes, to += kVectorLanes) put_aside(load(z), max, to);
+    if (z == end) return to;
+    put_aside(load_some(z, end - z), max, to);
+    return to + kVectorLanes;
+  }
 };
 
-// Sums of the lanes of a long row. What lies a row behind it is asked of memory.
+// Sums of the lanes of a long row.
 template <Score kScore>
 LADA_512_HELPER OtherSums<kScore> sums_of_lanes(const float* z, int64_t classes, PartedChunk& chunk) {
+  const float* const end = z + classes;
   Vector max = all(lowest<float>());
+  const float* others_end = chunk.part(z, std::min(z + kChunk, end), max);
   OtherSums<kScore> sums(max);
-  for (const float* const end = z + classes; z < end; z += kChunk) {
-    float* to = chunk.others;
-    const float* const stop = std::min(z + kChunk, end);
-    const float* from = z;
-    for (; from + kVectorLanes <= stop; from += kVectorLanes) put_aside(load(from), max, to);
-    if (from < stop) put_aside(load_some(from, stop - from), max, to);
-    sums.raise(max);
-    const float* ahead = z + classes;
-    for (const float* other = chunk.others; other < to; other += kVectorLanes, ahead += kVectorLanes) {
-      _mm_prefetch(ahead, _MM_HINT_T0);
-      sums.add(load(other));
+  for (;;) {
+    const float *other = chunk.others, *ahead = z + kAhead;
+    for (; other + 4 * kVectorLanes <= others_end; other += 4 * kVectorLanes, ahead += 4 * kVectorLanes) {
+      ask_for<4>(ahead);
+      sums.template add<4>(other);
     }
+    for (; other < others_end; other += kVectorLanes, ahead += kVectorLanes) {
+      ask_for<1>(ahead);
+      sums.template add<1>(other);
+    }
+    z += kChunk;
+    if (z >= end) return sums;
+    others_end = chunk.part(z, std::min(z + kChunk, end), max);
+    sums.raise(max);
   }
-  return sums;
 }
 
 // A row without a logit above lowest(), which lanes cannot tell from one without a logit above -inf.

@@ -1,8 +1,7 @@
 // Exponentials of tiles of rows for float32, where the processor has AVX-512: what gradients and BALD are made of.
 //
-// Each logit's d_j and e_j are computed once, and kept until the sums of the row are known. Rows are transposed, so
-// that a vector holds one logit of each; as in others.h, that is done to the next tile while exponentials are taken of
-// one.
+// Each e_j is computed once, and kept until the sums of the row are known. Rows are transposed, so that a vector holds
+// one logit of each; as in others.h, that is done to the next tile while exponentials are taken of one.
 #pragma once
 #include "vectors.h"
 
@@ -10,17 +9,25 @@
 
 namespace lada::cpu::avx512 {
 
-// Largest logit of each lane, sum of e_j and of e_j d_j; each d_j and e_j is put where it will be needed.
+// Largest logit of each lane, sum of e_j and of e_j d_j.
 struct Softmax {
   Vector max, sum = all(0), weighted = all(0);
 
-  LADA_512_HELPER void add(Vector z, float* to_d, float* to_e) {
-    const Vector d = larger_of(all(exp_floor<float>()), z - max), e = exp_of(d);
-    sum += e;
-    weighted += e * d;
-    store(to_d, d);
-    store(to_e, e);
+  // n vectors of logits; their e_j are put where they will be needed.
+  template <int n>
+  LADA_512_HELPER void add(const float* z, float* exps) {
+    Vector d[n], e[n];
+    for (int v = 0; v < n; ++v) d[v] = load(z + v * kVectorLanes) - max;
+    exps_of(d, e);
+    for (int v = 0; v < n; ++v) {
+      sum += e[v];
+      weighted = add_product(weighted, e[v], d[v]);
+      store(exps + v * kVectorLanes, e[v]);
+    }
   }
+
+  // d_j, which is finite, so that e_j d_j is 0 where e_j is.
+  LADA_512_HELPER Vector below_max(const float* z) const { return larger_of(all(exp_floor<float>()), load(z) - max); }
 };
 
 // The rows of a tile, `stride` apart, and what memory is asked for while they are read.
@@ -58,26 +65,26 @@ LADA_512_HELPER auto meanwhile(const float* from, float* to) {
 // called once a class.
 template <int kFirst, class Beside = Nothing>
 LADA_512_HELPER Softmax transpose_and_exponentiate(const StridedRows& rows, int64_t classes, RowTile& next,
-                                                   RowTile& tile, float* exps, Beside beside = {}) {
+                                                   const RowTile& tile, float* exps, Beside beside = {}) {
   Softmax s{load(tile.max)};
-  const float* ahead = rows.ahead;
-  float *to = next.value, *z = tile.value;
-  Vector max;
-  const auto take = [&](Vector logits) LADA_512_LAMBDA {
-    _mm_prefetch(ahead, _MM_HINT_T0);
-    store(to, logits);
-    max = larger_of(logits, max);
-    s.add(load(z), z, exps);
-    beside();
-    ahead += kVectorLanes, to += kVectorLanes, z += kVectorLanes, exps += kVectorLanes;
-  };
+  const float *ahead = rows.ahead, *z = tile.value;
+  float* to = next.value;
   const FourClasses start(rows.first, rows.stride);
-  max = start.z[0];
-  for (int i = 0; i < kFirst; ++i) take(start.z[i]);
-  for (int64_t j = kFirst; j < classes; j += 4) {
-    const FourClasses step(rows.first + j, rows.stride);
-    for (int i = 0; i < 4; ++i) take(step.z[i]);
-  }
+  Vector max = start.z[0];
+  const auto take = [&](const Quads* logits, auto count) LADA_512_LAMBDA {
+    constexpr int n = decltype(count)::value;
+    s.template add<n>(z, exps);
+    ask_for<n>(ahead);
+    for (int v = 0; v < n; ++v) {
+      store(to + v * kVectorLanes, logits[v]);
+      max = larger_of(logits[v], max);
+      beside();
+    }
+    ahead += n * kVectorLanes, to += n * kVectorLanes, z += n * kVectorLanes, exps += n * kVectorLanes;
+  };
+  take(start.z, std::integral_constant<int, kFirst>{});
+  for (int64_t j = kFirst; j < classes; j += 4)
+    take(FourClasses(rows.first + j, rows.stride).z, std::integral_constant<int, 4>{});
   store(next.max, max);
   return s;
 }
