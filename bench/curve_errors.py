@@ -1,6 +1,6 @@
 """How far curves of a pair's mixtures are from what they stand for, by what they are of and how they are read.
 
-    python -m bench.curve_errors [--model resnet18] [--epochs 8] [--pairs 50]
+    python -m bench.curve_errors [--model resnet18] [--epochs 8] [--pairs 50] [--csv FILE]
 
 Trains the network on 500 labels and evaluates the logits of the mixtures of some pairs at 337 lam. Of these, curves get
 a few. For each kind of curve it prints the error of the entropy between the nodes in bits, and that of its derivative
@@ -10,6 +10,7 @@ in parts of the derivative's own size, both as root mean squares over all lam an
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import lada_ext
+from bench.results import record
 
 FINE = 337
 LABELS = 500
@@ -79,23 +81,28 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=50)
-    options = parser.parse_args()
-    config = Config(method="lada-ent-mix", device="cpu", model=options.model)
+    parser.add_argument("--csv", type=Path)
+    options = vars(parser.parse_args())
+    file = options.pop("csv")
+    config = Config(method="lada-ent-mix", device="cpu", model=options["model"])
     dataset = experiment.load_data(config)
     torch.manual_seed(0)
     net = experiment.make_net(config, dataset)
     pool = Pool(dataset, torch.device("cpu"))
     image = pool.normalised(pool.images)
-    trained(net, image[:LABELS], dataset.train_labels[:LABELS], config, options.epochs)
+    trained(net, image[:LABELS], dataset.train_labels[:LABELS], config, options["epochs"])
     lam = torch.linspace(0, 1, FINE, dtype=torch.float64)
+    table: list[dict[str, object]] = []
     for k in config.layers:
         with frozen(net), torch.no_grad():
-            logits = mixed_logits(folded(net), image[2 * LABELS :], k, options.pairs)
+            logits = mixed_logits(folded(net), image[2 * LABELS :], k, options["pairs"])
         for count in (5, 8, 9, 17):  # whose nodes are among the fine ones
             nodes = torch.arange(0, FINE, (FINE - 1) // (count - 1))
             for name, kind in KINDS.items():
                 value, slope = errors(kind(logits, nodes, lam), lada_ext.entropy(logits))
-                print(f"k = {k}   {name:22}   {count:2} nodes   {value:.1e} bits   derivative {100 * slope:.0f}%")
+                table.append({"k": k, "curve": name, "nodes": count, "bits": f"{value:.1e}", "slope": f"{slope:.0%}"})
+                print("k = {k}   {curve:22}   {nodes:2} nodes   {bits} bits   derivative {slope}".format(**table[-1]))
+    record(file, table, options)
 
 
 if __name__ == "__main__":

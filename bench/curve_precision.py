@@ -10,7 +10,6 @@ and the median seconds of the policy.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from lada_al import Bought, Config, run_experiment
 
-from bench.results import provenance
+from bench.results import record
 
 NODES = (0, 5, 8, 17, 33)
 
@@ -68,13 +67,7 @@ def main() -> None:
     rows = [row(nodes, rounds, found[0]) for nodes, rounds in found.items()]
     for one in rows:
         print("   ".join(f"{name} {value}" for name, value in one.items()))
-    if file is not None:
-        is_new = not file.exists()
-        with file.open("a", newline="") as out:
-            writer = csv.DictWriter(out, [*rows[0], *options, *provenance("cpu")])
-            if is_new:
-                writer.writeheader()
-            writer.writerows(one | options | provenance("cpu") for one in rows)
+    record(file, rows, options | {"device": "cpu"})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ first way's. With the same lam the plain ways buy what lada_al without curves bu
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -34,7 +33,7 @@ from lada_al.timing import Clock
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bench.results import provenance
+from bench.results import record
 from lada_ext.nn import ConvReluPool
 
 # (tau (P,), samples, key, index of each pair) -> lam (P, samples), differentiable in tau
@@ -273,11 +272,7 @@ def main() -> None:
     ]
     for row in table:
         print("{way:18} {phase:10} {seconds:>9} s {x first:>7} x".format(**row))
-    if file is not None:
-        with file.open("w", newline="") as out:
-            writer = csv.DictWriter(out, [*table[0], *options, *provenance("cpu")])
-            writer.writeheader()
-            writer.writerows(row | options | provenance("cpu") for row in table)
+    record(file, table, options | {"device": "cpu"})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What `lada score` costs, stage by stage, and what that means for pools that are too large to try.
 
-    python -m bench.score_cost --rows 100000 1000000 10000000
+    python -m bench.score_cost --rows 100000 1000000 10000000 [--csv FILE]
 
 Cached logits are scored at growing sizes; the line through all but the last has to foretell the last. Images go
 through decoding, and through a network with and without the loop around it. Logits are (M, 10) float16 in a .npy file,
@@ -27,9 +27,12 @@ from lada_al.score.images import Batches, ImageScores
 from PIL import Image
 from torchvision import models
 
+from bench.results import record
+
 CLASSES, IMAGES, SIDE, REPEATS = 10, 1024, 96, 5
 PHOTO = 256  # pixels of a side of the JPEG files
 BILLION = 1_000_000_000
+CACHED = "score cached logits, rank, write"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def median_seconds(call: Callable[[], object]) -> float:
     return statistics.median(seconds[1:])
 
 
-def report_cached(rows: list[int]) -> Line:
+def report_cached(rows: list[int]) -> list[Scoring]:
     """Measures, prints, and says how well the smaller pools foretell the largest."""
     runs = []
     for count in sorted(rows):
@@ -148,7 +151,7 @@ def report_cached(rows: list[int]) -> Line:
         print(
             f"the smaller ones foretell {foretold:.2f} s for the last: {100 * (foretold / runs[-1].seconds - 1):+.0f}%"
         )
-    return Line.through(runs)
+    return runs
 
 
 def report_billion(stages: dict[str, float], dollars: float) -> None:
@@ -163,8 +166,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--dollars", type=float, default=0.1, help="price of this machine an hour")
+    parser.add_argument("--csv", type=Path)
     chosen = parser.parse_args()
-    line = report_cached(chosen.rows)
+    runs = report_cached(chosen.rows)
     with tempfile.TemporaryDirectory() as folder:
         decode = decoding(Path(folder)) / torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -175,9 +179,19 @@ def main() -> None:
         f"decode a JPEG of {PHOTO} x {PHOTO}, on all cores": decode,
         f"resnet18 at {SIDE} x {SIDE}": bare / IMAGES,
         "the loop around it": max(0.0, loop - bare) / IMAGES,
-        "score cached logits, rank, write": line.each,
+        CACHED: Line.through(runs).each,
     }
     report_billion(stages, chosen.dollars)
+    table = [
+        {"stage": CACHED, "images": run.rows, "seconds": f"{run.seconds:.2f}", "MiB": f"{run.own_memory / 2**20:.0f}"}
+        for run in runs
+    ]
+    table += [
+        {"stage": stage, "images": 1, "seconds": f"{each:.3g}", "MiB": ""}
+        for stage, each in stages.items()
+        if stage != CACHED
+    ]
+    record(chosen.csv, table, {})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What `lada compare --stack-seeds` saves: the training of five seeds one after another, and at once.
 
-python -m bench.stack_seeds [--seeds 5] [--labels 500] [--epochs 4] [--model small] [--device cpu]
+python -m bench.stack_seeds [--seeds 5] [--labels 500] [--epochs 4] [--model small] [--device cpu] [--csv FILE]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from lada_al import Bought, Config, stack
@@ -16,6 +17,8 @@ from lada_al.pool import Pool
 from lada_al.run.experiment import load_data, make_learner
 from lada_al.stack import Replica
 from lada_al.timing import Clock, NoMeter
+
+from bench.results import record
 
 REPEATS = 5
 
@@ -53,16 +56,24 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--model", default="small")
     parser.add_argument("--device", default="cpu")
-    chosen = parser.parse_args()
-    config = Config(method="random", epochs=chosen.epochs, model=chosen.model, device=chosen.device)
-    group = replicas(config, chosen.seeds, chosen.labels)
+    parser.add_argument("--csv", type=Path)
+    options = vars(parser.parse_args())
+    file = options.pop("csv")
+    config = Config(method="random", epochs=options["epochs"], model=options["model"], device=options["device"])
+    group = replicas(config, options["seeds"], options["labels"])
     ways = {
         "one after another": lambda: [r.learner.fit(r.pool, r.bought, r.keys, NoMeter()) for r in group],
         "at once": lambda: stack.fit(group, NoMeter()),
     }
-    medians = medians_in_turn(ways, torch.device(chosen.device))
-    for name, median in medians.items():
-        print(f"{chosen.seeds} seeds {name:<18} {median:7.3f} s  {medians['one after another'] / median:5.2f} x")
+    medians = medians_in_turn(ways, torch.device(config.device))
+    first = medians["one after another"]
+    table = [
+        {"way": way, "seconds": f"{median:.3f}", "times as fast": f"{first / median:.2f}"}
+        for way, median in medians.items()
+    ]
+    for row in table:
+        print("{way:<18} {seconds:>7} s  {times as fast:>5} x".format(**row))
+    record(file, table, options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the loop adds to the bare network while it trains: `Learner.fit` against the passes alone.
 
-    python -m bench.train_cost [--labels 500] [--epochs 2] [--model small] [--device cpu]
+    python -m bench.train_cost [--labels 500] [--epochs 2] [--model small] [--device cpu] [--csv FILE]
 
 The bare passes are those that any training makes (forward, cross entropy, backward, the optimiser's step) over batches
 that lie ready. Both take short turns, so that a slow phase of the machine meets both; the ratio is that of medians.
@@ -9,12 +9,14 @@ that lie ready. Both take short turns, so that a slow phase of the machine meets
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from lada_al import Config
 from lada_al.keys import Keys
 from lada_al.timing import NoMeter
 from torch.nn import functional as F  # noqa: N812
 
+from bench.results import record
 from bench.stack_seeds import medians_in_turn, replicas
 
 TURNS = 100
@@ -26,9 +28,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--model", default="small")
     parser.add_argument("--device", default="cpu")
-    chosen = parser.parse_args()
-    config = Config(method="random", epochs=chosen.epochs, model=chosen.model, device=chosen.device)
-    (replica,) = replicas(config, 1, chosen.labels)
+    parser.add_argument("--csv", type=Path)
+    options = vars(parser.parse_args())
+    file = options.pop("csv")
+    config = Config(method="random", epochs=options["epochs"], model=options["model"], device=options["device"])
+    (replica,) = replicas(config, 1, options["labels"])
     learner, pool = replica.learner, replica.pool
     crops = Keys(1).key("training crops", 0, 0, pool.device)
     ids = list(pool.labelled.split(config.batch))
@@ -44,9 +48,14 @@ def main() -> None:
 
     ways = {"bare": bare, "loop": lambda: learner.fit(pool, replica.bought, replica.keys, NoMeter())}
     medians = medians_in_turn(ways, pool.device, TURNS)
-    for name, median in medians.items():
-        step = median / (config.epochs * len(ids))
-        print(f"{name} {median:.3f} s, {1e3 * step:.3f} ms a step, {100 * (median / medians['bare'] - 1):+.1f}%")
+    steps = config.epochs * len(ids)
+    table = [
+        {"way": way, "ms a step": f"{1e3 * median / steps:.3f}", "over bare": f"{median / medians['bare'] - 1:.1%}"}
+        for way, median in medians.items()
+    ]
+    for row in table:
+        print("{way} {ms a step} ms a step, {over bare} over bare".format(**row))
+    record(file, table, options)
 
 
 if __name__ == "__main__":
