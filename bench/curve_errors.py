@@ -9,9 +9,6 @@ in parts of the derivative's own size, both as root mean squares over all lam an
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
 from lada_al import Config
@@ -25,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import lada_ext
-from bench.results import record
+from bench import study
 
 FINE = 337
 LABELS = 500
@@ -77,13 +74,7 @@ def errors(read: Tensor, exact: Tensor) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--pairs", type=int, default=50)
-    parser.add_argument("--csv", type=Path)
-    options = vars(parser.parse_args())
-    file = options.pop("csv")
+    options, file = study.options(__doc__, model="resnet18", epochs=8, pairs=50)
     config = Config(method="lada-ent-mix", device="cpu", model=options["model"])
     dataset = experiment.load_data(config)
     torch.manual_seed(0)
@@ -102,7 +93,7 @@ def main() -> None:
                 value, slope = errors(kind(logits, nodes, lam), lada_ext.entropy(logits))
                 table.append({"k": k, "curve": name, "nodes": count, "bits": f"{value:.1e}", "slope": f"{slope:.0%}"})
                 print("k = {k}   {curve:22}   {nodes:2} nodes   {bits} bits   derivative {slope}".format(**table[-1]))
-    record(file, table, options)
+    study.record(file, table, options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ and the median seconds of the policy.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from lada_al import Bought, Config, run_experiment
 
-from bench.results import record
+from bench import study
 
 NODES = (0, 5, 8, 17, 33)
 
@@ -51,23 +50,14 @@ def row(nodes: int, rounds: list[Bought], exact: list[Bought]) -> dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--layer", type=int, default=1)
-    parser.add_argument("--initial", type=int, default=500)
-    parser.add_argument("--candidates", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--csv", type=Path)
-    options = vars(parser.parse_args())
-    file = options.pop("csv")
+    options, file = study.options(__doc__, model="small", layer=1, initial=500, candidates=2000, epochs=10, rounds=2)
     settings = {name: value for name, value in options.items() if name != "layer"}
     config = Config(method="lada-ent-mix", device="cpu", layers=(options["layer"],), **settings)
     found = {nodes: purchases(config.model_copy(update={"curve": nodes})) for nodes in NODES}
     rows = [row(nodes, rounds, found[0]) for nodes, rounds in found.items()]
     for one in rows:
         print("   ".join(f"{name} {value}" for name, value in one.items()))
-    record(file, rows, options | {"device": "cpu"})
+    study.record(file, rows, options | {"device": "cpu"})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ first way's. With the same lam the plain ways buy what lada_al without curves bu
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -33,7 +32,7 @@ from lada_al.timing import Clock
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bench.results import record
+from bench import study
 from lada_ext.nn import ConvReluPool
 
 # (tau (P,), samples, key, index of each pair) -> lam (P, samples), differentiable in tau
@@ -250,14 +249,8 @@ def measure(config: Config, names: list[str], folder: Path) -> dict[str, dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--initial", type=int, default=500)
-    parser.add_argument("--candidates", type=int, default=2000)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--epochs", type=int, default=50)
+    parser = study.parser(__doc__, rounds=2, initial=500, candidates=2000, model="small", epochs=50)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
-    parser.add_argument("--csv", type=Path)
     options = vars(parser.parse_args())
     file, names = options.pop("csv"), options.pop("ways")
     config = Config(method="lada-ent-mix", device="cpu", **options)
@@ -272,7 +265,7 @@ def main() -> None:
     ]
     for row in table:
         print("{way:18} {phase:10} {seconds:>9} s {x first:>7} x".format(**row))
-    record(file, table, options | {"device": "cpu"})
+    study.record(file, table, options | {"device": "cpu"})
 
 
 if __name__ == "__main__":

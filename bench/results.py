@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -89,19 +89,6 @@ def write_csv(path: Path, table: Sequence[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-
-
-def record(file: Path | None, table: Sequence[Mapping[str, object]], options: Mapping[str, object]) -> None:
-    """Adds the rows of a study to its CSV file, if it has one: with its options, and where it ran."""
-    if file is None:
-        return
-    origin = provenance(str(options.get("device", "cpu")))
-    is_new = not file.exists()
-    with file.open("a", newline="") as out:
-        writer = csv.DictWriter(out, [*table[0], *options, *origin], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(dict(row) | dict(options) | origin for row in table)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from lada_al.score.images import Batches, ImageScores
 from PIL import Image
 from torchvision import models
 
-from bench.results import record
+from bench.study import record
 
 CLASSES, IMAGES, SIDE, REPEATS = 10, 1024, 96, 5
 PHOTO = 256  # pixels of a side of the JPEG files

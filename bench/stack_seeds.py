@@ -5,10 +5,8 @@ python -m bench.stack_seeds [--seeds 5] [--labels 500] [--epochs 4] [--model sma
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from lada_al import Bought, Config, stack
@@ -18,7 +16,7 @@ from lada_al.run.experiment import load_data, make_learner
 from lada_al.stack import Replica
 from lada_al.timing import Clock, NoMeter
 
-from bench.results import record
+from bench import study
 
 REPEATS = 5
 
@@ -50,15 +48,7 @@ def medians_in_turn(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on")
-    parser.add_argument("--labels", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--csv", type=Path)
-    options = vars(parser.parse_args())
-    file = options.pop("csv")
+    options, file = study.options(__doc__, seeds=5, labels=500, epochs=4, model="small", device="cpu")
     config = Config(method="random", epochs=options["epochs"], model=options["model"], device=options["device"])
     group = replicas(config, options["seeds"], options["labels"])
     ways = {
@@ -73,7 +63,7 @@ def main() -> None:
     ]
     for row in table:
         print("{way:<18} {seconds:>7} s  {times as fast:>5} x".format(**row))
-    record(file, table, options)
+    study.record(file, table, options)
 
 
 if __name__ == "__main__":

@@ -8,29 +8,19 @@ that lie ready. Both take short turns, so that a slow phase of the machine meets
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from lada_al import Config
 from lada_al.keys import Keys
 from lada_al.timing import NoMeter
 from torch.nn import functional as F  # noqa: N812
 
-from bench.results import record
+from bench import study
 from bench.stack_seeds import medians_in_turn, replicas
 
 TURNS = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--csv", type=Path)
-    options = vars(parser.parse_args())
-    file = options.pop("csv")
+    options, file = study.options(__doc__, labels=500, epochs=2, model="small", device="cpu")
     config = Config(method="random", epochs=options["epochs"], model=options["model"], device=options["device"])
     (replica,) = replicas(config, 1, options["labels"])
     learner, pool = replica.learner, replica.pool
@@ -55,7 +45,7 @@ def main() -> None:
     ]
     for row in table:
         print("{way} {ms a step} ms a step, {over bare} over bare".format(**row))
-    record(file, table, options)
+    study.record(file, table, options)
 
 
 if __name__ == "__main__":
