@@ -210,6 +210,18 @@ def methods(
 
 
 @app.command()
+def settings() -> None:
+    """List every setting of a run: what --set takes, and the options of the same names."""
+    from lada_al.run.config import Config
+
+    table = Table("setting", "default", "what it is", box=None)
+    for name, field in Config.model_fields.items():
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        table.add_row(name, default, field.description or "")
+    console.print(table)
+
+
+@app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder, or one above several.")]) -> None:
     """Write report.html, and all tables and figures as LaTeX, CSV, PDF and PNG, over all runs in or below a folder."""
     from lada_al.report import page

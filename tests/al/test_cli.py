@@ -274,8 +274,9 @@ def test_interrupts_wait_though_another_thread_takes_them() -> None:
         (["--rounds", "1000"], "labels, but the pool of mnist5k has 4000 images"),
         (["--query", "9000"], "candidates must be at least query (9000), got 2000"),
         (["--set", "epochs"], "--set takes NAME=VALUE, got 'epochs'"),
-        (["--set", "epoch=3"], "unknown setting 'epoch'; there are adamixup_mean_label, "),
+        (["--set", "epoch=3"], "unknown setting 'epoch'; the nearest are epochs, "),
         (["--set", "epochs=few"], "epochs: Input should be a valid integer"),
+        (["--set", "threads=100000"], "threads: Input should be less than or equal to 1024"),
         (["--preset", "mine"], "preset: Input should be 'clean', 'paper' or 'official'"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
         (["--device", "meta"], "device 'meta' cannot be used: it holds no numbers"),
@@ -327,6 +328,12 @@ def test_options_of_a_run_are_settings_by_the_same_names() -> None:
     assert named["run"].pop("set") == "settings"
     assert all(option == field and field in Config.model_fields for option, field in named["run"].items())
     assert named["run"].keys() - named["compare"].keys() == {"method", "seed"}
+
+
+def test_settings_are_listed_and_described(lada: Lada) -> None:
+    lines = lada("settings").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines if not line.startswith("  ")] == list(Config.model_fields)
+    assert all(field.description for field in Config.model_fields.values())
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -54,23 +55,27 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str = "lada-ent-mix"
-    dataset: str = "mnist5k"
+    method: str = Field("lada-ent-mix", description="one of `lada methods`")
+    dataset: str = Field("mnist5k", description=f"one of {', '.join(data.NAMES)}")
     data: str | None = Field(None, description="folder of the data set's files; mnist5k needs none")
     image_size: Count | None = Field(None, description="height and width that image files of `own` are brought to")
     white: Annotated[int, Field(ge=1, le=WHITE)] = Field(
         WHITE, description="white in grey image files of `own` of 16 bits: 4095 where 12 of them are used"
     )
-    model: str = "small"
-    preset: Literal["clean", "paper", "official"] = "clean"
-    seed: Whole = 1
+    model: str = Field("small", description=f"one of {', '.join(models.MODELS)}")
+    preset: Literal["clean", "paper", "official"] = Field(
+        "clean", description="what other settings are when not given: ours, the paper's or the authors' code's"
+    )
+    seed: Whole = Field(1, description="decides every random number of the run")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     plain: bool = Field(
         False, description="no shortcuts: mix at layer k, no curves, compose Eq. 13, no replays; for finding errors"
     )
-    threads: Whole = Field(0, description="CPU threads, 0: torch's choice; results differ in their last bits")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="CPU threads, 0: torch's choice; results differ in their last bits"
+    )
 
-    rounds: Whole = 10
+    rounds: Whole = Field(10, description="purchases after the initial one")
     query: Count = Field(10, description="labels bought each round, b")
     schedule: tuple[Count, ...] = Field((), description="labels bought in rounds 1, 2, ..., in the place of query")
     initial: Count = Field(20, description="labels of the balanced initial set")
@@ -89,33 +94,33 @@ class Config(BaseModel):
     )
     fixed_tau: Positive = Field(2.0, description="tau of the methods that do not learn it")
     largest_tau: Positive = Field(1.0, description="the learned tau lies between 0 and this")
-    policy_epochs: Whole = 10
-    policy_batch: Count = 100
-    policy_lr: Positive = 5e-5
+    policy_epochs: Whole = Field(10, description="passes over the pairs or images that a policy is learned on")
+    policy_batch: Count = Field(100, description="pairs or images of a step of it")
+    policy_lr: Positive = Field(5e-5, description="Adam's learning rate for policies")
     curve: Whole = Field(
         8, description="lam at which a pair is evaluated once, to learn its policy on the curve; 0: at each draw"
     )
 
     epochs: Count = Field(50, description="passes over the labelled set each round")
-    batch: Count = 10
-    lr: Positive = 1e-3
+    batch: Count = Field(10, description="labelled images of a training step")
+    lr: Positive = Field(1e-3, description="Adam's learning rate")
     scoring_batch: Count = Field(500, description="images or features at a time through the network when scoring")
 
     dropout: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="before the last layer, in BALD and BGADL")
     bald_samples: Several = Field(20, description="draws of the dropout masks, T")
     cal_views: Several = Field(50, description="random shifts and mirror images of each image")
     vaal_steps: Count = Field(500, description="steps of autoencoder and discriminator each round")
-    vaal_batch: Annotated[int, Field(ge=2)] = 64
-    vaal_lr: Positive = 5e-4
-    vaal_latent: Count = 64
+    vaal_batch: Annotated[int, Field(ge=2)] = Field(64, description="images of a step of them")
+    vaal_lr: Positive = Field(5e-4, description="their learning rate")
+    vaal_latent: Count = Field(64, description="numbers that the autoencoder makes of an image")
     vaal_width: Count = Field(32, description="channels of the autoencoder's first convolution")
     vaal_probabilities: bool = Field(True, description="the discriminator sees class probabilities beside the code")
     ll4al_weight: Positive = Field(1.0, description="weight of the ranking loss")
     ll4al_cut: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="part of the training it moves theta in")
     bgadl_width: Annotated[int, Field(ge=2)] = Field(64, description="channels of the generator's last layer but one")
-    bgadl_batch: Annotated[int, Field(ge=2)] = 100
+    bgadl_batch: Annotated[int, Field(ge=2)] = Field(100, description="images of a step of the generator")
     pi_weight: Positive = Field(100.0, description="weight of the Pi-model's consistency loss after its ramp-up")
-    pi_batch: Count = 100
+    pi_batch: Count = Field(100, description="unlabelled images of a step of the Pi-model")
 
     restart_weights: bool = Field(True, description="train from the initial weights each round")
     keep_optimizer: bool = Field(False, description="Adam's state goes from round to round, if the weights do")
@@ -283,7 +288,8 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set takes NAME=VALUE, got '{text}'")
         if name not in Config.model_fields:
-            raise UsageError(f"unknown setting '{name}'; there are {', '.join(sorted(Config.model_fields))}")
+            near = difflib.get_close_matches(name, Config.model_fields, n=3, cutoff=0.0)
+            raise UsageError(f"unknown setting '{name}'; the nearest are {', '.join(near)}; `lada settings` lists all")
         values[name] = value.split(",") if name in ("layers", "schedule") else value
     return values
 
