@@ -16,7 +16,7 @@ from lada_al.curves import Curves
 from lada_al.folding import folded
 from lada_al.models import SplitModel, frozen
 from lada_al.pool import Pool
-from lada_al.run import experiment
+from lada_al.run import build
 from scipy.interpolate import CubicHermiteSpline
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -76,9 +76,9 @@ def errors(read: Tensor, exact: Tensor) -> tuple[float, float]:
 def main() -> None:
     options, file = study.options(__doc__, model="resnet18", epochs=8, pairs=50)
     config = Config(method="lada-ent-mix", device="cpu", model=options["model"])
-    dataset = experiment.load_data(config)
+    dataset = build.load_data(config)
     torch.manual_seed(0)
-    net = experiment.make_net(config, dataset)
+    net = build.make_net(config, dataset)
     pool = Pool(dataset, torch.device("cpu"))
     image = pool.normalised(pool.images)
     trained(net, image[:LABELS], dataset.train_labels[:LABELS], config, options["epochs"])

@@ -27,7 +27,7 @@ from lada_al.loop import balanced_choice
 from lada_al.models import SplitModel
 from lada_al.pair_net import PairNet
 from lada_al.pool import Pool
-from lada_al.run import experiment
+from lada_al.run import build
 from lada_al.timing import Clock
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -193,10 +193,10 @@ class PlainLada:
 
 def plainly(config: Config, draw: Draw, *, as_official: bool = False) -> Iterator[tuple[list[int], dict[str, float]]]:
     """The plain run of a configuration on the CPU, from the same weights and the same initial set as lada_al's."""
-    dataset = experiment.load_data(config)
+    dataset = build.load_data(config)
     keys = Keys(config.seed)
     with keys.scope("network weights", 0):
-        net = experiment.make_net(config, dataset)
+        net = build.make_net(config, dataset)
     pool = Pool(dataset, torch.device("cpu"))
     images = pool.normalised(pool.images).contiguous()
     run = PlainLada(net, images, dataset.train_labels, pool.classes, config, draw, as_official=as_official)

@@ -12,7 +12,7 @@ import torch
 from lada_al import Bought, Config, stack
 from lada_al.keys import Keys
 from lada_al.pool import Pool
-from lada_al.run.experiment import load_data, make_learner
+from lada_al.run.build import load_data, make_learner
 from lada_al.stack import Replica
 from lada_al.timing import Clock, NoMeter
 

@@ -37,8 +37,8 @@ from lada_al.pools.first import read_first
 from lada_al.round import Round
 from lada_al.run import checkpoint
 from lada_al.run.arithmetic import arithmetic
+from lada_al.run.build import make_learner
 from lada_al.run.config import FOR_BENCHMARKS, Config
-from lada_al.run.experiment import make_learner
 from lada_al.timing import Clock, NoMeter
 from lada_al.wrap import taking_images
 

@@ -18,7 +18,7 @@ from lada_al.models import SplitModel, frozen
 from lada_al.policy import curves_of, f_integ, learn_policy, reads_curves
 from lada_al.pool import Pool, simulated_oracle
 from lada_al.round import Round
-from lada_al.run.experiment import make_learner
+from lada_al.run.build import make_learner
 from lada_al.timing import Clock, NoMeter
 from lada_al.virtual import Origins, virtual_view
 from torch import nn

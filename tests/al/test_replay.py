@@ -19,7 +19,7 @@ from lada_al.keys import Keys
 from lada_al.models import SplitModel
 from lada_al.pool import Pool
 from lada_al.replay import Recorder, ReplayWarning
-from lada_al.run.experiment import make_learner
+from lada_al.run.build import make_learner
 from lada_al.timing import NoMeter
 from torch import Tensor, nn
 

@@ -16,7 +16,7 @@ from lada_al.keys import Keys
 from lada_al.models import SplitModel
 from lada_al.pool import Pool
 from lada_al.run import compare, journal, together
-from lada_al.run.experiment import make_learner
+from lada_al.run.build import make_learner
 from lada_al.run.folder import JOURNAL
 from lada_al.timing import Clock, NoMeter
 from test_cli import OPTIONS, process

@@ -14,7 +14,7 @@ from lada_al.events import Bought
 from lada_al.keys import Keys
 from lada_al.models import SplitModel
 from lada_al.pool import Pool
-from lada_al.run.experiment import make_learner
+from lada_al.run.build import make_learner
 from lada_al.timing import NoMeter
 from tiny import TINY_SETTINGS
 from torch import Tensor, nn

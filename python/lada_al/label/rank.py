@@ -30,8 +30,8 @@ from lada_al.pool import Pool, no_oracle
 from lada_al.pools.first import read_first
 from lada_al.round import Round
 from lada_al.run.arithmetic import arithmetic
+from lada_al.run.build import make_learner, make_net
 from lada_al.run.config import FOR_BENCHMARKS, Config
-from lada_al.run.experiment import make_learner, make_net
 from lada_al.timing import Clock, Meter, NoMeter
 from lada_al.train import Learner
 

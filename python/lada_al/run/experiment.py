@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -13,24 +12,19 @@ from typing import Any
 
 import torch
 
-from lada_al import data, models
-from lada_al.acquire import Acquisition
-from lada_al.augment import Augmentation
 from lada_al.data import Dataset
 from lada_al.device import find_device
 from lada_al.errors import UsageError, refuse_divergence
 from lada_al.events import Bought, Event, Trained
 from lada_al.keys import Keys
 from lada_al.loop import Fit, HeldOut, active_learning, balanced_choice, fit_alone
-from lada_al.models import SplitModel
 from lada_al.pool import Pool, simulated_oracle
-from lada_al.ranks import gpu_each, ours, synchronise
+from lada_al.ranks import gpu_each, ours
 from lada_al.run.arithmetic import arithmetic
+from lada_al.run.build import load_data, make_learner, make_net, make_parts
 from lada_al.run.config import Config
 from lada_al.run.folder import CONFIG, NoFolder, opened, read_config, refuse_other_data, refuse_other_run
 from lada_al.timing import Meter
-from lada_al.train import Learner
-from lada_al.train_pi import PiModel
 
 
 def run_experiment(
@@ -105,7 +99,7 @@ def check(config: Config, out: Path, *, resume: bool, download: bool = False) ->
     if ours().is_first and resume:
         refuse_other_data(dataset, out)
     config.check_fits(len(dataset.train_images), len(dataset.classes), net.shapes(dataset.shape), net.mixing_layers())
-    _make_parts(config, dataset, net)
+    make_parts(config, dataset, net)
     return dataset
 
 
@@ -142,47 +136,3 @@ def _check_ranks(config: Config, device: torch.device) -> None:
 def settings_begun(out: Path, resume: bool) -> dict[str, Any]:
     """The settings of the run that is to be resumed in a folder; none if there is none."""
     return read_config(out).model_dump() if resume and (out / CONFIG).exists() else {}
-
-
-def load_data(config: Config, download: bool = False) -> Dataset:
-    """The data set that the configuration names."""
-    return _load_data(
-        config.dataset, config.data, download, config.official_statistics, config.image_size, config.white
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _load_data(name: str, folder: str | None, *options: Any) -> Dataset:
-    return data.load(name, None if folder is None else Path(folder), *options)
-
-
-def make_learner(
-    config: Config, dataset: Dataset, keys: Keys, device: torch.device, net: SplitModel | None = None
-) -> Learner:
-    """An untrained learner of the configuration's method, with the classifier `net` or the one it names."""
-    with keys.scope("network weights", 0):
-        net = (net or make_net(config, dataset)).to(memory_format=torch.channels_last)
-        f_acq, f_aug = _make_parts(config, dataset, net)
-    net.shortcuts = not config.plain
-    synchronise(net)
-    learner = Learner(net, f_acq, f_aug, config, PiModel(config) if config.chosen.semi_supervised else None)
-    learner.to(device)
-    return learner
-
-
-def _make_parts(config: Config, dataset: Dataset, net: SplitModel) -> tuple[Acquisition, Augmentation | None]:
-    """f_acq and f_aug for a classifier.
-
-    Raises:
-        UsageError: the images are too small for their networks.
-    """
-    chosen = config.chosen
-    f_acq = chosen.acquisition.make(config, dataset.task, net)
-    return f_acq, chosen.augmentation.make(config, dataset.task, net) if chosen.augmentation is not None else None
-
-
-def make_net(config: Config, dataset: Dataset) -> SplitModel:
-    """The classifier that the configuration names, with dropout where the acquisition samples it."""
-    channels, height, width = dataset.shape
-    dropout = config.dropout if config.chosen.acquisition.dropout else 0.0
-    return models.MODELS[config.model](channels, (height, width), len(dataset.classes), dropout)
