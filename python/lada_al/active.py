@@ -65,8 +65,8 @@ class ActiveLearner:
 
     Args:
         model: an image classifier: a SplitModel, or any module that SplitModel.wrap takes. It is trained in place.
-        pool: what lada_al.pools.open_pool opens: a path, a Hugging Face data set, or a Dataset of (image, id); or what
-            it returns, opened with limits of your own (white of 12-bit images, say).
+        pool: what lada_al.pools.open_pool opens: a path, an array of images, a Hugging Face data set, or a Dataset of
+            (image, id); or what it returns, opened with limits of your own (white of 12-bit images, say).
         classes: their names, in the order of the network's outputs.
         method: `lada methods` lists them.
         spec: size and statistics of the images as the network takes them; by default 3 x 224 x 224, ImageNet's.
@@ -205,14 +205,13 @@ class ActiveLearner:
             UsageError: an image is unknown or cannot be read.
         """
         wanted = [self._ids[self._place_of(id_, "predict")] for id_ in ids]
-        read, pixels = self._read(wanted, len(wanted))
-        if len(read) < len(wanted):
-            id_ = next(id_ for id_ in wanted if id_ not in set(read))
-            raise UsageError(f"predict: image {id_!r} cannot be read: {self.unreadable[id_]}")
-        pool = self._pool([], pixels)
-        parts = torch.arange(len(read)).split(self.config.scoring_batch)
+        different, batch = list(dict.fromkeys(wanted)), self.config.scoring_batch
+        of: dict[Id, Tensor] = {}
         with arithmetic(self.config), frozen(self.model), torch.no_grad():
-            return torch.cat([self.model(pool.pixels(part)).softmax(1).cpu() for part in parts])
+            for start in range(0, len(different), batch):
+                part = different[start : start + batch]
+                of |= zip(part, self._probabilities(part), strict=True)
+        return torch.stack([of[id_] for id_ in wanted]) if wanted else torch.empty(0, len(self.classes))
 
     def save(self, path: str | Path) -> None:
         """Writes all that was told and learned to one file, which replaces an older one as a whole."""
@@ -324,6 +323,15 @@ class ActiveLearner:
     def _pixels(self, id_: Id) -> np.ndarray:
         (item,) = self.source.read(self._place[id_], self._place[id_] + 1)
         return decode(item.stored, self.spec, self.source.limits)
+
+    def _probabilities(self, ids: Sequence[Id]) -> Tensor:
+        """Of different images, in one batch."""
+        read, pixels = self._read(ids, len(ids))
+        if len(read) < len(ids):
+            id_ = next(id_ for id_ in ids if id_ not in set(read))
+            raise UsageError(f"predict: image {id_!r} cannot be read: {self.unreadable[id_]}")
+        images = self._pool([], pixels).pixels(torch.arange(len(read)))
+        return self.model(images).softmax(1).cpu()
 
     def _place_of(self, id_: Id, step: str) -> int:
         if not isinstance(id_, Hashable) or id_ not in self._place:

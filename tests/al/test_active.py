@@ -116,6 +116,8 @@ def test_labels_make_a_classifier(method: str, net: Any) -> None:
     right = np.mean([p == t for p, t in zip(active.fit().predict(rest), truth(rest), strict=True)])
     assert right > 0.85
     assert active.predict_proba(rest[:3]).sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert active.predict([*rest[:3], rest[1]])[1:4:2] == 2 * active.predict(rest[1:2])
+    assert active.predict([]) == []
 
 
 def test_asking_twice_gives_the_same_and_labels_move_it_on() -> None:

@@ -155,6 +155,20 @@ class TestArrays:
             pool = open_pool(tmp_path / file)
             assert list(contents(pickle.loads(pickle.dumps(pool))).values()) == [p.tobytes() for p in pixels(3)]
 
+    @pytest.mark.parametrize("form", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+    def test_in_memory_ids_are_rows(self, form: Any) -> None:
+        pool = open_pool(form(pixels(COUNT)))
+        assert contents(pool) == {row: image.tobytes() for row, image in enumerate(pixels(COUNT))}
+        assert list(pool.ids()) == pa.array(range(COUNT), pool.id_type).to_pylist()
+        assert contents(pool, 5, 9) == {row: pixels(COUNT)[row].tobytes() for row in range(5, 9)}
+        sent = pickle.loads(pickle.dumps(pool))
+        assert (contents(sent), sent.fingerprint()) == (contents(pool), pool.fingerprint())
+
+    @pytest.mark.parametrize("images", [np.zeros((3, 8, 8)), np.zeros((0, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)])
+    def test_what_is_no_array_of_images_is_told(self, images: np.ndarray) -> None:
+        with pytest.raises(UsageError, match=r"pool: expected uint8 images \(M, H, W\).*, got "):
+            open_pool(images)
+
     def test_ids_that_come_twice_are_named(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", images=pixels(3), ids=np.array([5, 3, 5]))
         with pytest.raises(UsageError, match=r"a\.npz: ids must be unique; 5 comes 2 times"):
@@ -232,7 +246,7 @@ class TestObjects:
             (Images([1, "x", 2, 3]), "all text or all whole numbers"),
             (Images([1.5, 2.5, 3.5]), "an id must be text or a whole number, got float"),
             ([1, 2], r"must yield \(image, id\), got int at 0"),
-            (iter([]), "expected a path, a Hugging Face data set, or a torch Dataset"),
+            (iter([]), "expected a path, an array of images, a Hugging Face data set, or a torch Dataset"),
         ],
         ids=["twice", "mixed", "float", "no pair", "iterator"],
     )

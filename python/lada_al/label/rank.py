@@ -119,7 +119,7 @@ def config_of(project: Project) -> Config:
     """
     for name in project.settings:
         if name not in Config.model_fields or name in Project.model_fields or name in FOR_BENCHMARKS:
-            raise UsageError(f"--set: '{name}' is no setting of a ranking; docs/methods.md lists those there are")
+            raise UsageError(f"--set: '{name}' is no setting of a ranking; `lada settings` lists those there are")
     config = Config(**project.settings, method=project.method, model=project.model, seed=project.seed)
     if not config.restart_weights:
         raise UsageError("--set: a ranking trains from the initial weights each time, so restart_weights must be true")
@@ -134,7 +134,8 @@ def _acquire(learner: Learner, pool: Pool, now: Round, ids: list[str], classes: 
     config = now.config
     bought = lookahead.acquire(learner.net, pool, no_oracle, now)
     with frozen(learner.net), torch.no_grad():
-        predicted = learner.net(pool.pixels(torch.tensor(bought.ids))).argmax(1).tolist()
+        batches = torch.tensor(bought.ids).split(config.scoring_batch)
+        predicted = torch.cat([learner.net(pool.pixels(batch)).argmax(1) for batch in batches]).tolist()
     assert bought.entropy is not None
     scores = bought.scores if bought.scores is not None else [None] * len(bought.ids)
     arity = config.chosen.arity

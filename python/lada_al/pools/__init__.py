@@ -26,10 +26,10 @@ def open_pool(
     kind: str | None = None,
     own_ids: bool = True,
 ) -> Source:
-    """The pool at a path, or in an object: a Source, a Hugging Face data set, or a torch Dataset of (image, id).
+    """The pool at a path, or in an object: a Source, an array, a Hugging Face data set, or a Dataset of (image, id).
 
     Args:
-        pool: a path or an object.
+        pool: a path or an object. Arrays and tensors are of uint8, (M, H, W), (M, H, W, C) or (M, C, H, W).
         listing: where the list of a folder's or a tar file's items is kept, or found if it is there already. Without
             it, the list is held in memory.
         limits: what is too large to be decoded, and how bright white is; a Source has its own.

@@ -1,4 +1,4 @@
-"""Images in one array: .npy, or .npz with `images` and perhaps `ids`. Without ids, an id is the row.
+"""Images in one array: in memory, .npy, or .npz with `images` and perhaps `ids`. Without ids, an id is the row.
 
 (M, H, W), (M, H, W, 1 or 3) or (M, 1 or 3, H, W), uint8. A .npy file is mapped, a .npz file is read
 whole. Pickled objects are never loaded.
@@ -17,20 +17,38 @@ from lada_al.errors import UsageError
 from lada_al.pools.source import Id, Item, Source
 
 
+class ArrayInMemory(Source):
+    """The images of an array, whose ids are its rows."""
+
+    id_type = pa.int64()
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._images = checked_images(images, "pool")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        for row in range(start, stop):
+            yield Item(row, self._images[row])
+
+    def ids(self) -> Iterator[Id]:
+        yield from range(len(self))
+
+    def fingerprint(self) -> str:
+        return str(self._images.shape)
+
+
 class ArrayPool(Source):
+    """Those of a file."""
+
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         arrays = load_arrays(path)
         name = "images" if "images" in arrays or len(arrays) != 1 else next(iter(arrays))
         if name not in arrays:
             raise UsageError(f"pool: {path} must hold an array images, got {', '.join(arrays)}")
-        images = arrays[name]
-        is_color = images.ndim == 4 and (images.shape[3] in (1, 3) or images.shape[1] in (1, 3))
-        if images.dtype != np.uint8 or not (images.ndim == 3 or is_color) or not len(images):
-            raise UsageError(
-                f"pool: {path}: expected uint8 images (M, H, W), (M, H, W, C) or (M, C, H, W) of 1 or 3 channels, "
-                f"got {images.dtype} of shape {images.shape}"
-            )
+        images = checked_images(arrays[name], f"pool: {path}")
         self._images: np.ndarray | None = images
         self._ids = checked_ids(arrays["ids"], len(images), f"pool: {path}").tolist() if "ids" in arrays else None
         self.id_type = pa.string() if self._ids is not None and isinstance(self._ids[0], str) else pa.int64()
@@ -56,6 +74,16 @@ class ArrayPool(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": None if isinstance(self._images, np.memmap) else self._images}
+
+
+def checked_images(images: np.ndarray, where: str) -> np.ndarray:
+    is_color = images.ndim == 4 and (images.shape[3] in (1, 3) or images.shape[1] in (1, 3))
+    if images.dtype != np.uint8 or not (images.ndim == 3 or is_color) or not len(images):
+        raise UsageError(
+            f"{where}: expected uint8 images (M, H, W), (M, H, W, C) or (M, C, H, W) of 1 or 3 channels, "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    return images
 
 
 def load_arrays(path: Path, name: str = "images") -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Data sets as Python objects: Hugging Face `datasets`, and any torch Dataset that yields (image, id)."""
+"""Data sets as Python objects: arrays, Hugging Face `datasets`, and any torch Dataset that yields (image, id)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from lada_al.errors import UsageError
+from lada_al.pools.arrays import ArrayInMemory
 from lada_al.pools.decode import Limits, UnreadableError
 from lada_al.pools.source import Id, Item, Source, read_file
 
@@ -82,10 +85,12 @@ class HuggingFacePool(Source):
 
 
 def open_object(dataset: Any, limits: Limits) -> Source:
+    if isinstance(dataset, np.ndarray | torch.Tensor):
+        return ArrayInMemory(dataset.numpy(force=True) if isinstance(dataset, torch.Tensor) else dataset)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
         raise UsageError(
-            "pool: expected a path, a Hugging Face data set, or a torch Dataset with __len__ and __getitem__ that "
-            f"yields (image, id), with at least one item; got {type(dataset).__name__}"
+            "pool: expected a path, an array of images, a Hugging Face data set, or a torch Dataset with __len__ and "
+            f"__getitem__ that yields (image, id), with at least one item; got {type(dataset).__name__}"
         )
     if hasattr(dataset, "column_names") and hasattr(dataset, "cast_column"):
         return HuggingFacePool(dataset, limits)
