@@ -308,6 +308,18 @@ def test_lines_are_means_over_seeds(folder: Path) -> None:
     }
 
 
+def test_many_runs_of_a_method_are_one_line_of_tau(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = by_method([run for run in find_runs(folder) if run.is_finished])["lada-ent-mix"]
+    assert len(group) > 1
+    single = figures.concentrations(group)
+    assert single is not None
+    assert len(single.axes[0].lines) == len(group)
+    monkeypatch.setattr(figures, "MOST_LINES", 1)
+    drawn = lines_of(figures.concentrations(group))
+    means = [[event.candidates["tau mean"] for event in run.bought[1:]] for run in group]
+    assert drawn == {"lada-ent-mix": pytest.approx(np.mean(means, axis=0))}
+
+
 def test_every_phase_that_is_clocked_has_a_bar() -> None:
     package = Path(figures.__file__).parents[1]
     sources = "".join(path.read_text() for path in package.rglob("*.py"))

@@ -39,6 +39,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 styled = mpl.rc_context(STYLE)  # decorates what draws
+MOST_LINES = 5  # of runs of a method; of more, nothing could be told apart
 PHASES = ["prepare", "features", "match", "policy", "score", "train", "evaluate"]
 BESIDE = [  # places of a text by its point, in points, and how it is aligned there
     *((x, y, "left" if x > 0 else "right", "bottom" if y > 0 else "top") for x in (4, -4) for y in (3, -3)),
@@ -141,20 +142,18 @@ def _entropy_in_all(runs: list[Run]) -> Figure:
 
 
 def concentrations(runs: list[Run]) -> Figure | None:
-    """tau of the learned Mixup policies over all candidate pairs: mean, and from least to greatest."""
+    """tau of the learned Mixup policies over all candidate pairs: mean, and from least to greatest; a line a run, or
+    of many runs of a method one of all."""
     learned = [run for run in runs if run.config.chosen.learn and _is_concentration(run)]
     if not learned:
         return None
 
     def draw(axes: Axes) -> None:
         for name, group, colour in coloured(runs):
-            for run in (run for run in group if run in learned):
-                events = [event for event in run.bought if "tau mean" in event.candidates]
-                rounds = [event.round for event in events]
-                mean, least, greatest = (
-                    [event.candidates[f"tau {what}"] for event in events] for what in ("mean", "least", "greatest")
-                )
-                label = name if run is group[0] else None
+            mine = [run for run in group if run in learned]
+            for part in [[run] for run in mine] if len(mine) <= MOST_LINES else [mine]:
+                rounds, mean, least, greatest = _tau_by_round(part)
+                label = name if part[0] is mine[0] else None
                 axes.plot(rounds, mean, color=colour, label=label, marker="o", markersize=2.5, linewidth=1)
                 axes.fill_between(rounds, least, greatest, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="round", ylabel="tau of the candidate pairs")
@@ -162,6 +161,17 @@ def concentrations(runs: list[Run]) -> Figure | None:
         _legend(axes, outside=True)
 
     return _figure(draw, 8.4, 3.0)
+
+
+def _tau_by_round(runs: list[Run]) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Rounds, and tau of the candidate pairs in each: mean over the runs, least and greatest of all."""
+    found: dict[int, list[dict[str, float]]] = {}
+    for event in (event for run in runs for event in run.bought if "tau mean" in event.candidates):
+        found.setdefault(event.round, []).append(event.candidates)
+    rounds = sorted(found)
+    mean = [float(np.mean([tau["tau mean"] for tau in found[round]])) for round in rounds]
+    least = [min(tau["tau least"] for tau in found[round]) for round in rounds]
+    return rounds, mean, least, [max(tau["tau greatest"] for tau in found[round]) for round in rounds]
 
 
 def _is_concentration(run: Run) -> bool:

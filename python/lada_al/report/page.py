@@ -194,7 +194,7 @@ _PLAIN: list[_Drawn] = [
         "tau",
         "Learned mixing policy",
         "tau of Beta(tau, tau) that the policy network gives to the candidate pairs of each round: mean, and the range "
-        "from least to greatest; one line a seed.",
+        "from least to greatest; one line a seed, or of more than five seeds one of all.",
         figures.concentrations,
     ),
 ]
