@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lada_al import lookahead
 from lada_al.data import Dataset
-from lada_al.device import find_device
+from lada_al.device import at_a_time, find_device
 from lada_al.errors import UsageError, first_line, one_line, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
@@ -205,7 +205,8 @@ class ActiveLearner:
             UsageError: an image is unknown or cannot be read.
         """
         wanted = [self._ids[self._place_of(id_, "predict")] for id_ in ids]
-        different, batch = list(dict.fromkeys(wanted)), self.config.scoring_batch
+        different = list(dict.fromkeys(wanted))
+        batch = at_a_time(self.config.scoring_batch, find_device(self.config.device))
         of: dict[Id, Tensor] = {}
         with arithmetic(self.config), frozen(self.model), torch.no_grad():
             for start in range(0, len(different), batch):

@@ -1,10 +1,12 @@
-"""The device that a setting or an option names."""
+"""The device that a setting or an option names, and how much it is given at a time."""
 
 from __future__ import annotations
 
 import torch
 
 from lada_al.errors import UsageError, first_line
+
+CACHED_IMAGES = 100  # a CPU keeps what one layer makes of them until the next reads it
 
 
 def find_device(name: str) -> torch.device:
@@ -23,3 +25,8 @@ def find_device(name: str) -> torch.device:
     if device.type == "meta":
         raise UsageError(f"device '{name}' cannot be used: it holds no numbers; expected auto, cpu, cuda or cuda:N")
     return device
+
+
+def at_a_time(batch: int, device: torch.device) -> int:
+    """Of `batch` images, how many go through a network at once if no gradients are wanted."""
+    return min(batch, CACHED_IMAGES) if device.type == "cpu" else batch

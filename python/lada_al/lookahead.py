@@ -16,6 +16,7 @@ import lada_ext
 from lada_al import diverse
 from lada_al.acquire import Acquisition, Occasion, top
 from lada_al.curves import Curves
+from lada_al.device import at_a_time
 from lada_al.errors import UsageError
 from lada_al.events import Bought
 from lada_al.folding import folded
@@ -102,7 +103,8 @@ def choose(view: View, now: Round, occasion: Occasion) -> Choice:
 
 def _scored(view: View, now: Round) -> Tensor:
     """f_acq of every candidate; their logits are kept."""
-    parts = [(now.f_acq.score(part), part.logits) for part in view.split(now.config.scoring_batch)]
+    batch = at_a_time(now.config.scoring_batch, view.device)
+    parts = [(now.f_acq.score(part), part.logits) for part in view.split(batch)]
     scores, logits = zip(*parts, strict=True)
     view.remember(view.net.depth, torch.cat(logits))
     return torch.cat(scores)

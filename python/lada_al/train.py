@@ -15,7 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 from lada_al import replay
 from lada_al.acquire import Acquisition
 from lada_al.augment import Augmentation
+from lada_al.device import at_a_time
 from lada_al.events import Bought
+from lada_al.folding import folded
 from lada_al.keys import Keys, Purpose
 from lada_al.models import SplitModel, evaluating, frozen
 from lada_al.pool import Pool
@@ -267,8 +269,10 @@ def cross_entropies(view: View) -> Tensor:
 
 @torch.no_grad()
 def accuracy(net: SplitModel, images: Tensor, labels: Tensor, batch: int) -> float:
-    """Fraction of normalised images that are classified right."""
+    """Fraction of normalised images that are classified right, at most `batch` of them at a time."""
+    most = at_a_time(batch, images.device)
     with frozen(net):
-        batches = ours().every_nth(list(zip(images.split(batch), labels.split(batch), strict=True)))
-        right = sum(((net(x).argmax(1) == y).sum() for x, y in batches), labels.new_zeros(()))
+        classifier = folded(net) if net.shortcuts else net
+        batches = ours().every_nth(list(zip(images.split(most), labels.split(most), strict=True)))
+        right = sum(((classifier(x).argmax(1) == y).sum() for x, y in batches), labels.new_zeros(()))
     return int(ours().sum(right)) / len(labels)

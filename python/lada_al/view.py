@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lada_al import affine_tail
+from lada_al.device import at_a_time
 from lada_al.models import SplitModel
 
 T = TypeVar("T")
@@ -202,13 +203,13 @@ class View:
         return self.stage(self.net.depth)
 
     def computed(self, batch: int, *stages: int) -> View:
-        """The same view with these h^j computed, `batch` instances at a time; by default what look-ahead reads: h^k,
-        the logits, and where mixtures will be made."""
+        """The same view with these h^j computed, at most `batch` instances at a time; by default what look-ahead reads:
+        h^k, the logits, and where mixtures will be made."""
         net = self.net
         steps = [net.cut(j) for j in stages]
         steps = steps or [net.cut(self.k), net.mixing_reach(self.k), net.cut(net.depth)]
         wanted = [step for step in dict.fromkeys(steps) if step not in self._known]
-        parts = [[part.at(step) for step in wanted] for part in self.split(batch)]
+        parts = [[part.at(step) for step in wanted] for part in self.split(at_a_time(batch, self.device))]
         for step, values in zip(wanted, zip(*parts, strict=True), strict=False):
             self._known[step] = torch.cat(values)
         return self

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lada_al import lookahead
 from lada_al.data import Dataset, statistics
-from lada_al.device import find_device
+from lada_al.device import at_a_time, find_device
 from lada_al.errors import UsageError, refuse_divergence
 from lada_al.events import Bought
 from lada_al.keys import Keys
@@ -134,7 +134,7 @@ def _acquire(learner: Learner, pool: Pool, now: Round, ids: list[str], classes: 
     config = now.config
     bought = lookahead.acquire(learner.net, pool, no_oracle, now)
     with frozen(learner.net), torch.no_grad():
-        batches = torch.tensor(bought.ids).split(config.scoring_batch)
+        batches = torch.tensor(bought.ids).split(at_a_time(config.scoring_batch, pool.device))
         predicted = torch.cat([learner.net(pool.pixels(batch)).argmax(1) for batch in batches]).tolist()
     assert bought.entropy is not None
     scores = bought.scores if bought.scores is not None else [None] * len(bought.ids)

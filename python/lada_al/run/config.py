@@ -104,7 +104,9 @@ class Config(BaseModel):
     epochs: Count = Field(50, description="passes over the labelled set each round")
     batch: Count = Field(10, description="labelled images of a training step")
     lr: Positive = Field(1e-3, description="Adam's learning rate")
-    scoring_batch: Count = Field(500, description="images or features at a time through the network when scoring")
+    scoring_batch: Count = Field(
+        500, description="images or features at a time through the network when scoring; of images, a CPU takes 100"
+    )
 
     dropout: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="before the last layer, in BALD and BGADL")
     bald_samples: Several = Field(20, description="draws of the dropout masks, T")
