@@ -57,8 +57,8 @@ struct OtherSums {
   }
 };
 
-// The smaller of the largest and some more logits, which are as many, go to `others`. What is compared is never lost,
-// and no NaN becomes the largest.
+// Of the largest logits so far and of more, the largest stay and as many as came go to `others`. Where a maximum is
+// taken, the minimum of the same two is as well, in the other order, so that a NaN goes to the others and is not lost.
 LADA_512_HELPER void put_aside(Vector z, Vector& max, float* others) {
   store(others, smaller_of(max, z));
   max = larger_of(z, max);

@@ -25,7 +25,6 @@ constexpr int64_t kBlockRows = 512;
 inline int64_t block_rows(int64_t classes) { return std::clamp((int64_t{1} << 16) / classes, int64_t{1}, kBlockRows); }
 
 using Vector = __m512;
-using Bits = uint32_t __attribute__((vector_size(64)));
 
 LADA_512_HELPER Vector all(float value) { return Vector{} + value; }
 LADA_512_HELPER Vector load(const float* from) { return _mm512_loadu_ps(from); }
@@ -94,7 +93,7 @@ LADA_512_HELPER void ask_for(const float* from) {
   for (int v = 0; v < n; ++v) _mm_prefetch(from + v * kVectorLanes, _MM_HINT_T0);
 }
 
-// How far behind what is read of long rows memory is asked.
+// How many floats behind what is read of a long row memory is asked.
 constexpr int64_t kAhead = 4096;
 
 LADA_512_HELPER float sum_of_lanes(Vector vector) {

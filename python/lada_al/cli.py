@@ -125,7 +125,9 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="Names separated by commas, table1, table2, table3, figure5 or all.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many (5: seeds 1 to 5), or which (1,2,5); default 3.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="How many (5: seeds 1 to 5), or which (1,2 or 6-25); default 3.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="paper, table3 or mini; see docs/methods.md.")] = None,
     dataset: Dataset = None,
     data: Data = None,

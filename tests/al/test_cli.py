@@ -306,7 +306,7 @@ def test_bad_arguments_are_one_line_and_write_nothing(
             ["--methods", "random", "--seeds", "1,x"],
             "--seeds takes a number N, for seeds 1 to N, or different seeds with",
         ),
-        (["--methods", "random", "--seeds", "1,-2"], "seed: Input should be greater than or equal to 0"),
+        (["--methods", "random", "--seeds", "1,-2"], "or different seeds with commas, or from A-B, got '1,-2'"),
     ],
 )
 def test_bad_comparisons_write_nothing(lada: Lada, arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -365,9 +365,20 @@ def test_a_failure_inside_a_run_exits_with_1(lada: Lada, tiny_folder: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds=0"], "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '0'"),
-        (["--seeds=-1"], "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '-1'"),
-        (["--seeds=2,1,2"], "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '2,1,2'"),
+        (
+            ["--seeds=0"],
+            "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, or from A-B, got '0'",
+        ),
+        (
+            ["--seeds=-1"],
+            "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, or from A-B, got '-1'",
+        ),
+        (
+            ["--seeds=2,1,2"],
+            "--seeds takes a number N, for seeds 1 to N, or different seeds with commas, or from A-B, got '2,1,2'",
+        ),
+        (["--seeds=1-3,2"], "or different seeds with commas, or from A-B, got '1-3,2'"),
+        (["--seeds=3-1"], "or different seeds with commas, or from A-B, got '3-1'"),
         (["--set=seed=7"], "--set seed: lada compare takes --seeds"),
         (["--set=method=entropy"], "--set method: lada compare takes --methods"),
     ],

@@ -20,9 +20,16 @@ from lada_al.report import page, paper_figures, statistics, tables, toy
 from lada_al.report.read import Run, find_runs
 from lada_al.run import compare, estimate
 from lada_al.run.protocols import PROTOCOLS
-from lada_al.run.study import Study, begun
+from lada_al.run.study import Study, begun, seeds_of
 from test_report import made_up
 from tiny import TINY_SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [1, 2, 3]), ("7-7", [7]), ("2,5", [2, 5]), ("6-8,2", [6, 7, 8, 2]), ("1,0", [1, 0])]
+)
+def test_seeds_are_how_many_or_which(text: str, seeds: list[int]) -> None:
+    assert seeds_of(text) == seeds
 
 
 class TestNames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lada_al.run.folder import refuse_changes
 
 STUDY = "study.json"
 SEEDS = "3"  # unless some are named
+RANGE = re.compile(r"(\d+)(?:-(\d+))?")  # 6 or 6-25
 
 
 class Study(BaseModel):
@@ -61,15 +63,17 @@ def asked_for(
 
 
 def seeds_of(text: str) -> list[int]:
-    """One number N is how many, seeds 1 to N; several are the seeds themselves."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        numbers = list(range(1, numbers[0] + 1))
+    """One number N is how many, seeds 1 to N; with commas or from A to B they are the seeds themselves."""
+    if text.isdecimal():
+        numbers = list(range(1, int(text) + 1))
+    else:
+        ranges = [RANGE.fullmatch(part) for part in text.split(",")]
+        numbers = [n for found in ranges if found for n in range(int(found[1]), int(found[2] or found[1]) + 1)]
+        numbers = numbers if all(ranges) else []
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"--seeds takes a number N, for seeds 1 to N, or different seeds with commas, got '{text}'")
+        raise UsageError(
+            f"--seeds takes a number N, for seeds 1 to N, or different seeds with commas, or from A-B, got '{text}'"
+        )
     return numbers
 
 
