@@ -21,10 +21,10 @@ from lada_al import Bought, Config, Trained, all_methods, run_experiment
 from lada_al.data import Dataset
 from lada_al.errors import UsageError
 from lada_al.events import Event, to_json
-from lada_al.files import write_atomically
+from lada_al.files import write_atomically, write_text
 from lada_al.report import page
 from lada_al.report.read import read_run
-from lada_al.run import checkpoint, experiment, journal
+from lada_al.run import checkpoint, experiment, folder, journal
 from lada_al.run.folder import read_config
 from PIL import Image
 from tiny import TINY_SETTINGS, write_parquet
@@ -274,6 +274,35 @@ class TestResume:
             process.wait()
         assert lines_of(out) >= 4
         assert finish(config, out, resume=True) == expected
+
+    @pytest.mark.parametrize("resume", [False, True])
+    @pytest.mark.parametrize("first_lost", ["config.json", "about.json"])
+    def test_before_anything_is_bought(
+        self,
+        unbroken: tuple[Config, Any],
+        first_lost: str,
+        resume: bool,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        config, expected = unbroken
+
+        def killed(path: Path, text: str) -> None:
+            if path.name == first_lost:
+                path.with_name(f".{path.name}.1.tmp").write_text(text[:9])
+                raise SystemExit
+            write_text(path, text)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(folder, "write_text", killed)
+            with pytest.raises(SystemExit):
+                next(run_experiment(config, tmp_path))
+        assert {path.name for path in tmp_path.iterdir()} >= {"rounds.jsonl", f".{first_lost}.1.tmp"}
+        if first_lost == "about.json" and not resume:  # then there is a run to go on with
+            with pytest.raises(UsageError, match="add --resume"):
+                finish(config, tmp_path)
+        else:
+            assert finish(config, tmp_path, resume=resume) == expected
 
 
 def lines_of(out: Path) -> int:

@@ -124,13 +124,20 @@ def refuse_other_run(config: Config, out: Path, resume: bool) -> None:
     """Refuses a folder that holds something else than a part of this run."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: {out} is not a folder")
-    if not out.exists() or all(path.name.startswith(".") for path in out.iterdir()):
-        return  # a hidden file may be left of a first write that was cut short
+    if not out.exists() or _is_unbegun(out):
+        return
     if not resume:
         raise UsageError(f"--out: {out} is not empty; add --resume to go on with the run in it")
     if not (out / CONFIG).exists():
         raise UsageError(f"--resume: {out} holds no {CONFIG}, so it is not the folder of a run")
     refuse_changes(read_config(out), config, out)
+
+
+def _is_unbegun(out: Path) -> bool:
+    """Whether a folder holds no more than what a run leaves that is killed before its configuration is written: the
+    journal that locks it, which is empty then, and hidden files of a write that was cut short."""
+    left = [path for path in out.iterdir() if not path.name.startswith(".")]
+    return all(path.name == JOURNAL and path.is_file() and path.stat().st_size == 0 for path in left)
 
 
 def refuse_changes(before: Config, now: Config, at: Path) -> None:
