@@ -263,9 +263,7 @@ def main() -> None:
         if value > 0
         for first in [seconds[names[0]][phase]]
     ]
-    for row in table:
-        print("{way:18} {phase:10} {seconds:>9} s {x first:>7} x".format(**row))
-    study.record(file, table, options | {"device": "cpu"})
+    study.report("{way:18} {phase:10} {seconds:>9} s {x first:>7} x", file, table, options | {"device": "cpu"})
 
 
 if __name__ == "__main__":

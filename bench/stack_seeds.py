@@ -61,9 +61,7 @@ def main() -> None:
         {"way": way, "seconds": f"{median:.3f}", "times as fast": f"{first / median:.2f}"}
         for way, median in medians.items()
     ]
-    for row in table:
-        print("{way:<18} {seconds:>7} s  {times as fast:>5} x".format(**row))
-    study.record(file, table, options)
+    study.report("{way:<18} {seconds:>7} s  {times as fast:>5} x", file, table, options)
 
 
 if __name__ == "__main__":

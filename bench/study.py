@@ -26,6 +26,13 @@ def options(doc: str | None, **defaults: object) -> tuple[dict[str, Any], Path |
     return chosen, chosen.pop("csv")
 
 
+def report(line: str, file: Path | None, table: Sequence[Mapping[str, object]], options: Mapping[str, object]) -> None:
+    """Prints each row as `line` has it, and records all."""
+    for row in table:
+        print(line.format(**row))
+    record(file, table, options)
+
+
 def record(file: Path | None, table: Sequence[Mapping[str, object]], options: Mapping[str, object]) -> None:
     """Adds rows to a CSV file, if there is one: with the options of the study, and where it ran."""
     if file is None:

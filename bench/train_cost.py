@@ -43,9 +43,7 @@ def main() -> None:
         {"way": way, "ms a step": f"{1e3 * median / steps:.3f}", "over bare": f"{median / medians['bare'] - 1:.1%}"}
         for way, median in medians.items()
     ]
-    for row in table:
-        print("{way} {ms a step} ms a step, {over bare} over bare".format(**row))
-    study.record(file, table, options)
+    study.report("{way} {ms a step} ms a step, {over bare} over bare", file, table, options)
 
 
 if __name__ == "__main__":

@@ -18,39 +18,11 @@ from lada_al.pools.source import Id, Item, Source
 
 
 class ArrayInMemory(Source):
-    """The images of an array, whose ids are its rows."""
+    """The images of an array. Without ids, an id is the row."""
 
-    id_type = pa.int64()
-
-    def __init__(self, images: np.ndarray) -> None:
-        self._images = checked_images(images, "pool")
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, start: int, stop: int) -> Iterator[Item]:
-        for row in range(start, stop):
-            yield Item(row, self._images[row])
-
-    def ids(self) -> Iterator[Id]:
-        yield from range(len(self))
-
-    def fingerprint(self) -> str:
-        return str(self._images.shape)
-
-
-class ArrayPool(Source):
-    """Those of a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
-        arrays = load_arrays(path)
-        name = "images" if "images" in arrays or len(arrays) != 1 else next(iter(arrays))
-        if name not in arrays:
-            raise UsageError(f"pool: {path} must hold an array images, got {', '.join(arrays)}")
-        images = checked_images(arrays[name], f"pool: {path}")
-        self._images: np.ndarray | None = images
-        self._ids = checked_ids(arrays["ids"], len(images), f"pool: {path}").tolist() if "ids" in arrays else None
+    def __init__(self, images: np.ndarray, ids: np.ndarray | None = None, where: str = "pool") -> None:
+        self._images: np.ndarray | None = checked_images(images, where)
+        self._ids = None if ids is None else checked_ids(ids, len(images), where).tolist()
         self.id_type = pa.string() if self._ids is not None and isinstance(self._ids[0], str) else pa.int64()
         self._length = len(images)
 
@@ -58,13 +30,33 @@ class ArrayPool(Source):
         return self._length
 
     def read(self, start: int, stop: int) -> Iterator[Item]:
-        if self._images is None:  # in another process
-            self._images = load_arrays(self.path)["images"]
+        assert self._images is not None
         for row in range(start, stop):
             yield Item(row if self._ids is None else self._ids[row], self._images[row])
 
     def ids(self) -> Iterator[Id]:
         yield from range(len(self)) if self._ids is None else self._ids
+
+    def fingerprint(self) -> str:
+        assert self._images is not None
+        return str(self._images.shape)
+
+
+class ArrayPool(ArrayInMemory):
+    """Those of a file, which another process maps anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        arrays = load_arrays(path)
+        name = "images" if "images" in arrays or len(arrays) != 1 else next(iter(arrays))
+        if name not in arrays:
+            raise UsageError(f"pool: {path} must hold an array images, got {', '.join(arrays)}")
+        super().__init__(arrays[name], arrays.get("ids"), f"pool: {path}")
+
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        if self._images is None:
+            self._images = load_arrays(self.path)["images"]
+        yield from super().read(start, stop)
 
     def location(self, place: int) -> str:
         return f"{self.path}#{place}"
